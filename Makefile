@@ -1,0 +1,59 @@
+# Everything here runs on Linux without a GPU. `make` lists the targets.
+
+PYTHON ?= python3.11
+VENV   ?= .venv
+# Where the CPU build of torch is, if pip does not find it by itself.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN       := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo smoke smollm2 test test-unit test-contract test-e2e lint bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(INSTALLED)  ## install the pinned stack into .venv (no GPU needed)
+
+$(INSTALLED): requirements/cpu.txt requirements/torch-cpu.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing torch (CPU build) ..."
+	@$(BIN)/pip install --quiet --no-deps -r requirements/torch-cpu.txt \
+	  || $(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) -r requirements/torch-cpu.txt
+	@echo "installing the rest of the stack (about 200 packages, 2 to 5 minutes) ..."
+	@$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(INSTALLED)  ## train the tiny policy with DRPO on verl + Ray + vLLM + FSDP2
+	$(BIN)/python -m drpo_verl.train experiment=cpu_tiny trainer.experiment_name=demo
+
+smoke: $(INSTALLED)  ## three steps of the same job
+	$(BIN)/python -m drpo_verl.train experiment=cpu_tiny trainer.experiment_name=smoke trainer.total_training_steps=3 \
+	  trainer.val_before_train=false trainer.test_freq=-1
+
+smollm2: $(INSTALLED)  ## the same job on SmolLM2-135M-Instruct, bf16 rollout against fp32 trainer
+	$(BIN)/python -m drpo_verl.train experiment=cpu_smollm2
+
+test: $(INSTALLED)  ## all tests
+	$(BIN)/python -m pytest
+
+test-unit test-contract test-e2e: test-%: $(INSTALLED)
+	$(BIN)/python -m pytest tests/$*
+
+lint: $(INSTALLED)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)  ## time and memory of the losses against verl's
+	$(BIN)/python -m benchmarks.policy_loss
+
+lock: $(INSTALLED)  ## pin requirements/cpu.in again
+	$(BIN)/uv pip compile requirements/cpu.in --override requirements/excluded.txt --no-header --no-emit-index-url \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --output-file requirements/cpu.txt
+
+clean:  ## remove the environment and everything that runs left behind
+	rm -rf $(VENV) outputs build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
