@@ -1,0 +1,22 @@
+"""The trust-region objectives as pure functions of tensors: torch only, nothing of verl.
+
+An objective is a *geometry* (how far the policy pi has moved from the behaviour policy mu on the sampled
+token) and an *enforcement* (what that distance does to the token's gradient). Every member of the family has
+the gradient ``-A r w grad log pi`` and differs in the weight ``w`` alone.
+"""
+
+from drpo_verl.objectives.family import OBJECTIVES, Objective, TrustRegion
+from drpo_verl.objectives.geometry import TokenRatio
+from drpo_verl.objectives.statistics import TokenStatistics, mismatch_accumulators
+from drpo_verl.objectives.surrogate import TokenLoss, token_loss
+
+__all__ = [
+    "OBJECTIVES",
+    "Objective",
+    "TokenLoss",
+    "TokenRatio",
+    "TokenStatistics",
+    "TrustRegion",
+    "mismatch_accumulators",
+    "token_loss",
+]
