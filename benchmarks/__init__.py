@@ -1,0 +1,1 @@
+"""What the losses cost, against verl's own: ``make bench``."""

@@ -1,0 +1,108 @@
+"""Time and saved memory of the policy losses against verl's own, in pairs: ``python -m benchmarks.policy_loss``.
+
+Forward and backward of each loss on one [16, 4096] micro-batch, with every metric that it logs, through the function
+that verl's actor calls. Each of ours runs in turn with verl's counterpart; the median of the paired ratios is what
+counts, since a machine's speed drifts.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("VERL_PLATFORM", "cpu")
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from verl.trainer.ppo.core_algos import get_policy_loss_fn
+from verl.workers.config import ActorConfig, PolicyLossConfig
+
+from drpo_verl.integration.config import TrustRegionLossConfig
+
+ROWS, WIDTH = 16, 4096
+PAIRS, REPEATS = 31, 10
+COUNTERPARTS = {"drpo": "dppo_tv", "dppo_binary_tv": "dppo_tv", "dppo_binary_kl": "dppo_kl"}
+SETTINGS = {
+    "drpo": TrustRegionLossConfig(loss_mode="drpo", delta=0.5),
+    "dppo_binary_tv": TrustRegionLossConfig(loss_mode="dppo_binary_tv", delta=0.2, ratio_cap=5.0),
+    "dppo_binary_kl": TrustRegionLossConfig(loss_mode="dppo_binary_kl", delta=0.05, ratio_cap=5.0),
+}
+
+
+def batch() -> dict[str, Tensor]:
+    """A micro-batch of responses of different lengths, pi a little away from mu."""
+    generator = torch.Generator().manual_seed(0)
+    log_mu = -3 * torch.rand(ROWS, WIDTH, generator=generator)
+    log_pi = (log_mu + 0.05 * torch.randn(ROWS, WIDTH, generator=generator)).clamp(max=0)
+    lengths = torch.randint(WIDTH // 4, WIDTH + 1, (ROWS, 1), generator=generator)
+    return {
+        "old_log_prob": log_mu,
+        "log_prob": log_pi.requires_grad_(),
+        "advantages": torch.randn(ROWS, 1, generator=generator).expand(ROWS, WIDTH).contiguous(),
+        "response_mask": torch.arange(WIDTH) < lengths,
+    }
+
+
+def step(mode: str, policy_loss: PolicyLossConfig, data: dict[str, Tensor]) -> Callable[[], None]:
+    """One forward and backward of a loss."""
+    actor = ActorConfig(strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1, policy_loss=policy_loss)
+    loss_fn = get_policy_loss_fn(mode)
+
+    def run() -> None:
+        data["log_prob"].grad = None
+        loss, _ = loss_fn(**data, loss_agg_mode="token-mean", config=actor)
+        loss.backward()
+
+    return run
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """Mean time of one call."""
+    start = time.perf_counter()
+    for _ in range(REPEATS):
+        run()
+    return (time.perf_counter() - start) / REPEATS
+
+
+def saved_tensors(run: Callable[[], None]) -> int:
+    """How many different [B, T] fp32 tensors are kept for the backward pass."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.shape == (ROWS, WIDTH) and tensor.dtype == torch.float32:
+            kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return len(kept)
+
+
+def main() -> None:
+    """Print the table."""
+    table = Table(title=f"forward + backward with all metrics, [{ROWS}, {WIDTH}], {torch.get_num_threads()} threads")
+    for column in ("loss", "ms", "verl's", "ms", "ratio (median of pairs)", "saved fp32 tensors", "verl's"):
+        table.add_column(column, justify="right")
+    data = batch()
+    for ours, verls in COUNTERPARTS.items():
+        run, reference = step(ours, SETTINGS[ours], data), step(verls, PolicyLossConfig(), data)
+        seconds(run), seconds(reference)
+        pairs = [(seconds(run), seconds(reference)) for _ in range(PAIRS)]
+        table.add_row(
+            ours,
+            f"{1e3 * statistics.median(a for a, _ in pairs):.2f}",
+            verls,
+            f"{1e3 * statistics.median(b for _, b in pairs):.2f}",
+            f"{statistics.median(a / b for a, b in pairs):.2f}",
+            str(saved_tensors(run)),
+            str(saved_tensors(reference)),
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

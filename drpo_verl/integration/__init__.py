@@ -1,0 +1,1 @@
+"""Adapters to verl: each module is one of its seams, and knows nothing of the others."""

@@ -1,0 +1,67 @@
+"""What happens when verl's own modules are imported: importing one of ours attaches it."""
+
+from __future__ import annotations
+
+import os
+from functools import wraps
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from drpo_verl.integration import seams
+from drpo_verl.integration.seams import expect_parameters, when_imported
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@when_imported("hydra", "+method= and the other configuration groups are not found.")
+def _search_path(module: ModuleType) -> None:
+    from drpo_verl.integration import search_path
+
+    search_path.register()
+
+
+@when_imported("verl.trainer.ppo.core_algos", "The loss modes of drpo-verl are not registered.")
+def _losses(module: ModuleType) -> None:
+    import drpo_verl.integration.policy_loss  # noqa: F401
+
+
+@when_imported("verl.workers.engine_workers", "Metrics of the trust region are means of micro-batch means.")
+def _actor(module: ModuleType) -> None:
+    import drpo_verl.integration.actor  # noqa: F401
+
+
+@when_imported("verl.utils.config", "A wrong loss mode fails in the workers, after Ray has started.")
+def _validation(module: ModuleType) -> None:
+    original = module.validate_config
+    expect_parameters(original, "verl.utils.config.validate_config", "config")
+
+    @wraps(original)
+    def validate_config(config: DictConfig, *args: Any, **kwargs: Any) -> Any:
+        from drpo_verl.integration.config import check_loss_mode
+
+        check_loss_mode(config)
+        return original(config, *args, **kwargs)
+
+    vars(module)["validate_config"] = validate_config
+
+
+def _metric_names(module: ModuleType) -> None:
+    expect_parameters(module.rename_dict, f"{module.__name__}.rename_dict", "data", "prefix")
+    from drpo_verl.integration.metrics import keep_namespaces
+
+    vars(module)["rename_dict"] = keep_namespaces(module.rename_dict)
+
+
+for _trainer in ("verl.trainer.ppo.v1.trainer_base", "verl.trainer.ppo.ray_trainer"):
+    when_imported(_trainer, "Our metrics are logged with the prefix actor/.")(_metric_names)
+
+if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+    from drpo_verl.cpu import verl_hooks  # noqa: F401  registers the platform and its workarounds
+
+if not seams.verl_is_supported():
+    seams.warn(
+        f"verl {seams.verl_version()} is installed, and drpo-verl supports verl {seams.SUPPORTED_VERL}. "
+        "A seam that differs is named in a warning of its own."
+    )
+    seams.warn_of_missing_modules()

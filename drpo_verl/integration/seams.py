@@ -1,0 +1,107 @@
+"""Attaching to verl and vLLM: when, under which check, and how loudly it is said when that fails."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import inspect
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import wrapt
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+SUPPORTED_VERL = SpecifierSet(">=0.9,<0.10", prereleases=True)
+
+logger = logging.getLogger("drpo_verl")
+
+
+_awaited: list[tuple[str, str]] = []
+
+
+class SeamError(RuntimeError):
+    """A foreign library does not look the way an adapter expects."""
+
+
+def verl_version() -> str:
+    """The installed verl's version, or "unknown" for one that is on the path without being installed."""
+    try:
+        return importlib.metadata.version("verl")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def verl_is_supported() -> bool:
+    """Whether the installed verl is a version whose seams are known."""
+    version = verl_version()
+    return version != "unknown" and Version(version) in SUPPORTED_VERL
+
+
+def warn(message: str) -> None:
+    """Say it where it is seen: verl logs what goes wrong in a plugin at DEBUG level only."""
+    logger.warning("drpo-verl: %s", message)
+
+
+def expect(condition: bool, seam: str, expectation: str) -> None:
+    """Check how a foreign thing looks before relying on it.
+
+    Raises:
+        SeamError: naming the seam and the expectation, when ``condition`` is false.
+    """
+    if not condition:
+        raise SeamError(f"{seam}: expected {expectation}")
+
+
+def expect_parameters(function: Callable[..., Any], seam: str, *names: str) -> None:
+    """Check that a foreign function takes the named parameters.
+
+    Raises:
+        SeamError: when one is missing.
+    """
+    parameters = inspect.signature(function).parameters
+    missing = [name for name in names if name not in parameters]
+    expect(not missing, seam, f"parameters {', '.join(names)}; missing {', '.join(missing)}")
+
+
+def warn_of_missing_modules() -> None:
+    """Name the modules of verl that are attached to and that the installed verl does not have."""
+    spec = importlib.util.find_spec("verl")
+    roots = [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
+    for module_name, consequence in _awaited:
+        package, *parts = module_name.split(".")
+        if package == "verl" and not any(
+            root.joinpath(*parts).with_suffix(".py").exists() or root.joinpath(*parts, "__init__.py").exists()
+            for root in roots
+        ):
+            warn(f"{module_name} does not exist. {consequence}")
+
+
+def when_imported(module_name: str, consequence: str) -> Callable[[Callable[[ModuleType], None]], None]:
+    """Decorator: attach to a foreign module once it has been imported, now if it already is.
+
+    Importing it ourselves would cost every verl process seconds. A failure to attach never breaks the import;
+    it is a warning that names the seam and the consequence.
+
+    Args:
+        module_name: the module to wait for.
+        consequence: what does not work if attaching fails, as a sentence.
+    """
+    _awaited.append((module_name, consequence))
+
+    def register(attach: Callable[[ModuleType], None]) -> None:
+        def guarded(module: ModuleType) -> None:
+            try:
+                attach(module)
+            except Exception as error:
+                warn(
+                    f"could not attach to {module_name} ({type(error).__name__}: {error}). {consequence} "
+                    f"Installed: verl {verl_version()}; supported: verl {SUPPORTED_VERL}."
+                )
+
+        wrapt.register_post_import_hook(guarded, module_name)
+
+    return register

@@ -1,0 +1,53 @@
+"""Hydra finds our configuration groups in every verl entry point, without any ``hydra.searchpath``."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+import drpo_verl
+
+
+def config_dir() -> Path:
+    """The folder of our configuration groups: inside the package when installed from a wheel, beside it in a checkout.
+
+    Raises:
+        FileNotFoundError: when the installation has lost it.
+    """
+    package = Path(drpo_verl.__file__).parent
+    for folder in (package / "hydra_configs", package.parent / "hydra_configs"):
+        if (folder / "method").is_dir():
+            return folder
+    raise FileNotFoundError(f"no hydra_configs beside or inside {package}: reinstall drpo-verl")
+
+
+def verl_config_dir() -> Path:
+    """The folder of verl's own configuration, found without importing verl.
+
+    Raises:
+        ModuleNotFoundError: when verl is not installed.
+    """
+    spec = find_spec("verl")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("verl is not installed")
+    return Path(next(iter(spec.submodule_search_locations))) / "trainer" / "config"
+
+
+class DrpoVerlSearchPath(SearchPathPlugin):
+    """Appends our groups, and verl's, to the search path."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra while it composes."""
+        search_path.append("drpo-verl", config_dir().as_uri())
+        search_path.append("verl", verl_config_dir().as_uri())
+
+
+def register() -> None:
+    """Make Hydra use the search path from now on; more than once is the same as once."""
+    plugins = Plugins.instance()
+    if DrpoVerlSearchPath not in plugins.discover(SearchPathPlugin):
+        plugins.register(DrpoVerlSearchPath)

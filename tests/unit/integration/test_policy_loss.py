@@ -1,0 +1,113 @@
+"""The objectives in verl's registry: the same as verl's own where they should be, and loud about bad input."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, get_policy_loss_fn
+from verl.utils.metric import AggregationType, Metric
+from verl.workers.config import ActorConfig, PolicyLossConfig
+
+from drpo_verl.integration.config import TrustRegionLossConfig
+from drpo_verl.integration.policy_loss import BehaviourLogProbError, register, take_statistics
+from drpo_verl.integration.seams import SeamError
+from drpo_verl.objectives import OBJECTIVES
+
+AGGREGATIONS = ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+
+
+def _actor(policy_loss: PolicyLossConfig, **settings: Any) -> ActorConfig:
+    config = ActorConfig(
+        strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1, policy_loss=policy_loss, **settings
+    )
+    config.global_batch_info.update(dp_size=2, batch_num_tokens=700, global_batch_size=32, loss_scale_factor=50)
+    return config
+
+
+def _batch(seed: int = 0, rows: int = 16, width: int = 40) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    log_mu = -4 * torch.rand(rows, width, generator=generator)
+    log_pi = (log_mu + 0.6 * torch.randn(rows, width, generator=generator)).clamp(max=-1e-4)
+    return {
+        "old_log_prob": log_mu,
+        "log_prob": log_pi.requires_grad_(),
+        "advantages": torch.randn(rows, 1, generator=generator).expand(rows, width).contiguous(),
+        "response_mask": torch.arange(width) < torch.randint(1, width + 1, (rows, 1), generator=generator),
+    }
+
+
+def _gradient(mode: str, config: ActorConfig, batch: dict[str, Tensor], aggregation: str, **extra: Any) -> Tensor:
+    loss, _ = get_policy_loss_fn(mode)(**batch, loss_agg_mode=aggregation, config=config, **extra)
+    return torch.autograd.grad(loss, batch["log_prob"])[0]
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize(("ours", "verls"), [("dppo_binary_tv", "dppo_tv"), ("dppo_binary_kl", "dppo_kl")])
+def test_dppo_has_the_gradient_of_verls_own(ours: str, verls: str, weights: bool, aggregation: str) -> None:
+    low, high, cap = 0.08, 0.12, 2.0
+    batch = _batch()
+    extra = {"rollout_is_weights": torch.rand_like(batch["old_log_prob"])} if weights else {}
+    expected = _gradient(
+        verls,
+        _actor(PolicyLossConfig(), clip_ratio_low=low, clip_ratio_high=high, clip_ratio_c=cap),
+        batch,
+        aggregation,
+        **extra,
+    )
+    settings = TrustRegionLossConfig(loss_mode=ours, delta_low=low, delta_high=high, ratio_cap=cap)
+    gradient = _gradient(ours, _actor(settings), batch, aggregation, **extra)
+    assert (expected == 0).logical_and(batch["response_mask"]).any(), "nothing was masked: the case tests nothing"
+    torch.testing.assert_close(gradient, expected, rtol=2e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", list(OBJECTIVES))
+def test_the_statistics_come_back_out_of_verls_metrics(mode: str) -> None:
+    loss_config = _actor(TrustRegionLossConfig(loss_mode=mode, delta=0.1))
+    _, metrics = get_policy_loss_fn(mode)(**_batch(), config=loss_config)
+    assert all(isinstance(value, float) for value in metrics.values())  # for a trainer that knows nothing of ours
+    expected = {name: value for name, value in metrics.items() if "tokens_per" not in name}
+
+    wrapped: dict[str, Any] = Metric.from_dict(metrics, aggregation=AggregationType.MEAN)
+    wrapped["actor/pg_loss"] = 1.0
+    statistics = take_statistics(wrapped)
+    assert statistics is not None and statistics.metrics() == expected
+    assert wrapped == {"actor/pg_loss": 1.0}
+    assert take_statistics(wrapped) is None
+
+
+def test_nan_log_probabilities_are_refused_with_their_number() -> None:
+    batch = _batch()
+    batch["old_log_prob"][0, 0] = math.nan
+    batch["old_log_prob"][3, 0] = -math.inf
+    config = _actor(TrustRegionLossConfig(loss_mode="drpo", delta=0.5))
+    with pytest.raises(BehaviourLogProbError, match=rf"2 of {int(batch['response_mask'].sum())} response tokens"):
+        get_policy_loss_fn("drpo")(**batch, config=config)
+
+
+def test_a_loss_mode_without_its_configuration_is_refused() -> None:
+    with pytest.raises(SeamError, match=r"\+method=drpo"):
+        get_policy_loss_fn("drpo")(**_batch(), config=_actor(PolicyLossConfig()))
+
+
+def test_arguments_of_later_versions_are_tolerated() -> None:
+    config = _actor(TrustRegionLossConfig(loss_mode="drpo", delta=0.5))
+    get_policy_loss_fn("drpo")(**_batch(), config=config, something_new=None)
+
+
+def test_verls_own_losses_are_untouched_and_no_foreign_name_is_taken() -> None:
+    verls = {"vanilla", "dppo_tv", "dppo_kl", "cispo"}
+    assert verls <= set(POLICY_LOSS_REGISTRY) and not verls & set(OBJECTIVES)
+    assert all(POLICY_LOSS_REGISTRY[name].__module__.startswith("verl.") for name in verls)  # type: ignore[attr-defined]
+    register()  # again: nothing changes
+    ours = POLICY_LOSS_REGISTRY["drpo"]
+    try:
+        POLICY_LOSS_REGISTRY["drpo"] = POLICY_LOSS_REGISTRY["vanilla"]
+        with pytest.raises(SeamError, match="already registered"):
+            register()
+    finally:
+        POLICY_LOSS_REGISTRY["drpo"] = ours
