@@ -1,0 +1,63 @@
+"""Makes verl run on a CPU: imported by the plugin under ``VERL_PLATFORM=cpu``, in every process of a run."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+from drpo_verl.cpu import platform as _registers_the_platform  # noqa: F401
+from drpo_verl.cpu import vllm_distribution
+from drpo_verl.integration.seams import expect, expect_parameters, when_imported
+
+vllm_distribution.install()
+os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+
+
+@when_imported("verl.workers.engine.fsdp.transformer_impl", "There is no FSDP2 engine for a CPU.")
+def _engine(module: ModuleType) -> None:
+    # verl registers its FSDP engines for cuda and npu; the same class runs on a CPU, with fsdp2 (FSDP1 does not:
+    # sync_module_states refuses CPU parameters).
+    engine = module.FSDPEngineWithLMHead
+    if "cpu" not in module.EngineRegistry._engines.get("language_model", {}).get("fsdp2", {}):
+        module.EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cpu")(engine)
+
+
+@when_imported("verl.utils.distributed", "torch.distributed can not be initialised.")
+def _process_group(module: ModuleType) -> None:
+    # verl asks for the backend "cpu:gloo,<device>:<backend>"; torch refuses the device "cpu" twice. And torch's own
+    # rendezvous listens on every interface, which the ranks of one machine do not need.
+    name = "initialize_global_process_group_ray"
+    original = getattr(module, name)
+    expect_parameters(original, f"verl.utils.distributed.{name}", "timeout_second", "backend")
+    expect_parameters(module.create_tcp_store, "verl.utils.distributed.create_tcp_store", "host", "listen_socket")
+
+    @wraps(original)
+    def initialise(timeout_second: int | None = None, backend: str | None = None) -> Any:
+        import torch.distributed as dist
+
+        host, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
+        if port and host.startswith("127.") and not dist.is_initialized():
+            rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            listen = socket.create_server((host, port)) if rank == 0 else None
+            store = module.create_tcp_store(host, port, listen, world_size=world_size, is_master=rank == 0)
+            dist.init_process_group(backend or "cpu:gloo", store=store, rank=rank, world_size=world_size)
+        return original(timeout_second=timeout_second, backend=backend or "cpu:gloo")
+
+    vars(module)[name] = initialise
+
+
+@when_imported("verl.trainer.ppo.v1.replay_buffer", "Each step waits up to two seconds for its rollouts.")
+def _replay_buffer(module: ModuleType) -> None:
+    # The trainer polls for finished rollouts every 2 s, which is longer than a whole step of a small model.
+    original = module.ReplayBuffer.__init__
+    expect_parameters(original, "ReplayBuffer.__init__", "poll_interval")
+    expect(module.ReplayBufferAsync.__init__ is original, "ReplayBufferAsync.__init__", "ReplayBuffer's")
+
+    @wraps(original)
+    def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **{"poll_interval": 0.05, **kwargs})
+
+    module.ReplayBuffer.__init__ = initialise
