@@ -1,0 +1,182 @@
+"""``python -m drpo_verl.train experiment=<name> [overrides]``: verl's ``main_ppo`` over ``hydra_configs/train.yaml``.
+
+Prepares what the experiment needs, validates the configuration before Ray starts, shows one line a step instead of
+the logs of ten processes, ends a run that hangs, and says where everything is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import hydra
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from drpo_verl.console import Follower, logs_to_file
+from drpo_verl.integration import search_path
+from drpo_verl.runs import METRICS_FILE, PICTURE_FILE, draw, read_steps, wilson_interval
+
+LOG_FILE = "train.log"
+SUMMARY_FILE = "summary.json"
+_ENVIRONMENT = "ray_kwargs.ray_init.runtime_env.env_vars"
+
+
+def export_environment(config: DictConfig) -> None:
+    """Give this process the environment that the run's Ray workers get; what the user has set wins, for both."""
+    variables = OmegaConf.select(config, _ENVIRONMENT) or {}
+    for name, value in variables.items():
+        variables[name] = os.environ.setdefault(name, str(value))
+
+
+def prepare(config: DictConfig) -> None:
+    """Make the model folder and the data files that the experiment asks for, and put their paths in."""
+    if config.prepare.policy is not None:
+        config.actor_rollout_ref.model.path = str(instantiate(config.prepare.policy, _convert_="all"))
+    if config.prepare.data is not None:
+        train_file, val_file = instantiate(config.prepare.data, _convert_="all")
+        config.data.train_files, config.data.val_files = str(train_file), str(val_file)
+
+
+def validate(config: DictConfig) -> None:
+    """Check the configuration as verl will, without starting anything.
+
+    Raises:
+        ValueError: naming the setting and the remedy.
+        AssertionError: from verl's own checks.
+    """
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    validate_config(config, need_reference_policy(config), need_critic(config))
+
+
+def run_verl(config: DictConfig) -> None:
+    """verl's own ``main_ppo.main`` on a composed configuration."""
+    from verl.trainer import main_ppo
+
+    main_ppo.main.__wrapped__(config)
+
+
+def _keep_earlier(path: Path) -> None:
+    # verl's file logger truncates what it finds: a run resumed or repeated in the same folder would lose it.
+    if path.exists() and path.stat().st_size:
+        names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
+        path.rename(next(name for name in names if not name.exists()))
+
+
+def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
+    steps = read_steps(folder / METRICS_FILE)
+    if not steps:
+        raise ValueError("the run logged no step: was it resumed from a checkpoint of its last one?")
+    settings = config.actor_rollout_ref.actor.policy_loss
+    method = f"{settings.loss_mode}, delta {settings.delta}" if settings.get("delta") else settings.loss_mode
+    count = _validation_count(config)
+    draw(steps, folder / PICTURE_FILE, title=f"{config.trainer.experiment_name}: {method}", validation_count=count)
+
+    validated = [step for step in steps if step.validation is not None]
+    summary = {
+        "method": settings.loss_mode,
+        "steps": steps[-1].step,
+        "validation": [
+            {"step": step.step, "accuracy": step.validation, "problems": count,
+             "interval_95": wilson_interval(step.validation, count) if count else None}
+            for step in validated if step.validation is not None
+        ],
+    }  # fmt: skip
+    (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
+
+    console.print()
+    for entry in summary["validation"]:
+        interval = entry["interval_95"]
+        between = f"  (95 % interval {interval[0]:.3f} to {interval[1]:.3f}, {count} problems)" if interval else ""
+        console.print(
+            f"held-out accuracy after step {entry['step']:>3}: {entry['accuracy']:.3f}{between}", highlight=False
+        )
+    places = {
+        "metrics": METRICS_FILE,
+        "picture": PICTURE_FILE,
+        "checkpoint": f"checkpoints/global_step_{steps[-1].step}",
+        "logs": LOG_FILE,
+    }
+    for name, place in places.items():
+        if (folder / place).exists():
+            console.print(f"{name:>10}: {_shown(folder / place)}", highlight=False, soft_wrap=True)
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _validation_count(config: DictConfig) -> int | None:
+    import pyarrow.parquet as pq
+
+    files = config.data.val_files
+    files = [files] if isinstance(files, str) else list(files)
+    if not all(os.path.exists(file) for file in files):
+        return None
+    return sum(pq.read_metadata(file).num_rows for file in files) * config.actor_rollout_ref.rollout.val_kwargs.n
+
+
+def _run(config: DictConfig) -> None:
+    folder = Path(config.run.dir).absolute()
+    log, metrics = folder / LOG_FILE, folder / METRICS_FILE
+    for earlier in (log, metrics):
+        _keep_earlier(earlier)
+    with open_dict(config):
+        config.run.dir = str(folder)
+        loggers = config.trainer.logger
+        loggers = [loggers] if isinstance(loggers, str) else list(loggers)
+        # The terminal view, the picture and the summary are made of the metrics file.
+        config.trainer.logger = loggers if "file" in loggers else [*loggers, "file"]
+        export_environment(config)
+        OmegaConf.update(config, f"{_ENVIRONMENT}.VERL_FILE_LOGGER_PATH", str(metrics), force_add=True)
+        os.environ["VERL_FILE_LOGGER_PATH"] = str(metrics)
+    with logs_to_file(log) as console:
+        console.print(f"checking the configuration; logs: {_shown(log)}", highlight=False, soft_wrap=True)
+        validate(config)
+    with open_dict(config):
+        prepare(config)
+    with logs_to_file(log) as console:
+        follower = Follower(folder, console, config.trainer.total_training_steps, config.run.stall_seconds, log)
+        follower.start()
+        try:
+            run_verl(config)
+        finally:
+            follower.finish()
+    _summarise(config, folder, Console())
+
+
+@hydra.main(config_path=str(search_path.config_dir()), config_name="train", version_base="1.3")
+def _main(config: DictConfig) -> None:
+    try:
+        _run(config)
+    except Exception as error:
+        # Hydra wraps what a configured class raises; Ray, what a worker raised, with its whole traceback as text.
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        message = str(cause) if isinstance(cause, ValueError | AssertionError) else _last_line(cause)
+        log = Path(config.run.dir) / LOG_FILE
+        with log.open("a") as file:
+            traceback.print_exception(error, file=file)
+        sys.exit(f"\nerror: {message}\nThe logs are in {_shown(log)}")
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}"
+
+
+def main() -> None:
+    """The entry point."""
+    search_path.register()
+    _main()
+
+
+if __name__ == "__main__":
+    main()

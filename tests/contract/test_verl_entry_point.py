@@ -1,0 +1,100 @@
+"""``+method=<name>`` is all that a user of verl adds: composed from verl's own configuration, checked before Ray."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import verl.trainer
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+from drpo_verl.integration.config import TrustRegionLossConfig
+from drpo_verl.integration.search_path import config_dir
+
+METHODS = sorted(path.stem for path in (config_dir() / "method").glob("*.yaml"))
+VERL_CONFIG = Path(verl.trainer.__file__).parent / "config"
+# What any user of verl has to set.
+USERS_OWN = ["actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1",
+             "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=1"]  # fmt: skip
+
+
+def _compose(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(VERL_CONFIG), version_base=None):  # verl's own, without any hydra.searchpath
+        return compose("ppo_trainer", [*USERS_OWN, *overrides])
+
+
+def _validate(config: DictConfig) -> None:
+    validate_config(config, need_reference_policy(config), need_critic(config))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_one_override(method: str) -> None:
+    config = _compose(f"+method={method}")
+    _validate(config)
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    assert isinstance(actor.policy_loss, TrustRegionLossConfig)
+    assert actor.loss_agg_mode == "seq-mean-token-sum-norm" and actor.loss_scale_factor == 512
+    assert config.algorithm.rollout_correction.bypass_mode and config.algorithm.adv_estimator == "grpo"
+    assert not config.algorithm.norm_adv_by_std_in_grpo
+    rollout = config.actor_rollout_ref.rollout
+    assert rollout.calculate_log_probs and (rollout.temperature, rollout.top_p, rollout.top_k) == (1.0, 1.0, -1)
+
+
+def test_a_threshold_is_an_ordinary_override() -> None:
+    config = _compose("+method=drpo", "actor_rollout_ref.actor.policy_loss.delta=0.5", "data.max_response_length=64")
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    assert actor.policy_loss.region().delta_high == 0.5 and actor.loss_scale_factor == 64
+
+
+def test_without_the_override_verl_is_as_it_was() -> None:
+    actor = omega_conf_to_dataclass(_compose().actor_rollout_ref.actor)
+    assert (
+        type(actor.policy_loss).__module__ == "verl.workers.config.actor" and actor.policy_loss.loss_mode == "vanilla"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("actor_rollout_ref.actor.policy_loss.delta=0", r"delta=0 must be a number above 0"),
+        ("actor_rollout_ref.rollout.calculate_log_probs=false", r"calculate_log_probs=False.*set it to True"),
+        ("algorithm.rollout_correction.bypass_mode=false", r"bypass_mode=False.*set it to True"),
+    ],
+)
+def test_bad_input_is_refused_by_verls_own_validation(override: str, message: str) -> None:
+    with pytest.raises(InstantiationException) as error:
+        _validate(_compose("+method=drpo", override))
+    assert isinstance(error.value.__cause__, ValueError)
+    assert re.search(message, str(error.value.__cause__))
+
+
+@pytest.mark.parametrize(("mode", "message"), [("drpo", r"use \+method=drpo"), ("drppo", "is not a loss mode; known:")])
+def test_a_loss_mode_by_itself_is_refused_too(mode: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _validate(_compose(f"actor_rollout_ref.actor.policy_loss.loss_mode={mode}"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("actor_rollout_ref.actor.policy_loss.delta=-1", "delta=-1 must be a number above 0"),
+        ("+method=drop", "Could not find 'method/drop'"),
+    ],
+)
+def test_from_the_command_line_before_ray_starts(override: str, message: str, tmp_path: Path) -> None:
+    method = [] if override.startswith("+method") else ["+method=drpo"]
+    run = subprocess.run(
+        [sys.executable, "-m", "verl.trainer.main_ppo", *method, *USERS_OWN, override],
+        cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert run.returncode != 0
+    assert message in run.stderr
+    assert "ray init" not in run.stdout and "Started a local Ray instance" not in run.stderr

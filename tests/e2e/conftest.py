@@ -1,0 +1,29 @@
+"""Real runs of the whole stack (verl + Ray + vLLM + FSDP2), each made once and looked at by many tests."""
+
+from __future__ import annotations
+
+import pytest
+from stack import ONE_UPDATE, SHORT, Run, start
+
+
+@pytest.fixture(scope="session")
+def exact_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """fp32 on both sides and one optimiser step a rollout: pi and mu have the same weights."""
+    return start(
+        tmp_path_factory.mktemp("exact"), *SHORT, ONE_UPDATE,
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16", "actor_rollout_ref.actor.optim.lr=2e-3",
+        "trainer.save_freq=3", "trainer.test_freq=3", "trainer.logger=[console,file,wandb]",
+        "+ray_kwargs.ray_init.runtime_env.env_vars.WANDB_MODE=offline",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def two_rank_bf16_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """bf16 in two vLLM replicas, fp32 in two FSDP2 ranks, through DPPO and two updates a rollout."""
+    return start(
+        tmp_path_factory.mktemp("ranks"), *SHORT, "method=dppo_binary_tv",
+        "actor_rollout_ref.actor.policy_loss.delta=0.05", "trainer.n_gpus_per_node=2",
+        "actor_rollout_ref.rollout.dtype=bfloat16", "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8", "trainer.test_freq=-1", "trainer.save_freq=-1",
+    )  # fmt: skip

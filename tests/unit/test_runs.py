@@ -1,0 +1,60 @@
+"""Reading and showing what a run leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drpo_verl.console import describe
+from drpo_verl.runs import Step, draw, read_steps, wilson_interval
+
+LINES = (
+    '{"step":0,"data":{"val-core/drpo_verl/arithmetic/acc/mean@1":0.25}}\n'
+    '{"step":1,"data":{"critic/score/mean":0.5,"mismatch/abs_prob_diff_mean":0.001,"mismatch/abs_prob_diff_max":0.2,'
+    '"trust_region/outside_frac":0.01,"timing_s/step":2.0}}\n'
+)
+
+
+def test_a_line_still_being_written_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(LINES + '{"step":2,"da')
+    steps = read_steps(path)
+    assert [step.step for step in steps] == [0, 1]
+    assert steps[0].validation == 0.25 and steps[1].validation is None
+
+
+def test_nan_is_read_back_as_nan(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step":1,"data":{"mismatch/abs_prob_diff_mean":null,"mismatch/abs_prob_diff_max":null}}\n')
+    (step,) = read_steps(path)
+    assert describe(step) == "|pi-mu| nan max nan"
+
+
+def test_a_step_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(LINES)
+    before, first = read_steps(path)
+    assert describe(before) == "held-out accuracy 0.250"
+    assert describe(first) == "reward 0.500  |pi-mu| 1.0e-03 max 2.0e-01  outside 1.00%  2.0 s"
+
+
+def test_wilson_interval_against_published_values() -> None:
+    # Newcombe (1998), table I: 81 of 263 and 0 of 20.
+    assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson_interval(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_holds_the_proportion(trial: tuple[int, int]) -> None:
+    successes, count = trial
+    low, high = wilson_interval(successes / count, count)
+    assert 0.0 <= low <= successes / count <= high <= 1.0
+
+
+def test_the_picture_is_drawn_whatever_metrics_there_are(tmp_path: Path) -> None:
+    steps = [Step(0, {}), Step(1, {"critic/score/mean": 0.1}), Step(2, {"critic/score/mean": 0.2})]
+    draw(steps, tmp_path / "run.png", title="a baseline without a trust region")
+    assert (tmp_path / "run.png").stat().st_size > 10_000
