@@ -5,13 +5,14 @@ token) and an *enforcement* (what that distance does to the token's gradient). E
 the gradient ``-A r w grad log pi`` and differs in the weight ``w`` alone.
 """
 
-from drpo_verl.objectives.family import OBJECTIVES, Objective, TrustRegion
+from drpo_verl.objectives.family import OBJECTIVES, PENALTIES, Objective, TrustRegion
 from drpo_verl.objectives.geometry import TokenRatio
 from drpo_verl.objectives.statistics import TokenStatistics, mismatch_accumulators
 from drpo_verl.objectives.surrogate import TokenLoss, token_loss
 
 __all__ = [
     "OBJECTIVES",
+    "PENALTIES",
     "Objective",
     "TokenLoss",
     "TokenRatio",

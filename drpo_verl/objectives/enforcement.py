@@ -1,6 +1,6 @@
 """Enforcements: what a token's divergence does to its gradient weight w, and to the objective's value.
 
-``excess`` is the divergence of a token in units of its threshold, ``sign(A) * D / delta``: positive where the
+``excess`` is the divergence of a token in units of its threshold, ``sign(A) D / delta``: positive where the
 policy gradient pushes pi further away from mu (diverging), negative where it brings pi back (converging),
 above 1 where a diverging token has left the trust region.
 """
@@ -13,7 +13,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from drpo_verl.objectives.geometry import TokenRatio, indicator_positive_
+from drpo_verl.objectives.geometry import TokenRatio, where_above
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far each token has gone; each field ``[B, T]`` fp32.
+
+    Attributes:
+        excess: sign(A) D / delta; what w is computed from.
+        gate: the same by the gate's distance and threshold, where an enforcement has one; else ``excess``.
+        penalty: sign(A) P / delta, where the geometry has a penalty.
+    """
+
+    excess: Tensor
+    gate: Tensor
+    penalty: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -21,37 +36,79 @@ class Enforcement:
     """A weight and the objective that it is the gradient weight of.
 
     Attributes:
-        weight: excess ``[B, T]`` -> w ``[B, T]``.
-        value: (tokens, excess, w) -> the objective per unit of advantage ``[B, T]``, whose derivative with
+        weight: reach -> w ``[B, T]``.
+        value: (tokens, reach, w) -> the objective per unit of advantage ``[B, T]``, whose derivative with
             respect to log pi is ``r w``.
-        corrects: whether w < 0 outside the region, so that a token there is brought back.
+        needs_threshold: whether delta means anything to it.
+        attenuates: whether w falls with the divergence, below 0 where a token is to be brought back; otherwise it is
+            1 or 0.
+        gated: whether it attenuates only tokens outside a region of its own (``region_delta``).
+        detached: whether the ratio is no function of pi in the objective, so that clamping it takes no gradient away.
     """
 
-    weight: Callable[[Tensor], Tensor]
-    value: Callable[[TokenRatio, Tensor, Tensor], Tensor]
-    corrects: bool
+    weight: Callable[[Reach], Tensor]
+    value: Callable[[TokenRatio, Reach, Tensor], Tensor]
+    needs_threshold: bool = True
+    attenuates: bool = False
+    gated: bool = False
+    detached: bool = False
 
 
-def _mask_weight(excess: Tensor) -> Tensor:
-    return indicator_positive_(excess - 1.0).neg_().add_(1.0)
-
-
-def _mask_value(tokens: TokenRatio, excess: Tensor, weight: Tensor) -> Tensor:
+def _held_constant(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
     return tokens.ratio * weight
 
 
-def _quadratic_weight(excess: Tensor) -> Tensor:
-    return 1.0 - excess
+def _one(reach: Reach) -> Tensor:
+    return torch.ones_like(reach.excess)
 
 
-def _quadratic_value(tokens: TokenRatio, excess: Tensor, weight: Tensor) -> Tensor:
-    # r A - |A| / (2 delta) D (r - 1), divided by A, since excess = sign(A) D / delta.
-    return torch.addcmul(tokens.ratio, excess, tokens.ratio_minus_one, value=-0.5)
+def _ratio(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
+    return tokens.ratio.clone()
 
 
-HARD_MASK = Enforcement(_mask_weight, _mask_value, corrects=False)
+def _ratio_times_log_policy(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
+    return tokens.ratio * tokens.log_pi
+
+
+NONE = Enforcement(_one, _ratio, needs_threshold=False)
+"""w = 1: the importance-sampled policy gradient, whatever the divergence."""
+
+DETACHED = Enforcement(_one, _ratio_times_log_policy, needs_threshold=False, detached=True)
+"""w = 1 with the ratio as a detached coefficient of log pi (CISPO): the gradient of ``NONE``, and another value."""
+
+
+def _mask_weight(reach: Reach) -> Tensor:
+    ones = torch.ones_like(reach.gate)
+    return ones - where_above(ones, reach.gate, 1.0)
+
+
+HARD_MASK = Enforcement(_mask_weight, _held_constant)
 """w = 0 for a diverging token outside the region, 1 elsewhere (PPO; DPPO, section 4)."""
 
-QUADRATIC = Enforcement(_quadratic_weight, _quadratic_value, corrects=True)
+
+def _quadratic_weight(reach: Reach) -> Tensor:
+    return 1.0 - reach.excess
+
+
+def _penalised(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
+    # r A - |A| P / delta, divided by A.
+    return tokens.ratio * weight if reach.penalty is None else tokens.ratio - reach.penalty
+
+
+QUADRATIC = Enforcement(_quadratic_weight, _penalised, attenuates=True)
 """w = 1 - excess: attenuates a diverging token, corrects it beyond the boundary, strengthens a converging one:
 the advantage-weighted quadratic regulariser of DRPO (section 3) and SPO."""
+
+
+def _gated_weight(reach: Reach) -> Tensor:
+    return 1.0 - where_above(reach.excess, reach.gate, 1.0)
+
+
+def _gated_value(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
+    if reach.penalty is None:
+        return tokens.ratio * weight
+    return tokens.ratio - where_above(reach.penalty, reach.gate, 1.0)
+
+
+GATED_QUADRATIC = Enforcement(_gated_weight, _gated_value, attenuates=True, gated=True)
+"""``QUADRATIC`` for the tokens that ``HARD_MASK`` would mask by the gate's distance, 1 elsewhere (Mask-DRPO)."""

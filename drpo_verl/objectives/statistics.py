@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from drpo_verl.objectives.enforcement import Enforcement
-from drpo_verl.objectives.geometry import TokenRatio, indicator_positive_
+from drpo_verl.objectives.enforcement import Enforcement, Reach
+from drpo_verl.objectives.geometry import TokenRatio, where_above
 
 LOW_PROBABILITY = 0.01
 """mu at or below this counts as a low-probability token (the DRPO paper reports their share)."""
@@ -23,6 +23,8 @@ _LOG_LOW = math.log(LOW_PROBABILITY)
 _BEYOND_ANY_WEIGHT = 1e30
 
 _COUNT = "tokens"
+DIVERGING = "trust_region/diverging_frac"
+OUTSIDE = "trust_region/outside_frac"
 _BEHAVIOUR = "mismatch/behaviour_log_prob_mean"
 
 
@@ -94,14 +96,14 @@ def mismatch_accumulators(tokens: TokenRatio, is_token: Tensor) -> TokenAccumula
     """
     abs_diff = tokens.prob_diff.abs()
     k3 = tokens.ratio_minus_one - tokens.log_ratio  # Schulman's estimator of KL(mu || pi), never negative
+    count = is_token.sum()
     return TokenAccumulators(
         sums={
-            _COUNT: is_token.sum(),
+            _COUNT: count,
             _BEHAVIOUR: tokens.log_mu.sum(),
             "mismatch/abs_prob_diff_mean": abs_diff.sum(),
             "mismatch/kl": k3.sum(),
-            # <=, as the complement of >
-            "mismatch/low_prob_frac": is_token.numel() - indicator_positive_(tokens.log_mu - _LOG_LOW).sum(),
+            "mismatch/low_prob_frac": count - where_above(is_token, tokens.log_mu, _LOG_LOW).sum(),
         },
         maxima={
             "mismatch/abs_prob_diff_max": abs_diff.amax(),
@@ -111,29 +113,36 @@ def mismatch_accumulators(tokens: TokenRatio, is_token: Tensor) -> TokenAccumula
 
 
 def region_accumulators(
-    enforcement: Enforcement, weight: Tensor, excess: Tensor, direction: Tensor, is_token: Tensor
+    enforcement: Enforcement, weight: Tensor, reach: Reach, direction: Tensor, is_token: Tensor
 ) -> TokenAccumulators:
     """What the trust region did: weights, tokens outside it by the advantage's sign, tokens corrected.
 
     Args:
-        enforcement: which of the two it was.
-        weight: w, ``[B, T]``.
-        excess: sign(A) D / delta, 0 where ``is_token`` is.
-        direction: sign(A).
+        enforcement: which of them it was.
+        weight: w, ``[B, T]``; 1 where ``is_token`` is 0.
+        reach: how far each token has gone; 0 where ``is_token`` is.
+        direction: sign(A), 0 where ``is_token`` is.
         is_token: 1 for a response token, else 0.
     """
-    outside = indicator_positive_(excess - 1.0)
+    outside = where_above(is_token, reach.gate, 1.0)
     every = outside.sum()
     rising_minus_falling = outside.mul_(direction).sum()
+    if not enforcement.attenuates:
+        corrective = torch.zeros_like(every)
+    elif enforcement.gated:
+        corrective = where_above(is_token, -weight, 0.0).sum()
+    else:
+        corrective = every  # w = 1 - excess < 0
     padding = 1.0 - is_token
     return TokenAccumulators(
         sums={
-            # w = 1 at padding, where the divergence is 0: taken out of the sum again.
+            # w = 1 at padding: taken out of the sum again.
             "trust_region/weight_mean": weight.sum() - padding.sum(),
-            "trust_region/outside_frac": every,
+            DIVERGING: where_above(is_token, reach.gate, 0.0).sum(),
+            OUTSIDE: every,
             "trust_region/outside_frac_positive_advantage": (every + rising_minus_falling) / 2.0,
             "trust_region/outside_frac_negative_advantage": (every - rising_minus_falling) / 2.0,
-            "trust_region/corrective_frac": every if enforcement.corrects else torch.zeros_like(every),
+            "trust_region/corrective_frac": corrective,
         },
         maxima={},
         minima={"trust_region/weight_min": weight.add(padding, alpha=_BEYOND_ANY_WEIGHT).amin()},

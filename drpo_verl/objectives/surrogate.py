@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drpo_verl.objectives.enforcement import Reach
 from drpo_verl.objectives.family import Objective, TrustRegion
-from drpo_verl.objectives.geometry import TokenRatio
+from drpo_verl.objectives.geometry import Geometry, TokenRatio, where_above
 from drpo_verl.objectives.statistics import TokenAccumulators, mismatch_accumulators, region_accumulators
+
+_SMALLEST_ADVANTAGE = 1e-6
+"""An unweighted penalty's w has A in its denominator; below this, w is logged as if A were this."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ def token_loss(
     advantages: Tensor,
     mask: Tensor,
     importance_weight: Tensor | None = None,
+    *,
+    log_anchor: Tensor | None = None,
+    partition_divergence: Tensor | None = None,
 ) -> TokenLoss:
     """The loss of one objective on one micro-batch.
 
@@ -47,48 +54,103 @@ def token_loss(
         log_policy: log pi(y_t | s_t), ``[B, T]``, with the graph of the forward pass.
         log_behaviour: log mu(y_t | s_t) as the rollout engine reported it, ``[B, T]``.
         advantages: A_t, ``[B, T]``.
-        mask: which positions are response tokens, ``[B, T]``, bool or 0/1. Elsewhere the
-            log-probabilities count for nothing, but must be finite.
+        mask: which positions are response tokens, ``[B, T]``, bool or 0/1. Elsewhere, what the other arguments hold
+            counts for nothing.
         importance_weight: a detached factor for each token, ``[B, T]``, or None.
+        log_anchor: what the distance is measured from, ``[B, T]``, where that is not mu.
+        partition_divergence: D over the Top-K partition, ``[B, T]``, >= 0, for an objective that needs it.
 
     Returns:
         The per-token loss and the accumulators of its statistics.
+
+    Raises:
+        ValueError: when an objective that needs it gets no ``partition_divergence``.
     """
     with torch.autocast(device_type=log_policy.device.type, enabled=False):
         log_policy = log_policy.float()
         with torch.no_grad():
             is_token = mask.float()
             # 0 and 0 elsewhere: a ratio of 1 and no divergence, so that padding adds nothing below.
-            tokens = TokenRatio.of(log_policy * is_token, log_behaviour.float() * is_token)
-            advantages = advantages.float()
+            log_pi = where_above(log_policy, is_token, 0.0)
+            tokens = TokenRatio.of(log_pi, where_above(log_behaviour.float(), is_token, 0.0), partition_divergence)
+            measured = tokens
+            if log_anchor is not None:
+                measured = TokenRatio.of(log_pi, where_above(log_anchor.float(), is_token, 0.0), partition_divergence)
+            advantages = where_above(advantages.float(), is_token, 0.0)
             direction = advantages.sign()
 
-            excess = _excess(objective.geometry(tokens), direction, region)
-            weight = objective.enforcement.weight(excess)
+            reach = _reach(objective, region, measured, advantages, direction)
+            allowed = _restricted(reach, region, direction)
+            weight = objective.enforcement.weight(allowed)
+            if region.dual_clip is not None:
+                weight -= where_above(where_above(weight, measured.ratio, region.dual_clip), -direction, 0.0)
+
             scale = -advantages
             if importance_weight is not None:
                 scale *= importance_weight.float()
             if region.ratio_cap is not None:
                 scale *= (region.ratio_cap / tokens.ratio).clamp_(max=1.0)  # truncated importance sampling
-            value = objective.enforcement.value(tokens, excess, weight).mul_(scale)
-            coefficient = scale.mul_(tokens.ratio).mul_(weight)
-            if region.ratio_cap is None:
-                # The gradient of the clamped log-ratio. A truncated ratio is bounded, and keeps its gradient.
-                coefficient.addcmul_(coefficient, tokens.clamped(), value=-1.0)
+            if region.advantage_weighted:
+                value = objective.enforcement.value(tokens, allowed, weight).mul_(scale)
+                coefficient = scale.mul_(tokens.ratio).mul_(weight)
+            else:
+                value, coefficient = _unweighted(objective.geometry, region, tokens, scale, importance_weight)
+            if region.ratio_cap is None and not objective.enforcement.detached:
+                # The gradient of the clamped log-ratio. A truncated ratio is a constant, and keeps its gradient.
+                coefficient = tokens.through_the_clamp(coefficient)
 
             accumulators = mismatch_accumulators(tokens, is_token) | region_accumulators(
-                objective.enforcement, weight, excess, direction, is_token
+                objective.enforcement, weight, reach, direction, is_token
             )
         loss = _Linearised.apply(log_policy, value, coefficient)
     return TokenLoss(loss, accumulators)
 
 
-def _excess(divergence: Tensor, direction: Tensor, region: TrustRegion) -> Tensor:
-    """sign(A) D / delta, with the threshold of the direction in which pi has moved."""
-    excess = direction * divergence
+def _reach(
+    objective: Objective, region: TrustRegion, tokens: TokenRatio, advantages: Tensor, direction: Tensor
+) -> Reach:
+    """Distance, gate and penalty in units of their thresholds, times sign(A)."""
+    distance = objective.geometry.distance(tokens)
+    per_threshold = _per_threshold(region, distance, direction)
+    if not region.advantage_weighted:
+        per_threshold = per_threshold / advantages.abs().clamp_(min=_SMALLEST_ADVANTAGE)
+    excess = distance * per_threshold
+    gate = excess
+    if objective.gate is not None:
+        gate = (objective.gate.distance(tokens) * direction).mul_(1.0 / region.region_delta)
+    penalty = None
+    if objective.enforcement.attenuates and objective.geometry.penalty is not None:
+        penalty = objective.geometry.penalty(tokens, distance).mul_(per_threshold)
+    return Reach(excess, gate, penalty)
+
+
+def _per_threshold(region: TrustRegion, distance: Tensor, direction: Tensor | float) -> Tensor:
+    """``direction`` / delta, with the threshold of the direction in which pi has moved."""
     if region.delta_low == region.delta_high:
-        return excess.mul_(1.0 / region.delta_high)
-    return excess.div_(torch.where(divergence > 0, region.delta_high, region.delta_low))
+        return torch.as_tensor(direction * (1.0 / region.delta_high), device=distance.device)
+    return direction / torch.where(distance > 0, region.delta_high, region.delta_low)
+
+
+def _restricted(reach: Reach, region: TrustRegion, direction: Tensor) -> Reach:
+    if region.restrict_to is None:
+        return reach
+    sign = direction if region.restrict_to == "positive" else -direction
+    return Reach(reach.excess, where_above(reach.gate, sign, 0.0), reach.penalty)
+
+
+def _unweighted(
+    geometry: Geometry, region: TrustRegion, tokens: TokenRatio, scale: Tensor, importance_weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """-(r A - P / delta) and its derivative, -(r A - r D / delta): the penalty acts where A = 0 too."""
+    distance = geometry.distance(tokens)
+    per_threshold = _per_threshold(region, distance, 1.0)
+    if importance_weight is not None:
+        per_threshold = per_threshold * importance_weight.float()
+    if geometry.penalty is None:
+        raise ValueError("a penalty that is not weighted by abs(A) needs a geometry with a penalty")
+    value = tokens.ratio * scale + geometry.penalty(tokens, distance) * per_threshold
+    coefficient = tokens.ratio * (scale + distance * per_threshold)
+    return value, coefficient
 
 
 class _Linearised(torch.autograd.Function):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import oracle
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +14,8 @@ from torch import Tensor
 from drpo_verl.objectives import OBJECTIVES, TokenStatistics, TrustRegion, token_loss
 
 DELTA = 0.1
+REGION = TrustRegion(DELTA, DELTA, region_delta=0.05)
+EVERYWHERE = TrustRegion(1.0, 1.0)  # no probability moves by more
 
 
 def _batch(seed: int, rows: int = 12, width: int = 9) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -25,38 +28,58 @@ def _batch(seed: int, rows: int = 12, width: int = 9) -> tuple[Tensor, Tensor, T
     return log_pi, log_mu, advantages, torch.arange(width) < lengths
 
 
+def _partition(log_pi: Tensor, log_mu: Tensor) -> Tensor:
+    # Any divergence of the token's own size will do.
+    return 0.8 * (log_pi.exp() - log_mu.exp()).abs()
+
+
 def _statistics(name: str, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> TokenStatistics:
-    return token_loss(OBJECTIVES[name], TrustRegion(DELTA, DELTA), *batch).accumulators.to_host()
+    region = REGION if OBJECTIVES[name].enforcement.needs_threshold else EVERYWHERE
+    return token_loss(
+        OBJECTIVES[name], region, *batch, partition_divergence=_partition(*batch[:2])
+    ).accumulators.to_host()
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 def test_metrics_are_what_their_names_say(name: str) -> None:
     log_pi, log_mu, advantages, mask = batch = _batch(0)
-    pi, mu, advantage = (x[mask].double() for x in (log_pi.exp(), log_mu.exp(), advantages))
-    difference, direction = pi - mu, advantage.sign()
-    kl = mu * (mu / pi).log() + (1 - mu) * ((1 - mu) / (1 - pi)).log()
-    excess = direction * (kl * difference.sign() if name == "dppo_binary_kl" else difference) / DELTA
-    outside = excess > 1
-    weight = 1 - excess if name == "drpo" else 1 - outside.double()
+    log_pi, log_mu, advantage = (x[mask].double() for x in (log_pi, log_mu, advantages))
+    pi, mu, partition = log_pi.exp(), log_mu.exp(), _partition(log_pi, log_mu)
+    diverging = advantage * (pi - mu) > 0
+
+    # w is what the gradient of the explicit objective is, per unit of A r.
+    log_pi.requires_grad_()
+    explicit = oracle.objective(name, REGION, log_pi, log_mu, advantage, log_anchor=log_mu, partition=partition)
+    log_pi_gradient = torch.autograd.grad(explicit.sum(), log_pi)[0]
+    log_pi = log_pi.detach()
+    weight = log_pi_gradient / (advantage * pi / mu)
+    if OBJECTIVES[name].enforcement.needs_threshold:
+        boundary = "dppo_binary_tv" if name.startswith("drpo") and name != "drpo_topk" else name
+        threshold = REGION.region_delta if name == "mask_drpo" else DELTA
+        outside = oracle.masked_out(boundary, REGION, log_pi, log_mu, advantage, partition, threshold=threshold)
+    else:
+        outside = torch.zeros_like(diverging)
+    assert outside.any() or name in ("surrogate", "pg_tis"), "nothing is outside: the case tests nothing"
 
     def share(condition: Tensor) -> float:
         return condition.double().mean().item()
 
     expected = {
-        "mismatch/abs_prob_diff_mean": difference.abs().mean().item(),
-        "mismatch/abs_prob_diff_max": difference.abs().max().item(),
+        "mismatch/abs_prob_diff_mean": (pi - mu).abs().mean().item(),
+        "mismatch/abs_prob_diff_max": (pi - mu).abs().max().item(),
         "mismatch/ratio_max": (pi / mu).max().item(),
         "mismatch/kl": (pi / mu - 1 - (pi / mu).log()).mean().item(),
         "mismatch/low_prob_frac": share(mu <= 0.01),
         "mismatch/behaviour_log_prob_mean": mu.log().mean().item(),
         "trust_region/weight_mean": weight.mean().item(),
         "trust_region/weight_min": weight.min().item(),
+        "trust_region/diverging_frac": share(diverging),
         "trust_region/outside_frac": share(outside),
         "trust_region/outside_frac_positive_advantage": share(outside & (advantage > 0)),
         "trust_region/outside_frac_negative_advantage": share(outside & (advantage < 0)),
-        "trust_region/corrective_frac": share(weight < 0),
+        "trust_region/corrective_frac": share(weight < -1e-12),
     }
-    assert _statistics(name, batch).metrics() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert _statistics(name, batch).metrics() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 @settings(max_examples=50, deadline=None)
