@@ -40,9 +40,13 @@ class Problem:
     answer: str
 
 
+# Operands of different lengths: no problem of any difficulty looks like this, so it gives no answer away.
+_EXAMPLE = Problem(expression="8+34", answer="42")
+
+
 @dataclass(frozen=True)
 class Difficulty:
-    """Which problems to generate; fields are those of reasoning-gym's generators.
+    """Which problems to generate; fields are those of reasoning-gym's generators, and one that filters.
 
     All operands of one problem have the same number of digits. The default holds 16,200 different problems: few enough
     to be learned in a minute on a CPU, too many to be remembered from that minute.
@@ -53,6 +57,7 @@ class Difficulty:
         max_terms: most operands.
         min_digits: fewest digits of an operand.
         max_digits: most digits of an operand.
+        subtraction: False leaves out the problems with a minus; of the default's, 8,100 sums remain.
     """
 
     generator: Generator = "chain_sum"
@@ -60,6 +65,7 @@ class Difficulty:
     max_terms: int = 2
     min_digits: int = 2
     max_digits: int = 2
+    subtraction: bool = True
 
 
 def split_of(expression: str) -> Split:
@@ -91,7 +97,8 @@ def make_problems(split: Split, count: int, *, seed: int = 0, difficulty: Diffic
     dry_draws = 0
     for problem in _generate(seed, difficulty):
         dry_draws += 1
-        if problem.expression not in found and split_of(problem.expression) == split:
+        wanted = difficulty.subtraction or "-" not in problem.expression
+        if wanted and problem.expression not in found and split_of(problem.expression) == split:
             found[problem.expression] = problem
             dry_draws = 0
         if len(found) == count or dry_draws == _MAX_DRY_DRAWS:
@@ -110,9 +117,24 @@ def render_prompt(problem: Problem, style: Style) -> str:
     if style == "terse":
         return problem.expression
     if style == "natural":
-        spaced = "".join(f" {c} " if c in "+-*" else c for c in problem.expression)
-        return f"What is {spaced}? Answer with the number only."
+        return f"Calculate {_space(problem.expression)}."
     raise ValueError(f"style must be one of {get_args(Style)}, got {style!r}")
+
+
+def render_chat(problem: Problem, style: Style) -> list[dict[str, str]]:
+    """Write a problem as the messages that a policy responds to: the last one is `render_prompt`'s.
+
+    "natural" puts a worked example before it, which shows that the answer is the whole equation. A small model that is
+    told to answer with the number only is hardly ever right; one that writes the equation is, now and then.
+    """
+    question = {"role": "user", "content": render_prompt(problem, style)}
+    if style == "terse":
+        return [question]
+    return [
+        {"role": "user", "content": render_prompt(_EXAMPLE, style)},
+        {"role": "assistant", "content": f"{_space(_EXAMPLE.expression)} = {_EXAMPLE.answer}"},
+        question,
+    ]
 
 
 def to_verl_rows(problems: Iterable[Problem], *, split: Split, style: Style) -> list[dict[str, Any]]:
@@ -120,7 +142,7 @@ def to_verl_rows(problems: Iterable[Problem], *, split: Split, style: Style) -> 
     return [
         {
             "data_source": DATA_SOURCE,
-            "prompt": [{"role": "user", "content": render_prompt(problem, style)}],
+            "prompt": render_chat(problem, style),
             "ability": "math",
             "reward_model": {"style": "rule", "ground_truth": problem.answer},
             "extra_info": {"index": index, "split": split, "style": style, "expression": problem.expression},
@@ -145,7 +167,7 @@ def write_parquet(
         n_train: training problems, all different.
         n_val: held-out problems, all different and none of them ever in a train split or the tiny policy's warm-up.
         seed: of the draw. The same arguments give the same rows.
-        style: how a problem is put to the model, see `render_prompt`.
+        style: how a problem is put to the model, see `render_chat`.
         difficulty: which problems, see `Difficulty`.
 
     Raises:
@@ -165,6 +187,10 @@ def write_parquet(
         pq.write_table(pa.Table.from_pylist(rows), path)
         paths.append(path)
     return paths[0], paths[1]
+
+
+def _space(expression: str) -> str:
+    return "".join(f" {c} " if c in "+-*" else c for c in expression)
 
 
 def _generate(seed: int, difficulty: Difficulty) -> Iterator[Problem]:
