@@ -1,14 +1,15 @@
-"""The actor's training worker: verl's own, with token statistics that are exact over the whole step.
+"""The actor's training worker: verl's own, with what the objectives need beside verl's arguments.
 
 verl averages a loss's metrics over micro-batches and ranks without weights, and has no maximum over them. This
 worker carries sums and extrema instead, and divides once, when a step's micro-batches, mini-batches and ranks
-have come together.
+have come together. It moves an adaptive threshold after each step, and keeps it in the checkpoint.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,65 +21,80 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
+from drpo_verl.integration import top_k
 from drpo_verl.integration.config import TrustRegionLossConfig
-from drpo_verl.integration.policy_loss import BehaviourLogProbError, require_finite_behaviour, take_statistics
+from drpo_verl.integration.policy_loss import BehaviourLogProbError, Beside, beside, take_statistics
 from drpo_verl.integration.seams import expect, expect_parameters
-from drpo_verl.objectives import OBJECTIVES, TokenRatio, TokenStatistics, mismatch_accumulators
+from drpo_verl.objectives import TokenStatistics
+from drpo_verl.objectives.statistics import DIVERGING, OUTSIDE
 
 _STATISTICS = "drpo_verl/statistics"
 _ROLLOUT = "rollout_log_probs"
+_STATE_FILE = "trust_region.json"
+DELTA = "trust_region/delta"
 
 
-class TrustRegionTrainingWorker(TrainingWorker):
-    """verl's ``TrainingWorker`` for an actor; does nothing unless its policy loss is configured by ours."""
+class TrustRegionLoss:
+    """verl's ``ppo_loss`` for one of our objectives, with the statistics of its tokens kept whole.
 
-    def set_loss_fn(self, loss_fn: Callable[..., Any]) -> None:
-        """Wrap verl's PPO loss, when the policy loss that it will call is one of ours."""
-        settings = getattr(loss_fn, "keywords", {}).get("config")
-        if getattr(loss_fn, "func", None) is ppo_loss and isinstance(
-            getattr(settings, "policy_loss", None), TrustRegionLossConfig
-        ):
-            loss_fn = partial(trust_region_loss, config=settings)
-        super().set_loss_fn(loss_fn)
-
-    def train_mini_batch(self, data: TensorDict) -> TensorDict | None:
-        """Train on the mini-batches of one step, then turn its statistics into metrics."""
-        output = super().train_mini_batch(data)
-        if output is not None:
-            metrics: dict[str, Any] = tensordict_utils.get(output, "metrics")
-            parts = metrics.pop(_STATISTICS, None)
-            if parts:
-                metrics.update({name: [value] for name, value in TokenStatistics.merge(parts).metrics().items()})
-        return output
-
-
-def trust_region_loss(
-    config: ActorConfig, model_output: dict[str, Tensor], data: TensorDict, dp_group: Any = None
-) -> tuple[Tensor, dict[str, Any]]:
-    """verl's ``ppo_loss``, with the statistics of its tokens kept whole.
+    verl calls it twice for a micro-batch when asked to: first with the logits, while they exist.
 
     Args:
         config: the actor's, with our policy-loss section.
-        model_output: log-probabilities of one micro-batch, as the engine gives them.
-        data: the micro-batch.
-        dp_group: the data-parallel group.
-
-    Returns:
-        The scalar loss, and verl's metrics together with a ``TokenStatistics``.
-
-    Raises:
-        BehaviourLogProbError: when rollout log-probabilities are missing or not numbers.
     """
-    if config.policy_loss.loss_mode in OBJECTIVES:
-        _require_behaviour(data)
-    loss, metrics = ppo_loss(config=config, model_output=model_output, data=data, dp_group=dp_group)
-    statistics = take_statistics(metrics)
-    if statistics is None and _ROLLOUT in data:
-        # verl's own loss, the baseline: it has no trust region, but a mismatch all the same.
-        statistics = _mismatch(model_output, data)
-    if statistics is not None:
-        metrics[_STATISTICS] = statistics
-    return loss, metrics
+
+    def __init__(self, config: ActorConfig) -> None:
+        self._config = config
+        self._settings: TrustRegionLossConfig = config.policy_loss
+        self.objective = self._settings.objective()
+        self.controller = self._settings.controller()
+
+    def __call__(
+        self,
+        model_output: dict[str, Tensor] | None = None,
+        data: TensorDict | None = None,
+        dp_group: Any = None,
+        student_logits: Tensor | None = None,
+        **_: Any,
+    ) -> Any:
+        """Called by verl's engine.
+
+        Args:
+            model_output: log-probabilities of one micro-batch, as the engine gives them.
+            data: the micro-batch.
+            dp_group: the data-parallel group.
+            student_logits: the logits, ``[1, tokens, V]``: asks for what has to be kept of them.
+            **_: what else an engine says about the logits.
+
+        Returns:
+            The scalar loss, and verl's metrics together with a ``TokenStatistics``; with logits, what is kept of them.
+
+        Raises:
+            BehaviourLogProbError: when rollout log-probabilities are missing or not numbers.
+            TopKError: when Top-K log-probabilities are missing.
+        """
+        assert data is not None
+        if student_logits is not None:
+            divergence = self.objective.geometry.divergence
+            assert divergence is not None
+            return top_k.divergence_from_logits(student_logits, data, divergence)
+        assert model_output is not None
+        if self._settings.rollout_log_probs:
+            _require_behaviour(data)
+        with beside(self._beside(model_output, data)):
+            loss, metrics = ppo_loss(config=self._config, model_output=model_output, data=data, dp_group=dp_group)
+        statistics = take_statistics(metrics)
+        if statistics is not None:
+            metrics[_STATISTICS] = statistics
+        return loss, metrics
+
+    def _beside(self, model_output: dict[str, Tensor], data: TensorDict) -> Beside:
+        log_behaviour = partition_divergence = None
+        if not self._settings.bypass_mode and _ROLLOUT in data:
+            log_behaviour = data.select(_ROLLOUT).to_padded_tensor()[_ROLLOUT]
+        if self.objective.needs_top_k:
+            partition_divergence = no_padding_2_padding(model_output[top_k.DIVERGENCE], data)
+        return Beside(log_behaviour, partition_divergence, self.controller.delta if self.controller else None)
 
 
 def _positions(tensor: Tensor) -> int:
@@ -87,7 +103,7 @@ def _positions(tensor: Tensor) -> int:
 
 
 def _require_behaviour(data: TensorDict) -> None:
-    field = _ROLLOUT if _ROLLOUT in data else "old_log_probs"  # the same in bypass mode, which our losses require
+    field = _ROLLOUT if _ROLLOUT in data else "old_log_probs"  # the same in bypass mode
     tokens = _positions(data["response_mask"])
     present = _positions(data[field]) if field in data else 0
     if present != tokens:
@@ -98,15 +114,67 @@ def _require_behaviour(data: TensorDict) -> None:
         )
 
 
-def _mismatch(model_output: dict[str, Tensor], data: TensorDict) -> TokenStatistics:
-    padded = data.select("response_mask", _ROLLOUT).to_padded_tensor()
-    is_token, log_mu = padded["response_mask"].float(), padded[_ROLLOUT].float()
-    with torch.no_grad(), torch.autocast(device_type=log_mu.device.type, enabled=False):
-        log_pi = no_padding_2_padding(model_output["log_probs"], data).float()
-        tokens = TokenRatio.of(log_pi * is_token, log_mu * is_token)
-        statistics = mismatch_accumulators(tokens, is_token).to_host()
-    require_finite_behaviour(statistics, log_mu, is_token)
-    return statistics
+class TrustRegionTrainingWorker(TrainingWorker):
+    """verl's ``TrainingWorker`` for an actor; does nothing unless its policy loss is configured by ours."""
+
+    _loss: TrustRegionLoss | None = None
+
+    def set_loss_fn(self, loss_fn: Callable[..., Any]) -> None:
+        """Wrap verl's PPO loss, when the policy loss that it will call is one of ours."""
+        settings = getattr(loss_fn, "keywords", {}).get("config")
+        if getattr(loss_fn, "func", None) is ppo_loss and isinstance(
+            getattr(settings, "policy_loss", None), TrustRegionLossConfig
+        ):
+            loss_fn = self._loss = TrustRegionLoss(settings)
+        super().set_loss_fn(loss_fn)
+
+    def train_mini_batch(self, data: TensorDict) -> TensorDict | None:
+        """Train on the mini-batches of one step, then turn its statistics into metrics."""
+        if self._loss is not None and self._loss.objective.needs_top_k:
+            # verl's switch for calling the loss with the logits; the driver sets it to what its own distillation needs.
+            tensordict_utils.assign_non_tensor(data, distillation_use_topk=True)
+        output = super().train_mini_batch(data)
+        merged = None
+        if output is not None:
+            metrics: dict[str, Any] = tensordict_utils.get(output, "metrics")
+            if parts := metrics.pop(_STATISTICS, None):
+                merged = TokenStatistics.merge(parts)
+                metrics.update({name: [value] for name, value in merged.metrics().items()})
+                if self._loss is not None and self._loss.controller is not None:
+                    metrics[DELTA] = [self._loss.controller.delta]
+        self._adapt(merged)
+        return output
+
+    def _adapt(self, step: TokenStatistics | None) -> None:
+        if self._loss is None or self._loss.controller is None:
+            return
+        controller = self._loss.controller
+        if step is not None:
+            controller.update(outside=step.sums[OUTSIDE], diverging=step.sums[DIVERGING])
+        # Ranks of one model replica other than the first (tensor, pipeline or sequence parallel) have no metrics.
+        delta = torch.tensor(controller.delta if step is not None else -1.0, dtype=torch.float64)
+        delta = delta.to(self.device_name)
+        torch.distributed.all_reduce(delta, op=torch.distributed.ReduceOp.MAX)
+        if delta.item() > 0:
+            controller.delta = delta.item()
+
+    def save_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> Any:
+        """Save verl's checkpoint, and beside it what an adaptive threshold has come to."""
+        saved = super().save_checkpoint(local_path, *args, **kwargs)
+        if self._loss is not None and self._loss.controller is not None:
+            # By every rank, since each node may have a folder of its own; all of them write the same.
+            path = Path(local_path, _STATE_FILE)
+            written = path.with_name(f".{_STATE_FILE}.{self.rank}")
+            written.write_text(json.dumps(self._loss.controller.state_dict(), indent=2) + "\n")
+            written.replace(path)
+        return saved
+
+    def load_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> Any:
+        """Load verl's checkpoint, and the adaptive threshold."""
+        state = Path(local_path, _STATE_FILE) if local_path else None
+        if self._loss is not None and self._loss.controller is not None and state is not None and state.exists():
+            self._loss.controller.load_state_dict(json.loads(state.read_text()))
+        return super().load_checkpoint(local_path, *args, **kwargs)
 
 
 def register() -> None:
@@ -123,6 +191,8 @@ def register() -> None:
     )
     expect_parameters(TrainingWorker.set_loss_fn, "TrainingWorker.set_loss_fn", "loss_fn")
     expect_parameters(TrainingWorker.train_mini_batch, "TrainingWorker.train_mini_batch", "data")
+    expect_parameters(TrainingWorker.save_checkpoint, "TrainingWorker.save_checkpoint", "local_path")
+    expect_parameters(TrainingWorker.load_checkpoint, "TrainingWorker.load_checkpoint", "local_path")
     expect_parameters(ppo_loss, "ppo_loss", "config", "model_output", "data", "dp_group")
     ActorRolloutRefWorker.actor_worker_cls = TrustRegionTrainingWorker
 

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from drpo_verl.integration import seams
-from drpo_verl.integration.seams import expect_parameters, when_imported
+from drpo_verl.integration.seams import expect, expect_parameters, when_imported
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,6 +31,21 @@ def _actor(module: ModuleType) -> None:
     import drpo_verl.integration.actor  # noqa: F401
 
 
+@when_imported("verl.workers.rollout.replica", "Top-K methods get no Top-K log-probabilities.")
+def _replica(module: ModuleType) -> None:
+    registry = module.RolloutReplicaRegistry
+    expect("vllm" in registry._registry, "RolloutReplicaRegistry", "an entry vllm")
+    verls = registry._registry["vllm"]
+
+    def load() -> Any:
+        # Imports vLLM: only when verl itself is about to.
+        from drpo_verl.integration.top_k_server import replica
+
+        return replica(verls())
+
+    registry.register("vllm", load)
+
+
 @when_imported("verl.utils.config", "A wrong loss mode fails in the workers, after Ray has started.")
 def _validation(module: ModuleType) -> None:
     original = module.validate_config
@@ -38,9 +53,9 @@ def _validation(module: ModuleType) -> None:
 
     @wraps(original)
     def validate_config(config: DictConfig, *args: Any, **kwargs: Any) -> Any:
-        from drpo_verl.integration.config import check_loss_mode
+        from drpo_verl.integration.config import check_run
 
-        check_loss_mode(config)
+        check_run(config)
         return original(config, *args, **kwargs)
 
     vars(module)["validate_config"] = validate_config

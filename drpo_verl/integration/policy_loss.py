@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor
-from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, register_policy_loss
+from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, get_policy_loss_fn, register_policy_loss
 
-from drpo_verl.integration.config import TrustRegionLossConfig
+from drpo_verl.integration.config import TrustRegionLossConfig, verl_region
 from drpo_verl.integration.seams import SeamError, expect_parameters
 from drpo_verl.objectives import OBJECTIVES, TokenStatistics, token_loss
 
 
 class BehaviourLogProbError(ValueError):
     """The rollout engine's log-probabilities are missing from a batch, or are not numbers."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What some objectives need of a micro-batch and verl's ``ppo_loss`` does not hand on.
+
+    Attributes:
+        log_behaviour: log mu, ``[B, T]``, where ``old_log_prob`` is a recomputed pi_old.
+        partition_divergence: D over the Top-K partition, ``[B, T]``.
+        delta: the threshold now, where a controller moves it.
+    """
+
+    log_behaviour: Tensor | None = None
+    partition_divergence: Tensor | None = None
+    delta: float | None = None
+
+
+_NOTHING = Beside()
+_beside: ContextVar[Beside] = ContextVar("drpo_verl_beside", default=_NOTHING)
+
+
+@contextmanager
+def beside(inputs: Beside) -> Iterator[None]:
+    """Hand ``inputs`` to the ``policy_loss`` that is called within."""
+    token = _beside.set(inputs)
+    try:
+        yield
+    finally:
+        _beside.reset(token)
 
 
 _TOKENS = "trust_region/tokens_per_micro_batch"
@@ -65,7 +98,7 @@ def policy_loss(
         they are the means of.
 
     Raises:
-        SeamError: when ``config.policy_loss`` is not ours.
+        SeamError: when ``config.policy_loss`` is not ours, or an objective lacks what it needs beside verl's arguments.
         BehaviourLogProbError: when a behaviour log-probability is NaN or infinite, with their number.
     """
     settings = getattr(config, "policy_loss", None)
@@ -74,15 +107,40 @@ def policy_loss(
             f"loss_mode={mode!r} was set without its configuration "
             f"(policy_loss is {type(settings).__name__}): start the run with +method={mode}."
         )
+    objective, inputs = settings.objective(), _beside.get()
+    if objective.recomputed_anchor and inputs.log_behaviour is None:
+        raise SeamError(f"loss_mode={mode!r} needs the rollout log-probabilities beside the recomputed ones.")
+    log_behaviour = old_log_prob if inputs.log_behaviour is None else inputs.log_behaviour
     tokens = token_loss(
-        OBJECTIVES[mode], settings.region(), log_prob, old_log_prob, advantages, response_mask, rollout_is_weights
+        objective,
+        verl_region(config) if objective.verl_loss else settings.region(inputs.delta),
+        log_prob,
+        log_behaviour,
+        advantages,
+        response_mask,
+        rollout_is_weights,
+        log_anchor=None if inputs.log_behaviour is None else old_log_prob,
+        partition_divergence=inputs.partition_divergence,
     )
     statistics = tokens.accumulators.to_host()
-    require_finite_behaviour(statistics, old_log_prob, response_mask)
-    loss = agg_loss(
-        loss_mat=tokens.loss, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info
-    )
-    return loss, {**statistics.metrics(), _TOKENS: _CountWithStatistics.of(statistics)}
+    require_finite_behaviour(statistics, log_behaviour, response_mask)
+    verls: dict[str, Any] = {}
+    if objective.verl_loss is None:
+        loss = agg_loss(
+            loss_mat=tokens.loss, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info
+        )
+    else:
+        # The baseline is verl's own, to the last digit; ours only says what it did.
+        loss, verls = get_policy_loss_fn(objective.verl_loss)(
+            old_log_prob=old_log_prob,
+            log_prob=log_prob,
+            advantages=advantages,
+            response_mask=response_mask,
+            loss_agg_mode=loss_agg_mode,
+            config=config,
+            rollout_is_weights=rollout_is_weights,
+        )
+    return loss, {**verls, **statistics.metrics(), _TOKENS: _CountWithStatistics.of(statistics)}
 
 
 def require_finite_behaviour(statistics: TokenStatistics, log_behaviour: Tensor, mask: Tensor) -> None:
@@ -122,13 +180,16 @@ def register() -> None:
     """Put every objective into verl's registry under its own name.
 
     Raises:
-        SeamError: when the name is already taken by someone else's loss, which verl would overwrite silently.
+        SeamError: when the name is already taken by someone else's loss, which verl would overwrite silently, or when
+            a loss of verl's that a baseline uses is missing.
     """
     expect_parameters(agg_loss, "core_algos.agg_loss", "loss_mat", "loss_mask", "loss_agg_mode", "dp_size")
-    for mode in OBJECTIVES:
+    for mode, objective in OBJECTIVES.items():
         taken = POLICY_LOSS_REGISTRY.get(mode)
         if taken is not None and getattr(taken, "func", None) is not policy_loss:
             raise SeamError(f"the loss mode {mode!r} is already registered, by {taken!r}")
+        if objective.verl_loss is not None and objective.verl_loss not in POLICY_LOSS_REGISTRY:
+            raise SeamError(f"verl has no loss mode {objective.verl_loss!r}, which {mode!r} is")
         register_policy_loss(mode)(partial(policy_loss, mode))
 
 

@@ -1,6 +1,7 @@
 """One FSDP2 rank of verl's actor on a fixed batch, outside Ray: run by test_actor_ranks.py.
 
-Usage: RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python actor_rank.py MODEL OUT.json OVERRIDE...
+Usage: RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python actor_rank.py MODEL FOLDER CASES
+where CASES is a JSON object of lists of Hydra overrides by name.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from hydra import compose, initialize_config_dir
 from tensordict import TensorDict
 
 from drpo_verl.integration import search_path
+from drpo_verl.integration.top_k import encode
 
 ROWS, MINI_BATCHES = 16, 2
 
 
-def fixed_batch(vocabulary: int) -> list[dict[str, torch.Tensor]]:
+def fixed_batch(vocabulary: int, top_k: int | None, pi_old_is_off: float) -> list[dict[str, torch.Tensor]]:
     """Rows of different lengths, whose behaviour policy is somewhere near a random one."""
     generator = torch.Generator().manual_seed(7)
 
@@ -30,8 +32,14 @@ def fixed_batch(vocabulary: int) -> list[dict[str, torch.Tensor]]:
         prompt, response = ints(0, vocabulary, int(ints(2, 6, 1))), ints(0, vocabulary, int(ints(1, 8, 1)))
         length = len(response)
         log_mu = -torch.log(torch.tensor(float(vocabulary))) + 0.7 * torch.randn(length, generator=generator)
+        row_top_k = {}
+        if top_k is not None:
+            scores = torch.randn(length, vocabulary, generator=generator).log_softmax(-1)
+            ids = torch.cat([response[:, None], scores.topk(top_k).indices], dim=-1)
+            row_top_k = encode(len(prompt), ids.numpy(), scores.gather(-1, ids).double().numpy())
         rows.append(
             {
+                **row_top_k,
                 "prompts": prompt,
                 "responses": response,
                 "input_ids": torch.cat([prompt, response]),
@@ -39,7 +47,8 @@ def fixed_batch(vocabulary: int) -> list[dict[str, torch.Tensor]]:
                 "response_mask": torch.ones(length, dtype=torch.int64),
                 "loss_mask": torch.ones(length, dtype=torch.int64),
                 "rollout_log_probs": log_mu,
-                "old_log_probs": log_mu.clone(),
+                # In bypass mode the same; where pi_old is recomputed, something near it.
+                "old_log_probs": log_mu + pi_old_is_off * torch.randn(length, generator=generator),
                 "advantages": torch.randn(1, generator=generator).expand(length).clone(),
             }
         )
@@ -52,9 +61,8 @@ def rows_of_rank(rank: int, world: int) -> list[int]:
     return [m * per_mini_batch + rank * per_rank + i for m in range(MINI_BATCHES) for i in range(per_rank)]
 
 
-def main(model: str, out: Path, overrides: list[str]) -> None:
-    """Train on the batch's mini-batches once and write the metrics."""
-    search_path.register()
+def train(model: str, overrides: list[str], checkpoint: Path) -> dict[str, list[float]]:
+    """Train a fresh actor on the batch's mini-batches once; its metrics."""
     with initialize_config_dir(str(search_path.config_dir()), version_base="1.3"):
         config = compose(
             "train",
@@ -72,7 +80,13 @@ def main(model: str, out: Path, overrides: list[str]) -> None:
     worker.init_model()
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
 
-    rows = fixed_batch(vocabulary=worker.actor.model_config.hf_config.vocab_size)
+    vocabulary = worker.actor.model_config.hf_config.vocab_size
+    top_k = config.actor_rollout_ref.actor.policy_loss.top_k
+    rows = fixed_batch(
+        vocabulary,
+        top_k=None if top_k is None else min(top_k, vocabulary),
+        pi_old_is_off=0.0 if config.algorithm.rollout_correction.bypass_mode else 0.3,
+    )
     mine = [rows[i] for i in rows_of_rank(rank, world)]
     data = TensorDict(
         {name: torch.nested.as_nested_tensor([row[name] for row in mine], layout=torch.jagged) for name in mine[0]},
@@ -91,12 +105,24 @@ def main(model: str, out: Path, overrides: list[str]) -> None:
         distillation_only=False,
     )
     metrics = tensordict_utils.get(worker.actor.train_mini_batch(data), "metrics")
-    if rank == 0:
-        out.write_text(
-            json.dumps({name: value for name, value in metrics.items() if "perf/" not in name}, default=float)
-        )
+    result = {name: value for name, value in metrics.items() if "perf/" not in name}
+    controller = worker.actor._loss.controller
+    if controller is not None:
+        result["delta/after"] = controller.delta
+        worker.save_checkpoint(str(checkpoint))
+        controller.delta = 0.987
+        worker.load_checkpoint(str(checkpoint))
+        result["delta/loaded"] = controller.delta
+    return result
+
+
+def main(model: str, out: Path, cases: dict[str, list[str]]) -> None:
+    """Train each case, and write the metrics of this rank."""
+    search_path.register()
+    metrics = {name: train(model, overrides, out / "checkpoint") for name, overrides in cases.items()}
+    (out / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(metrics, default=float))
     torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))

@@ -34,7 +34,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _train(model: Path, out: Path, ranks: int, micro_batch: int, *overrides: str) -> dict[str, list[float]]:
+DELTA = "actor_rollout_ref.actor.policy_loss.delta"
+CASES = {
+    "drpo": [f"{DELTA}=0.02"],
+    "grpo": ["actor_rollout_ref.actor.clip_ratio_low=0.1"],
+    "minirl": [f"{DELTA}=0.1"],
+    "dppo_topk_tv": [f"{DELTA}=0.45"],
+    "drpo_adaptive": [f"{DELTA}=0.05", "actor_rollout_ref.actor.policy_loss.max_delta_step=1.5"],
+}
+
+Metrics = dict[str, dict[str, list[float]]]
+"""By case and name; a list with one value."""
+
+
+def _train(model: Path, folder: Path, ranks: int, micro_batch: int) -> list[Metrics]:
+    """Train every case on that many ranks, and return the metrics of each."""
     environment = os.environ | {
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
@@ -42,8 +56,11 @@ def _train(model: Path, out: Path, ranks: int, micro_batch: int, *overrides: str
         "MASTER_PORT": str(_free_port()),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, str(RANK_SCRIPT), str(model), str(out), *overrides]
-    command.append(f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro_batch}")
+    cases = {
+        method: [f"method={method}", *more, f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro_batch}"]
+        for method, more in CASES.items()
+    }
+    command = [sys.executable, str(RANK_SCRIPT), str(model), str(folder), json.dumps(cases)]
     processes = [
         subprocess.Popen(
             command, env=environment | {"RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -52,27 +69,40 @@ def _train(model: Path, out: Path, ranks: int, micro_batch: int, *overrides: str
     ]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert all(process.returncode == 0 for process in processes), "\n".join(outputs)[-4000:]
-    metrics: dict[str, list[float]] = json.loads(out.read_text())
-    return metrics
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
+
+
+@pytest.fixture(scope="module")
+def one_rank(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Metrics:
+    return _train(model, tmp_path_factory.mktemp("one"), ranks=1, micro_batch=8)[0]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Metrics]:
+    return _train(model, tmp_path_factory.mktemp("two"), ranks=2, micro_batch=2)
 
 
 def _ours(metrics: dict[str, list[float]]) -> dict[str, float]:
-    return {
-        name: value
-        for name, (value, *rest) in ((n, v) for n, v in metrics.items() if n.startswith(("trust_region/", "mismatch/")))
-        if not rest
-    }
+    return {name: values[0] for name, values in metrics.items() if name.startswith(("trust_region/", "mismatch/"))}
 
 
-@pytest.mark.parametrize("method", ["drpo", "grpo"])
-def test_one_and_two_ranks_and_any_micro_batch_give_the_same_metrics(model: Path, tmp_path: Path, method: str) -> None:
-    override = [f"method={method}"]
-    override += ["actor_rollout_ref.actor.policy_loss.delta=" + ("0.02" if method == "drpo" else "null")]
-    one = _ours(_train(model, tmp_path / "one.json", 1, 8, *override))
-    two = _ours(_train(model, tmp_path / "two.json", 2, 2, *override))
+@pytest.mark.parametrize("method", list(CASES))
+def test_one_and_two_ranks_and_any_micro_batch_give_the_same_metrics(
+    one_rank: Metrics, two_ranks: list[Metrics], method: str
+) -> None:
+    one, two = _ours(one_rank[method]), _ours(two_ranks[0][method])
     assert two == pytest.approx(one, rel=1e-4, abs=1e-7)
     assert one["mismatch/kl"] > 0.01, "pi and mu are the same: the case tests nothing"
-    if method == "drpo":
-        assert 0 < one["trust_region/outside_frac"] < 1 and one["trust_region/weight_min"] < 0
-    else:
-        assert not any(name.startswith("trust_region/") for name in one)
+    assert 0 < one["trust_region/outside_frac"] < one["trust_region/diverging_frac"] < 1
+    assert (one["trust_region/weight_min"] < 0) == method.startswith("drpo")
+
+
+def test_an_adaptive_threshold_is_one_for_all_ranks_and_survives_a_checkpoint(two_ranks: list[Metrics]) -> None:
+    metrics = _ours(two_ranks[0]["drpo_adaptive"])
+    assert metrics["trust_region/delta"] == 0.05  # what the step was taken with
+    assert metrics["trust_region/outside_frac"] / metrics["trust_region/diverging_frac"] > 0.1
+    for rank in two_ranks:
+        after = rank["drpo_adaptive"]
+        assert (
+            after["delta/after"] == after["delta/loaded"] == pytest.approx(0.075)
+        )  # far too many outside: a full step

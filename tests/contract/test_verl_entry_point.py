@@ -42,7 +42,8 @@ def test_every_method_is_one_override(method: str) -> None:
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     assert isinstance(actor.policy_loss, TrustRegionLossConfig)
     assert actor.loss_agg_mode == "seq-mean-token-sum-norm" and actor.loss_scale_factor == 512
-    assert config.algorithm.rollout_correction.bypass_mode and config.algorithm.adv_estimator == "grpo"
+    assert config.algorithm.rollout_correction.bypass_mode == (method != "minirl")
+    assert config.algorithm.adv_estimator == "grpo"
     assert not config.algorithm.norm_adv_by_std_in_grpo
     rollout = config.actor_rollout_ref.rollout
     assert rollout.calculate_log_probs and (rollout.temperature, rollout.top_p, rollout.top_k) == (1.0, 1.0, -1)
@@ -74,6 +75,28 @@ def test_bad_input_is_refused_by_verls_own_validation(override: str, message: st
         _validate(_compose("+method=drpo", override))
     assert isinstance(error.value.__cause__, ValueError)
     assert re.search(message, str(error.value.__cause__))
+
+
+@pytest.mark.parametrize(
+    ("method", "override", "message"),
+    [
+        ("drpo", "trainer.use_v1=false", r"trainer\.use_v1=False, but.*legacy trainer.*Set it to True"),
+        ("drpo", "algorithm.rollout_correction.rollout_rs=token_k1", r"rollout_rs='token_k1'.*Set it to null"),
+        ("minirl", "algorithm.rollout_correction.rollout_is=token", r"rollout_is='token'.*count mu twice"),
+        ("minirl", "algorithm.rollout_correction.bypass_mode=true", r"bypass_mode=True.*set it to False"),
+        ("dppo_topk_tv", "actor_rollout_ref.rollout.name=sglang", r"rollout\.name='sglang'.*come from vLLM"),
+        ("dppo_topk_tv", "actor_rollout_ref.rollout.multi_turn.enable=true", r"multi_turn\.enable=True.*single-turn"),
+        ("drpo_topk", "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent", r"='tool_agent'.*single-turn"),
+        ("drpo_topk", "actor_rollout_ref.model.use_fused_kernels=true", r"use_fused_kernels=True.*Set it to False"),
+        ("drpo_topk", "trainer.v1.trainer_mode=colocate_async", r"trainer_mode='colocate_async'.*Set it to sync"),
+        ("drpo_topk", "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", r"parallel_size=2.*Set it to 1"),
+        ("drpo_topk", "actor_rollout_ref.actor.policy_loss.top_k=0", r"top_k=0 must be a number above 0"),
+    ],
+)
+def test_what_a_method_can_not_work_with_is_refused(method: str, override: str, message: str) -> None:
+    with pytest.raises((ValueError, InstantiationException)) as error:
+        _validate(_compose(f"+method={method}", override))
+    assert re.search(message, str(error.value.__cause__ or error.value))
 
 
 @pytest.mark.parametrize(("mode", "message"), [("drpo", r"use \+method=drpo"), ("drppo", "is not a loss mode; known:")])

@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 from verl.workers.config import ActorConfig
 
-from drpo_verl.integration.actor import trust_region_loss
+from drpo_verl.integration.actor import TrustRegionLoss
 from drpo_verl.integration.config import TrustRegionLossConfig
 from drpo_verl.integration.policy_loss import BehaviourLogProbError
 
@@ -28,7 +28,7 @@ def _jagged(*lengths: int) -> torch.Tensor:
 def test_padded_batches_are_counted_too() -> None:
     data = TensorDict({"response_mask": torch.ones(2, 3), "old_log_probs": torch.zeros(2, 2)}, batch_size=2)
     with pytest.raises(BehaviourLogProbError, match="4 rollout log-probabilities for 6 response positions"):
-        trust_region_loss(_actor_config(), {}, data)
+        TrustRegionLoss(_actor_config())({}, data)
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_missing_rollout_log_probabilities_are_refused_with_their_number(
         {"response_mask": _jagged(3, 2)} | {name: _jagged(*lengths) for name, lengths in fields.items()}, batch_size=2
     )
     with pytest.raises(BehaviourLogProbError, match=message):
-        trust_region_loss(_actor_config(), {}, data)
+        TrustRegionLoss(_actor_config())({}, data)

@@ -13,7 +13,7 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.config import ActorConfig, PolicyLossConfig
 
 from drpo_verl.integration.config import TrustRegionLossConfig
-from drpo_verl.integration.policy_loss import BehaviourLogProbError, register, take_statistics
+from drpo_verl.integration.policy_loss import BehaviourLogProbError, Beside, beside, register, take_statistics
 from drpo_verl.integration.seams import SeamError
 from drpo_verl.objectives import OBJECTIVES
 
@@ -65,19 +65,72 @@ def test_dppo_has_the_gradient_of_verls_own(ours: str, verls: str, weights: bool
     torch.testing.assert_close(gradient, expected, rtol=2e-6, atol=1e-9)
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    **{mode: {"delta": 0.1} for mode in OBJECTIVES},
+    **{mode: {} for mode in ("surrogate", "pg_tis", "grpo", "grpo_clip_higher")},
+    **{mode: {"delta": 0.1, "top_k": 4} for mode in ("dppo_topk_tv", "dppo_topk_kl", "drpo_topk")},
+    "mask_drpo": {"delta": 0.1, "region_delta": 0.05},
+    "minirl": {"delta": 0.1, "bypass_mode": False},
+    "drpo_adaptive": {
+        "delta": 0.1, "target_outside": 0.1, "adaptation_gain": 0.1, "max_delta_step": 1.2, "delta_min": 0.01,
+        "delta_max": 1.0,
+    },
+}  # fmt: skip
+
+
+def _beside(mode: str, batch: dict[str, Tensor]) -> Beside:
+    return Beside(
+        log_behaviour=batch["old_log_prob"] + 0.1 if mode == "minirl" else None,
+        partition_divergence=torch.rand_like(batch["old_log_prob"]) if "topk" in mode else None,
+    )
+
+
 @pytest.mark.parametrize("mode", list(OBJECTIVES))
 def test_the_statistics_come_back_out_of_verls_metrics(mode: str) -> None:
-    loss_config = _actor(TrustRegionLossConfig(loss_mode=mode, delta=0.1))
-    _, metrics = get_policy_loss_fn(mode)(**_batch(), config=loss_config)
+    loss_config = _actor(TrustRegionLossConfig(loss_mode=mode, **SETTINGS[mode]))
+    batch = _batch()
+    with beside(_beside(mode, batch)):
+        _, metrics = get_policy_loss_fn(mode)(**batch, config=loss_config)
     assert all(isinstance(value, float) for value in metrics.values())  # for a trainer that knows nothing of ours
-    expected = {name: value for name, value in metrics.items() if "tokens_per" not in name}
+    verls = {name for name in metrics if name.startswith("actor/")}
+    expected = {name: value for name, value in metrics.items() if "tokens_per" not in name and name not in verls}
 
     wrapped: dict[str, Any] = Metric.from_dict(metrics, aggregation=AggregationType.MEAN)
     wrapped["actor/pg_loss"] = 1.0
     statistics = take_statistics(wrapped)
     assert statistics is not None and statistics.metrics() == expected
-    assert wrapped == {"actor/pg_loss": 1.0}
+    assert wrapped.keys() == {"actor/pg_loss", *verls}
     assert take_statistics(wrapped) is None
+
+
+@pytest.mark.parametrize("mode", ["grpo", "grpo_clip_higher"])
+def test_the_baselines_are_verls_own_and_say_what_it_masked(mode: str) -> None:
+    batch, clips = _batch(), {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "clip_ratio_c": 1.5}
+    verls = _gradient("vanilla", _actor(PolicyLossConfig(), **clips), batch, "token-mean")
+    config = _actor(TrustRegionLossConfig(loss_mode=mode), **clips)
+    assert torch.equal(_gradient(mode, config, batch, "token-mean"), verls)
+
+    _, metrics = get_policy_loss_fn(mode)(**batch, config=config)
+    masked = (verls == 0) & batch["response_mask"]
+    assert metrics["trust_region/weight_mean"] == pytest.approx(
+        1 - masked.sum().item() / batch["response_mask"].sum().item()
+    )
+    assert 0 < metrics["trust_region/outside_frac"] < masked.sum() / batch["response_mask"].sum()  # the dual clip's too
+
+
+def test_minirl_masks_by_pi_old_and_weighs_by_mu() -> None:
+    batch = _batch()
+    log_mu = batch["old_log_prob"] + 0.3 * torch.randn_like(batch["old_log_prob"])
+    config = _actor(TrustRegionLossConfig(loss_mode="minirl", delta=0.2, ratio_cap=2.0, bypass_mode=False))
+    with beside(Beside(log_behaviour=log_mu)):
+        gradient = _gradient("minirl", config, batch, "token-sum")
+    log_pi, mask = batch["log_prob"].detach(), batch["response_mask"]
+    ratio_old, ratio_mu = (log_pi - batch["old_log_prob"]).exp(), (log_pi - log_mu).exp()
+    masked = (batch["advantages"] * (ratio_old - 1) > 0) & ((ratio_old - 1).abs() > 0.2)
+    expected = -batch["advantages"] * ratio_mu.clamp(max=2.0) * ~masked * mask * 2 / 1  # dp_size of _actor
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
+    with pytest.raises(SeamError, match="beside the recomputed"):
+        _gradient("minirl", config, batch, "token-sum")
 
 
 def test_nan_log_probabilities_are_refused_with_their_number() -> None:

@@ -1,0 +1,96 @@
+"""Top-K log-probabilities: their fields, their size, and the divergence that the actor makes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from torch import Tensor
+from verl.workers.utils.padding import no_padding_2_padding
+
+from drpo_verl.integration import top_k
+from drpo_verl.integration.top_k import DIVERGENCE, IDS, LOG_PROBS, TopKError, divergence_from_logits, encode, top_k_of
+from drpo_verl.objectives.partition import kullback_leibler, total_variation
+
+VOCABULARY, K = 50, 8
+
+
+def _sample(prompt: int, response: int, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """A sample's fields, mu's log-probabilities at its response tokens, and those tokens."""
+    log_mu = torch.randn(response, VOCABULARY, generator=generator, dtype=torch.float64).mul(2).log_softmax(-1)
+    tokens = torch.multinomial(log_mu.exp(), 1, generator=generator)
+    ids = torch.cat([tokens, log_mu.topk(K).indices], dim=-1)
+    return encode(prompt, ids.numpy(), log_mu.gather(-1, ids).numpy()), log_mu, tokens
+
+
+def _jagged(tensors: list[Tensor]) -> Tensor:
+    return torch.nested.as_nested_tensor(tensors, layout=torch.jagged)
+
+
+@pytest.mark.parametrize("divergence", [total_variation, kullback_leibler])
+def test_the_actors_divergence_is_that_of_the_sampled_tokens(
+    divergence: top_k.Divergence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(top_k, "_CHUNK_ELEMENTS", 3 * VOCABULARY)  # several chunks
+    generator = torch.Generator().manual_seed(0)
+    lengths = [(3, 5), (1, 2), (4, 1)]
+    samples = [_sample(*length, generator) for length in lengths]
+    data = TensorDict(
+        {name: _jagged([fields[name] for fields, _, _ in samples]) for name in (IDS, LOG_PROBS)}, batch_size=3
+    )
+    logits = 3 * torch.randn(1, sum(p + r for p, r in lengths), VOCABULARY, generator=generator)
+
+    result = divergence_from_logits(logits.bfloat16(), data, divergence)[DIVERGENCE]
+    assert result.dtype == torch.float32 and result.shape == logits.shape[:2] and not result.requires_grad
+
+    log_pi, offset, expected = logits.bfloat16().double().squeeze(0).log_softmax(-1), 0, []
+    for (prompt, response), (_, log_mu, tokens) in zip(lengths, samples, strict=True):
+        # The logits at t are the distribution of token t + 1.
+        there = log_pi[offset + prompt - 1 : offset + prompt + response - 1]
+        top = log_mu.topk(K).indices
+        ids = torch.cat([tokens, top], dim=-1)
+        listed = torch.cat([torch.ones_like(tokens), top != tokens], dim=-1).double()
+        expected.append(divergence(log_mu.gather(-1, ids), there.gather(-1, ids), listed))
+        offset += prompt + response
+    # And verl's shift brings them to the response tokens.
+    for name, index in (("prompts", 0), ("responses", 1)):
+        data[name] = _jagged([torch.zeros(length[index]) for length in lengths])
+    padded = no_padding_2_padding(result.squeeze(0), data)
+    for row, exact in zip(padded, expected, strict=True):
+        torch.testing.assert_close(row[: len(exact)].double(), exact, rtol=1e-2, atol=5e-4)  # float16 on the way
+
+
+def test_126_bytes_a_token_at_20() -> None:
+    fields = encode(1, np.arange(21)[None], np.full((1, 21), -3.0))
+    rows = fields[IDS].shape[0]
+    assert sum(field.element_size() * field.numel() for field in fields.values()) / rows == 126
+
+
+def test_the_sampled_token_is_listed_once_and_minus_infinity_is_no_probability() -> None:
+    fields = encode(2, np.array([[7, 7, 3]]), np.array([[-0.1, -0.1, -np.inf]]))
+    assert fields[IDS].tolist() == [[-1, -1, -1], [7, -1, 3], [-1, -1, -1]]
+    assert fields[LOG_PROBS].isfinite().all() and fields[LOG_PROBS][1, 2].exp() == 0
+
+
+def test_a_rounded_log_probability_is_within_what_is_said() -> None:
+    p = np.linspace(1e-4, 1.0, 20_000)[:, None]
+    fields = encode(1, np.zeros((len(p), 1), dtype=np.int64), np.log(p))
+    assert np.abs(fields[LOG_PROBS][:-1].double().exp().numpy() - p).max() < 2e-4
+
+
+@pytest.mark.parametrize("rows", [None, [2, 3]])
+def test_samples_without_them_are_refused_with_their_number(rows: list[int] | None) -> None:
+    data = TensorDict({}, batch_size=2)
+    if rows is not None:
+        for name in (IDS, LOG_PROBS):
+            data[name] = _jagged([torch.zeros(length, K) for length in rows])
+    with pytest.raises(TopKError, match=f"{sum(rows or [0])} rows of Top-K .* for 9 tokens .*single-turn"):
+        divergence_from_logits(torch.zeros(1, 9, VOCABULARY), data, total_variation)
+
+
+def test_k_is_read_from_the_rollouts_configuration() -> None:
+    assert top_k_of(OmegaConf.create({"custom": {"drpo_verl": {"top_k": 20}}})) == 20
+    assert top_k_of(OmegaConf.create({"custom": None})) is None and top_k_of({}) is None
+    assert top_k_of({"custom": {"somebody_else": 1}}) is None
