@@ -11,17 +11,17 @@ def exact_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """fp32 on both sides and one optimiser step a rollout: pi and mu have the same weights."""
     return start(
         tmp_path_factory.mktemp("exact"), *SHORT, ONE_UPDATE,
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16", "actor_rollout_ref.actor.optim.lr=2e-3",
-        "trainer.save_freq=3", "trainer.test_freq=3", "trainer.logger=[console,file,wandb]",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16", "trainer.save_freq=3", "trainer.test_freq=3",
+        "trainer.logger=[console,file,wandb]",
         "+ray_kwargs.ray_init.runtime_env.env_vars.WANDB_MODE=offline",
     )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def two_rank_bf16_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """bf16 in two vLLM replicas, fp32 in two FSDP2 ranks, through DPPO and two updates a rollout."""
+    """bf16 in two vLLM replicas, fp32 in two FSDP2 ranks, DPPO over Top-K and two updates a rollout."""
     return start(
-        tmp_path_factory.mktemp("ranks"), *SHORT, "method=dppo_binary_tv",
+        tmp_path_factory.mktemp("ranks"), *SHORT, "method=dppo_topk_tv",
         "actor_rollout_ref.actor.policy_loss.delta=0.05", "trainer.n_gpus_per_node=2",
         "actor_rollout_ref.rollout.dtype=bfloat16", "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",

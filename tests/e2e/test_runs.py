@@ -17,6 +17,7 @@ from drpo_verl.console import EXIT_STALLED
 EXACT = {
     "trust_region/weight_mean",
     "trust_region/weight_min",
+    "trust_region/diverging_frac",
     "trust_region/outside_frac",
     "trust_region/outside_frac_positive_advantage",
     "trust_region/outside_frac_negative_advantage",
@@ -41,16 +42,15 @@ def test_three_steps_with_reward_and_every_metric(name: str, request: pytest.Fix
 
 
 def test_fp32_on_both_sides_has_no_mismatch_and_the_weights_reach_vllm(exact_run: Run) -> None:
-    # One update a rollout: pi is compared with mu before it moves. At a learning rate of 2e-3 each update moves the
-    # log-probabilities by far more than 1e-4 (see the next test), so that pi and mu agree in steps 2 and 3 only if
-    # vLLM samples with the new weights.
+    # One update a rollout: pi is compared with mu before it moves. Each update moves the probabilities by far more than
+    # 1e-4 (see the next test), so that pi and mu agree in steps 2 and 3 only if vLLM samples with the new weights.
     for step in exact_run.steps:
         assert step.metrics["mismatch/abs_prob_diff_max"] < 1e-4
         assert step.metrics["mismatch/ratio_max"] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_an_update_moves_the_policy(two_rank_bf16_run: Run) -> None:
-    # Two updates a rollout: in the second, pi has moved away from mu by the first, at a lower learning rate.
+    # Two updates a rollout: in the second, pi has moved away from mu by the first.
     assert all(step.metrics["mismatch/abs_prob_diff_max"] > 1e-2 for step in two_rank_bf16_run.steps)
 
 
@@ -70,7 +70,7 @@ def test_a_run_leaves_what_it_says(exact_run: Run) -> None:
     summary = json.loads((exact_run.folder / "summary.json").read_text())
     (validation,) = summary["validation"]
     low, high = validation["interval_95"]
-    assert low < validation["accuracy"] < high and validation["problems"] == 16
+    assert low <= validation["accuracy"] <= high and low < high and validation["problems"] == 16
     for line in ("step   3/3", "reward", "held-out accuracy after step", "metrics.jsonl", "run.png", "checkpoint"):
         assert line in exact_run.output
     assert (exact_run.folder / "run.png").read_bytes().startswith(b"\x89PNG")
