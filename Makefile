@@ -9,7 +9,7 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke smollm2 test test-unit test-contract test-e2e lint bench lock clean
+.PHONY: help setup demo smoke smollm2 test test-unit test-contract test-e2e lint methods weights bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,12 @@ lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+methods: $(INSTALLED)  ## three real steps of every method
+	$(BIN)/python -m benchmarks.methods
+
+weights: $(INSTALLED)  ## draw docs/weights.png anew
+	$(BIN)/python -m benchmarks.weights docs/weights.png
 
 bench: $(INSTALLED)  ## time and memory of the losses against verl's
 	$(BIN)/python -m benchmarks.policy_loss
