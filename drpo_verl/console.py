@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from drpo_verl.runs import METRICS_FILE, REWARD, Step, read_steps
+from drpo_verl.runs import METRICS_FILE, REWARD, Step, StepReader
 
 EXIT_STALLED = 3
 
@@ -72,13 +72,12 @@ class Follower(threading.Thread):
 
     def __init__(self, folder: Path, console: Console, total_steps: int | None, stall_seconds: float, log: Path):
         super().__init__(name="follow-metrics", daemon=True)
-        self._metrics = folder / METRICS_FILE
+        self._reader = StepReader(folder / METRICS_FILE)
         self._console = console
         self._total = total_steps
         self._stall_seconds = stall_seconds
         self._log = log
         self._finished = threading.Event()
-        self._shown = 0
 
     def finish(self) -> None:
         """Show what is left and stop."""
@@ -101,15 +100,13 @@ class Follower(threading.Thread):
             last_sign_of_life = time.monotonic()
             while True:
                 finished = self._finished.wait(0.5)
-                steps = read_steps(self._metrics) if self._metrics.exists() else []
-                for step in steps[self._shown :]:
+                for step in self._reader.new():
                     of = f"/{self._total}" if self._total else ""
                     progress.console.print(
                         f"step {step.step:>3}{of}  {describe(step)}", highlight=False, soft_wrap=True
                     )
                     progress.update(task, description="training", completed=step.step)
                     last_sign_of_life = time.monotonic()
-                self._shown = len(steps)
                 if finished:
                     return
                 if time.monotonic() - last_sign_of_life > self._stall_seconds:

@@ -29,18 +29,42 @@ class Step:
         return next((value for name, value in self.metrics.items() if name.startswith(_VALIDATION_PREFIX)), None)
 
 
+class StepReader:
+    """Reads a metrics file as verl's file logger writes it, while it is being written.
+
+    Args:
+        path: of the file; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new(self) -> list[Step]:
+        """The steps that have been written since the last call; a line still being written is left for the next."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            written = file.read()
+        finished = written[: written.rfind(b"\n") + 1]
+        self._offset += len(finished)
+        return list(_parse(finished.decode()))
+
+
 def read_steps(path: Path) -> list[Step]:
-    """Read a metrics file as verl's file logger writes it; a last line still being written is left out.
+    """Read a whole metrics file; a last line still being written is left out.
 
     Raises:
         FileNotFoundError: when there is none.
     """
-    return list(_parse(path.read_text()))
+    if not path.exists():
+        raise FileNotFoundError(f"no metrics file at {path}")
+    return StepReader(path).new()
 
 
-def _parse(text: str) -> Iterator[Step]:
-    lines = text.split("\n")
-    for line in lines[:-1]:  # what follows the last newline is unfinished, or nothing
+def _parse(lines: str) -> Iterator[Step]:
+    for line in lines.splitlines():
         record = json.loads(line)
         # The file logger writes null for NaN.
         yield Step(record["step"], {k: math.nan if v is None else v for k, v in record["data"].items()})

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drpo_verl.console import describe
-from drpo_verl.runs import Step, draw, read_steps, wilson_interval
+from drpo_verl.runs import Step, StepReader, draw, read_steps, wilson_interval
 
 LINES = (
     '{"step":0,"data":{"val-core/drpo_verl/arithmetic/acc/mean@1":0.25}}\n'
@@ -24,6 +24,20 @@ def test_a_line_still_being_written_is_left_out(tmp_path: Path) -> None:
     steps = read_steps(path)
     assert [step.step for step in steps] == [0, 1]
     assert steps[0].validation == 0.25 and steps[1].validation is None
+
+
+def test_a_file_that_grows_is_read_once(tmp_path: Path) -> None:
+    reader = StepReader(tmp_path / "metrics.jsonl")
+    assert reader.new() == []
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        for text, expected in (
+            (LINES + '{"step":2,"da', [0, 1]),
+            ("", []),
+            ('ta":{}}\n{"step":3,"data":{}}\n', [2, 3]),
+        ):
+            file.write(text)
+            file.flush()
+            assert [step.step for step in reader.new()] == expected
 
 
 def test_nan_is_read_back_as_nan(tmp_path: Path) -> None:
