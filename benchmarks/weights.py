@@ -1,4 +1,4 @@
-"""The picture of docs/methods.md, the gradient weight of every method: ``python -m benchmarks.weights docs/weights.png``.
+"""The picture of docs/methods.md, every method's gradient weight: ``python -m benchmarks.weights docs/weights.png``.
 
 Every curve is computed by the loss itself: its derivative with respect to log pi, per unit of -A r.
 """
