@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from drpo_verl.integration import top_k
 from drpo_verl.integration.config import TrustRegionLossConfig
 from drpo_verl.integration.policy_loss import BehaviourLogProbError, Beside, beside, take_statistics
 from drpo_verl.integration.seams import expect, expect_parameters
-from drpo_verl.objectives import TokenStatistics
+from drpo_verl.objectives import TokenStatistics, step_metrics
 from drpo_verl.objectives.statistics import DIVERGING, OUTSIDE
 
 _STATISTICS = "drpo_verl/statistics"
@@ -41,6 +42,11 @@ class TrustRegionLoss:
 
     Args:
         config: the actor's, with our policy-loss section.
+
+    Attributes:
+        objective: the row of the table.
+        controller: of an adaptive threshold.
+        mini_batch: which one of the step it is called for, from 1.
     """
 
     def __init__(self, config: ActorConfig) -> None:
@@ -48,6 +54,7 @@ class TrustRegionLoss:
         self._settings: TrustRegionLossConfig = config.policy_loss
         self.objective = self._settings.objective()
         self.controller = self._settings.controller()
+        self.mini_batch = 0
 
     def __call__(
         self,
@@ -85,7 +92,7 @@ class TrustRegionLoss:
             loss, metrics = ppo_loss(config=self._config, model_output=model_output, data=data, dp_group=dp_group)
         statistics = take_statistics(metrics)
         if statistics is not None:
-            metrics[_STATISTICS] = statistics
+            metrics[_STATISTICS] = replace(statistics, drift=self.mini_batch > 1)
         return loss, metrics
 
     def _beside(self, model_output: dict[str, Tensor], data: TensorDict) -> Beside:
@@ -130,20 +137,29 @@ class TrustRegionTrainingWorker(TrainingWorker):
 
     def train_mini_batch(self, data: TensorDict) -> TensorDict | None:
         """Train on the mini-batches of one step, then turn its statistics into metrics."""
-        if self._loss is not None and self._loss.objective.needs_top_k:
-            # verl's switch for calling the loss with the logits; the driver sets it to what its own distillation needs.
-            tensordict_utils.assign_non_tensor(data, distillation_use_topk=True)
+        if self._loss is not None:
+            self._loss.mini_batch = 0
+            if self._loss.objective.needs_top_k:
+                # verl's switch for calling the loss with the logits; the driver sets it to what its own distillation
+                # needs.
+                tensordict_utils.assign_non_tensor(data, distillation_use_topk=True)
         output = super().train_mini_batch(data)
         merged = None
         if output is not None:
             metrics: dict[str, Any] = tensordict_utils.get(output, "metrics")
             if parts := metrics.pop(_STATISTICS, None):
                 merged = TokenStatistics.merge(parts)
-                metrics.update({name: [value] for name, value in merged.metrics().items()})
+                metrics.update({name: [value] for name, value in step_metrics(parts).items()})
                 if self._loss is not None and self._loss.controller is not None:
                     metrics[DELTA] = [self._loss.controller.delta]
         self._adapt(merged)
         return output
+
+    def train_batch(self, data: TensorDict) -> TensorDict | None:
+        """Train on one mini-batch."""
+        if self._loss is not None:
+            self._loss.mini_batch += 1
+        return super().train_batch(data)
 
     def _adapt(self, step: TokenStatistics | None) -> None:
         if self._loss is None or self._loss.controller is None:

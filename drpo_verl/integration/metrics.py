@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-NAMESPACES = ("trust_region/", "mismatch/")
+NAMESPACES = ("trust_region/", "mismatch/", "mismatch_by_prob/", "inference_mismatch/", "policy_drift/")
 
 Rename = Callable[[dict[str, Any], str], dict[str, Any]]
 

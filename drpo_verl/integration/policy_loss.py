@@ -121,6 +121,7 @@ def policy_loss(
         rollout_is_weights,
         log_anchor=None if inputs.log_behaviour is None else old_log_prob,
         partition_divergence=inputs.partition_divergence,
+        instruments=settings.instruments,
     )
     statistics = tokens.accumulators.to_host()
     require_finite_behaviour(statistics, log_behaviour, response_mask)

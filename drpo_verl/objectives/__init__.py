@@ -7,7 +7,7 @@ the gradient ``-A r w grad log pi`` and differs in the weight ``w`` alone.
 
 from drpo_verl.objectives.family import OBJECTIVES, PENALTIES, Objective, TrustRegion
 from drpo_verl.objectives.geometry import TokenRatio
-from drpo_verl.objectives.statistics import TokenStatistics, mismatch_accumulators
+from drpo_verl.objectives.statistics import TokenStatistics, step_metrics
 from drpo_verl.objectives.surrogate import TokenLoss, token_loss
 
 __all__ = [
@@ -18,6 +18,6 @@ __all__ = [
     "TokenRatio",
     "TokenStatistics",
     "TrustRegion",
-    "mismatch_accumulators",
+    "step_metrics",
     "token_loss",
 ]

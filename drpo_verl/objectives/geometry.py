@@ -84,14 +84,14 @@ class Geometry:
 
     Attributes:
         distance: tokens -> D, signed.
-        penalty: (tokens, D) -> P with dP / d log pi = r D, in expectation over mu a divergence of pi from mu; None
-            where a distance has none (it is then held constant in the objective's value).
+        penalty: (tokens, D, c, c D) -> c P with dP / d log pi = r D, in expectation over mu a divergence of pi from
+            mu; None where a distance has none (it is then held constant in the objective's value).
         divergence: for a distance over a partition of the vocabulary, the divergence that has to be supplied with
             the tokens.
     """
 
     distance: Callable[[TokenRatio], Tensor]
-    penalty: Callable[[TokenRatio, Tensor], Tensor] | None = None
+    penalty: Callable[[TokenRatio, Tensor, Tensor, Tensor], Tensor] | None = None
     divergence: Divergence | None = None
 
 
@@ -99,8 +99,8 @@ def _probability(tokens: TokenRatio) -> Tensor:
     return tokens.prob_diff
 
 
-def _half_product(tokens: TokenRatio, distance: Tensor) -> Tensor:
-    return torch.mul(distance, tokens.ratio_minus_one).mul_(0.5)
+def _half_product(tokens: TokenRatio, distance: Tensor, factor: Tensor, scaled: Tensor) -> Tensor:
+    return torch.mul(scaled, tokens.ratio_minus_one).mul_(0.5)
 
 
 PROBABILITY = Geometry(_probability, _half_product)
@@ -120,8 +120,8 @@ def _log_ratio(tokens: TokenRatio) -> Tensor:
     return tokens.log_ratio
 
 
-def _kl_penalty(tokens: TokenRatio, distance: Tensor) -> Tensor:
-    return torch.mul(tokens.ratio, distance).sub_(tokens.ratio_minus_one)
+def _kl_penalty(tokens: TokenRatio, distance: Tensor, factor: Tensor, scaled: Tensor) -> Tensor:
+    return torch.mul(tokens.ratio, distance).sub_(tokens.ratio_minus_one).mul_(factor)
 
 
 LOG_RATIO = Geometry(_log_ratio, _kl_penalty)
@@ -132,7 +132,7 @@ def _direction(tokens: TokenRatio) -> Tensor:
     return tokens.log_ratio.sign().mul_(0.5)
 
 
-DIRECTION = Geometry(_direction, lambda tokens, distance: tokens.ratio_minus_one * distance)
+DIRECTION = Geometry(_direction, lambda tokens, distance, factor, scaled: tokens.ratio_minus_one * scaled)
 """sign(r - 1) / 2: no distance, only a direction. Its penalty, abs(r - 1) / 2, is the total variation."""
 
 
@@ -140,7 +140,11 @@ def _k3(tokens: TokenRatio) -> Tensor:
     return torch.expm1(-tokens.log_ratio).neg_()
 
 
-K3 = Geometry(_k3, lambda tokens, distance: tokens.ratio_minus_one - tokens.log_ratio)
+def _k3_penalty(tokens: TokenRatio, distance: Tensor, factor: Tensor, scaled: Tensor) -> Tensor:
+    return (tokens.ratio_minus_one - tokens.log_ratio).mul_(factor)
+
+
+K3 = Geometry(_k3, _k3_penalty)
 """1 - 1 / r. Its penalty, r - 1 - log r, is Schulman's k3 estimator of KL(mu || pi)."""
 
 

@@ -7,14 +7,16 @@ merge, and are divided once, when everything has been merged.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from drpo_verl.objectives.enforcement import Enforcement, Reach
 from drpo_verl.objectives.geometry import TokenRatio, where_above
+from drpo_verl.objectives.instruments import by_probability, series
 
 LOW_PROBABILITY = 0.01
 """mu at or below this counts as a low-probability token (the DRPO paper reports their share)."""
@@ -25,49 +27,71 @@ _BEYOND_ANY_WEIGHT = 1e30
 _COUNT = "tokens"
 DIVERGING = "trust_region/diverging_frac"
 OUTSIDE = "trust_region/outside_frac"
+_GRADIENT = "gradient"
 _BEHAVIOUR = "mismatch/behaviour_log_prob_mean"
 
 
 @dataclass(frozen=True)
 class TokenAccumulators:
-    """Zero-dimensional tensors on the device: sums over tokens, maxima and minima, by name."""
+    """Tensors on the device: sums over tokens, maxima and minima (zero-dimensional), and vectors of sums, by name."""
 
     sums: Mapping[str, Tensor]
     maxima: Mapping[str, Tensor]
     minima: Mapping[str, Tensor] = field(default_factory=dict)
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __or__(self, other: TokenAccumulators) -> TokenAccumulators:
         return TokenAccumulators(
-            {**self.sums, **other.sums}, {**self.maxima, **other.maxima}, {**self.minima, **other.minima}
+            {**self.sums, **other.sums},
+            {**self.maxima, **other.maxima},
+            {**self.minima, **other.minima},
+            {**self.vectors, **other.vectors},
         )
 
     def to_host(self) -> TokenStatistics:
         """Bring all of them to the host in one transfer, the one synchronisation of a micro-batch."""
-        tensors = [*self.sums.values(), *self.maxima.values(), *self.minima.values()]
-        numbers = iter(torch.stack(tensors).tolist())
+        scalars = [*self.sums.values(), *self.maxima.values(), *self.minima.values()]
+        numbers = iter(torch.cat([torch.stack(scalars), *self.vectors.values()]).tolist())
         return TokenStatistics(
             sums={name: next(numbers) for name in self.sums},
             maxima={name: next(numbers) for name in self.maxima},
             minima={name: next(numbers) for name in self.minima},
+            vectors={name: tuple(islice(numbers, len(vector))) for name, vector in self.vectors.items()},
         )
 
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """The same on the host; merges with the statistics of other micro-batches, ranks and mini-batches."""
+    """The same on the host; merges with the statistics of other micro-batches, ranks and mini-batches.
+
+    Attributes:
+        sums: over tokens, by metric name.
+        maxima: over tokens.
+        minima: over tokens.
+        vectors: of sums, see ``drpo_verl.objectives.instruments``; none where they are switched off.
+        drift: whether the policy had been updated since the rollout: False for a step's first mini-batch.
+    """
 
     sums: Mapping[str, float]
     maxima: Mapping[str, float]
     minima: Mapping[str, float]
+    vectors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    drift: bool = False
 
     @classmethod
     def merge(cls, parts: Iterable[TokenStatistics]) -> TokenStatistics:
         """One ``TokenStatistics`` over the tokens of all parts, each of which has the same names."""
-        first, *rest = parts
+        every = list(parts)
+        first = every[0]
         return cls(
-            sums={name: math.fsum(part.sums[name] for part in (first, *rest)) for name in first.sums},
-            maxima={name: max(part.maxima[name] for part in (first, *rest)) for name in first.maxima},
-            minima={name: min(part.minima[name] for part in (first, *rest)) for name in first.minima},
+            sums={name: math.fsum(part.sums[name] for part in every) for name in first.sums},
+            maxima={name: max(part.maxima[name] for part in every) for name in first.maxima},
+            minima={name: min(part.minima[name] for part in every) for name in first.minima},
+            vectors={
+                name: tuple(map(math.fsum, zip(*(part.vectors[name] for part in every), strict=True)))
+                for name in first.vectors
+            },
+            drift=all(part.drift for part in every),
         )
 
     @property
@@ -84,7 +108,35 @@ class TokenStatistics:
         """Means per token and extrema, by metric name; all 0 when there was no token."""
         means = {name: total / max(self.tokens, 1) for name, total in self.sums.items() if name != _COUNT}
         extrema = {**self.maxima, **self.minima}
-        return {**means, **(extrema if self.tokens else dict.fromkeys(extrema, 0.0))}
+        return {**means, **(extrema if self.tokens else dict.fromkeys(extrema, 0.0)), **self._of_the_gradient()}
+
+    def _of_the_gradient(self) -> dict[str, float]:
+        if _GRADIENT not in self.vectors:
+            return {}
+        removed, whole = self.vectors[_GRADIENT]
+        return {"trust_region/gradient_removed_frac": removed / whole if whole else 0.0}
+
+
+def step_metrics(parts: Sequence[TokenStatistics]) -> dict[str, float]:
+    """All metrics of a step: over all of its tokens, and the mismatch apart from the drift.
+
+    In a step's first mini-batch pi still has the weights that sampled (or, asynchronously, almost): what is between pi
+    and mu there is the two engines' doing. In the later ones the updates since have been added to it.
+    """
+    merged = TokenStatistics.merge(parts)
+    metrics = merged.metrics()
+    if not merged.vectors:
+        return metrics
+    metrics |= {f"mismatch_by_prob/{name}": value for name, value in by_probability(merged.vectors).items()}
+    for prefix, drift in (("inference_mismatch", False), ("policy_drift", True)):
+        if of_it := [part for part in parts if part.drift == drift]:
+            one = TokenStatistics.merge(of_it)
+            metrics |= {f"{prefix}/{name}": value for name, value in series(one.vectors).items()}
+            if one.tokens:
+                metrics |= {
+                    f"{prefix}/{name}": one.maxima[f"mismatch/{name}"] for name in ("abs_prob_diff_max", "ratio_max")
+                }
+    return metrics
 
 
 def mismatch_accumulators(tokens: TokenRatio, is_token: Tensor) -> TokenAccumulators:
@@ -113,7 +165,12 @@ def mismatch_accumulators(tokens: TokenRatio, is_token: Tensor) -> TokenAccumula
 
 
 def region_accumulators(
-    enforcement: Enforcement, weight: Tensor, reach: Reach, direction: Tensor, is_token: Tensor
+    enforcement: Enforcement,
+    weight: Tensor,
+    reach: Reach,
+    direction: Tensor,
+    is_token: Tensor,
+    unweighted: Tensor | None = None,
 ) -> TokenAccumulators:
     """What the trust region did: weights, tokens outside it by the advantage's sign, tokens corrected.
 
@@ -123,10 +180,12 @@ def region_accumulators(
         reach: how far each token has gone; 0 where ``is_token`` is.
         direction: sign(A), 0 where ``is_token`` is.
         is_token: 1 for a response token, else 0.
+        unweighted: abs(A) min(r, C), the size of a token's gradient at w = 1, 0 where ``is_token`` is; to measure how
+            much of it the trust region takes away.
     """
     outside = where_above(is_token, reach.gate, 1.0)
     every = outside.sum()
-    rising_minus_falling = outside.mul_(direction).sum()
+    rising_minus_falling = torch.dot(outside.flatten(), direction.flatten())
     if not enforcement.attenuates:
         corrective = torch.zeros_like(every)
     elif enforcement.gated:
@@ -134,16 +193,23 @@ def region_accumulators(
     else:
         corrective = every  # w = 1 - excess < 0
     padding = 1.0 - is_token
+    sums = {
+        # w = 1 at padding: taken out of the sum again.
+        "trust_region/weight_mean": weight.sum() - (is_token.numel() - is_token.sum()),
+        DIVERGING: where_above(is_token, reach.gate, 0.0).sum(),
+        OUTSIDE: every,
+        "trust_region/outside_frac_positive_advantage": (every + rising_minus_falling) / 2.0,
+        "trust_region/outside_frac_negative_advantage": (every - rising_minus_falling) / 2.0,
+        "trust_region/corrective_frac": corrective,
+    }
+    vectors = {}
+    if unweighted is not None:
+        removed = 1.0 - weight
+        sums["trust_region/attenuated_frac"] = where_above(where_above(is_token, weight, 0.0), removed, 0.0).sum()
+        vectors[_GRADIENT] = torch.stack([(removed.clamp_(0.0, 1.0) * unweighted).sum(), unweighted.sum()])
     return TokenAccumulators(
-        sums={
-            # w = 1 at padding: taken out of the sum again.
-            "trust_region/weight_mean": weight.sum() - padding.sum(),
-            DIVERGING: where_above(is_token, reach.gate, 0.0).sum(),
-            OUTSIDE: every,
-            "trust_region/outside_frac_positive_advantage": (every + rising_minus_falling) / 2.0,
-            "trust_region/outside_frac_negative_advantage": (every - rising_minus_falling) / 2.0,
-            "trust_region/corrective_frac": corrective,
-        },
+        sums=sums,
         maxima={},
         minima={"trust_region/weight_min": weight.add(padding, alpha=_BEYOND_ANY_WEIGHT).amin()},
+        vectors=vectors,
     )

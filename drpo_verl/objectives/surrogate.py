@@ -11,6 +11,7 @@ from torch import Tensor
 from drpo_verl.objectives.enforcement import Reach
 from drpo_verl.objectives.family import Objective, TrustRegion
 from drpo_verl.objectives.geometry import Geometry, TokenRatio, where_above
+from drpo_verl.objectives.instruments import vectors
 from drpo_verl.objectives.statistics import TokenAccumulators, mismatch_accumulators, region_accumulators
 
 _SMALLEST_ADVANTAGE = 1e-6
@@ -42,6 +43,7 @@ def token_loss(
     *,
     log_anchor: Tensor | None = None,
     partition_divergence: Tensor | None = None,
+    instruments: bool = True,
 ) -> TokenLoss:
     """The loss of one objective on one micro-batch.
 
@@ -59,6 +61,7 @@ def token_loss(
         importance_weight: a detached factor for each token, ``[B, T]``, or None.
         log_anchor: what the distance is measured from, ``[B, T]``, where that is not mu.
         partition_divergence: D over the Top-K partition, ``[B, T]``, >= 0, for an objective that needs it.
+        instruments: whether to measure moments and histograms of the tokens as well.
 
     Returns:
         The per-token loss and the accumulators of its statistics.
@@ -90,6 +93,7 @@ def token_loss(
                 scale *= importance_weight.float()
             if region.ratio_cap is not None:
                 scale *= (region.ratio_cap / tokens.ratio).clamp_(max=1.0)  # truncated importance sampling
+            unweighted = (scale * tokens.ratio).abs_() if instruments else None
             if region.advantage_weighted:
                 value = objective.enforcement.value(tokens, allowed, weight).mul_(scale)
                 coefficient = scale.mul_(tokens.ratio).mul_(weight)
@@ -100,8 +104,10 @@ def token_loss(
                 coefficient = tokens.through_the_clamp(coefficient)
 
             accumulators = mismatch_accumulators(tokens, is_token) | region_accumulators(
-                objective.enforcement, weight, reach, direction, is_token
+                objective.enforcement, weight, reach, direction, is_token, unweighted
             )
+            if instruments:
+                accumulators |= TokenAccumulators({}, {}, vectors=vectors(tokens, direction, is_token))
         loss = _Linearised.apply(log_policy, value, coefficient)
     return TokenLoss(loss, accumulators)
 
@@ -120,7 +126,7 @@ def _reach(
         gate = (objective.gate.distance(tokens) * direction).mul_(1.0 / region.region_delta)
     penalty = None
     if objective.enforcement.attenuates and objective.geometry.penalty is not None:
-        penalty = objective.geometry.penalty(tokens, distance).mul_(per_threshold)
+        penalty = objective.geometry.penalty(tokens, distance, per_threshold, excess)
     return Reach(excess, gate, penalty)
 
 
@@ -148,8 +154,9 @@ def _unweighted(
         per_threshold = per_threshold * importance_weight.float()
     if geometry.penalty is None:
         raise ValueError("a penalty that is not weighted by abs(A) needs a geometry with a penalty")
-    value = tokens.ratio * scale + geometry.penalty(tokens, distance) * per_threshold
-    coefficient = tokens.ratio * (scale + distance * per_threshold)
+    scaled = distance * per_threshold
+    value = tokens.ratio * scale + geometry.penalty(tokens, distance, per_threshold, scaled)
+    coefficient = tokens.ratio * (scale + scaled)
     return value, coefficient
 
 

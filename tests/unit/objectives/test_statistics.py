@@ -36,7 +36,7 @@ def _partition(log_pi: Tensor, log_mu: Tensor) -> Tensor:
 def _statistics(name: str, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> TokenStatistics:
     region = REGION if OBJECTIVES[name].enforcement.needs_threshold else EVERYWHERE
     return token_loss(
-        OBJECTIVES[name], region, *batch, partition_divergence=_partition(*batch[:2])
+        OBJECTIVES[name], region, *batch, partition_divergence=_partition(*batch[:2]), instruments=False
     ).accumulators.to_host()
 
 

@@ -1,0 +1,191 @@
+"""What is measured of a step's tokens beyond the trust region: moments, histograms, bins of mu.
+
+Micro-batches carry vectors of sums and of counts, which merge by addition, so that what is made of them is that of all
+tokens of the step whatever it was cut into: means are exact, quantiles exact to the bin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from drpo_verl.objectives.geometry import LOG_RATIO_BOUND, TokenRatio, where_above
+
+PROBABILITY_BINS: dict[str, float] = {
+    "le_1e-4": 1e-4,
+    "1e-4_1e-3": 1e-3,
+    "1e-3_1e-2": 1e-2,
+    "1e-2_0.1": 0.1,
+    "0.1_0.5": 0.5,
+    "0.5_0.9": 0.9,
+    "0.9_0.99": 0.99,
+    "gt_0.99": 1.0,
+}
+"""Bins of mu by name, with their upper edges (which belong to them)."""
+
+_PER_DECADE = 10
+_SMALLEST = 1e-9
+"""Below, two fp32 probabilities are as good as equal."""
+
+
+def _magnitudes(largest: float) -> list[float]:
+    """Edges from ``_SMALLEST`` up to ``largest``, ``_PER_DECADE`` to a decade."""
+    count = math.ceil(_PER_DECADE * math.log10(largest / _SMALLEST))
+    return [min(largest, _SMALLEST * 10 ** (i / _PER_DECADE)) for i in range(count + 1)]
+
+
+ABS_DIFF_EDGES = _magnitudes(1.0)
+_RATIO_MAGNITUDES = _magnitudes(LOG_RATIO_BOUND)
+LOG_RATIO_EDGES = [-edge for edge in reversed(_RATIO_MAGNITUDES)] + _RATIO_MAGNITUDES
+
+_MOMENTS = (
+    "tokens",
+    "log_ratio",
+    "k3",
+    "chi2",
+    "ratio",
+    "ratio_squared",
+    "abs_diff",
+    "diff",
+    "diff_squared",
+    "pi",
+    "pi_squared",
+    "mu",
+    "mu_squared",
+    "positive",
+    "abs_diff_positive",
+    "negative",
+    "abs_diff_negative",
+)
+
+
+def _magnitude_bin(magnitude: Tensor, bins: int) -> Tensor:
+    """Which of ``_magnitudes``' edges is the first at or above; 0 to ``bins``. From the logarithm: no search."""
+    per_e_fold = _PER_DECADE / math.log(10.0)
+    # The logarithm of 0 takes a CPU 30 times longer than that of a number.
+    return (
+        magnitude.clamp(min=_SMALLEST)
+        .log_()
+        .add_(-math.log(_SMALLEST))
+        .mul_(per_e_fold)
+        .ceil_()
+        .clamp_(0.0, float(bins))
+    )
+
+
+def _counts(bins: Tensor, number: int, counted: Tensor) -> Tensor:
+    """How much of ``counted`` is in each bin."""
+    return torch.zeros(number, device=bins.device).scatter_add_(0, bins.flatten(), counted.flatten())
+
+
+def _probability_bin(log_mu: Tensor) -> Tensor:
+    """Which of ``PROBABILITY_BINS`` each token is in."""
+    ones, level = torch.ones_like(log_mu), torch.zeros_like(log_mu)
+    for edge in list(PROBABILITY_BINS.values())[:-1]:
+        level += where_above(ones, log_mu, math.log(edge))
+    return level.long()
+
+
+def vectors(tokens: TokenRatio, direction: Tensor, is_token: Tensor) -> dict[str, Tensor]:
+    """What a micro-batch adds, still on the device.
+
+    Args:
+        tokens: of log-probabilities that are 0 where ``is_token`` is; ``[B, T]``.
+        direction: sign(A), 0 where ``is_token`` is.
+        is_token: 1 for a response token, else 0.
+    """
+    diff, ratio = tokens.prob_diff, tokens.ratio * is_token
+    abs_diff = diff.abs()
+    mu, pi = tokens.log_mu.exp() * is_token, tokens.log_pi.exp() * is_token
+    positive, negative = where_above(is_token, direction, 0.0), where_above(is_token, -direction, 0.0)
+    moments = {
+        "tokens": is_token.sum(),
+        "log_ratio": tokens.log_ratio.sum(),
+        "k3": (tokens.ratio_minus_one - tokens.log_ratio).sum(),
+        "chi2": _dot(tokens.ratio_minus_one, tokens.ratio_minus_one),
+        "ratio": ratio.sum(),
+        "ratio_squared": _dot(ratio, ratio),
+        "abs_diff": abs_diff.sum(),
+        "diff": diff.sum(),
+        "diff_squared": _dot(diff, diff),
+        "pi": pi.sum(),
+        "pi_squared": _dot(pi, pi),
+        "mu": mu.sum(),
+        "mu_squared": _dot(mu, mu),
+        "positive": positive.sum(),
+        "abs_diff_positive": _dot(abs_diff, positive),
+        "negative": negative.sum(),
+        "abs_diff_negative": _dot(abs_diff, negative),
+    }
+    largest = len(_RATIO_MAGNITUDES) - 1
+    # Signed: the edges of negative values mirror those of positive ones, and around zero there is one bin.
+    ratio_bin = _magnitude_bin(tokens.log_ratio.abs(), largest).mul_(tokens.log_ratio.sign()).add_(largest + 1.0)
+    probability_bin = _probability_bin(tokens.log_mu)
+    return {
+        "moments": torch.stack([moments[name] for name in _MOMENTS]),
+        "abs_diff": _counts(_magnitude_bin(abs_diff, len(ABS_DIFF_EDGES) - 1).long(), len(ABS_DIFF_EDGES), is_token),
+        "log_ratio": _counts(ratio_bin.long(), len(LOG_RATIO_EDGES), is_token),
+        "probability": _counts(probability_bin, len(PROBABILITY_BINS), is_token),
+        "abs_diff_by_probability": _counts(probability_bin, len(PROBABILITY_BINS), abs_diff),
+    }
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.dot(a.flatten(), b.flatten())
+
+
+def quantile(counts: Sequence[float], edges: Sequence[float], share: float) -> float:
+    """The smallest edge that at least ``share`` of what was counted is at or below; NaN when nothing was counted."""
+    total = math.fsum(counts)
+    if total == 0:
+        return math.nan
+    reached = enumerate(accumulate(counts))
+    return next((edges[i] for i, below in reached if below >= share * total - 1e-9 * total), edges[-1])
+
+
+def series(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The metrics of one series (mismatch or drift) from merged vectors; none without tokens."""
+    moment = dict(zip(_MOMENTS, found["moments"], strict=True))
+    n = moment["tokens"]
+    if n == 0:
+        return {}
+    metrics = {
+        "kl_k1": -moment["log_ratio"] / n,
+        "kl_k3": moment["k3"] / n,
+        "chi2": moment["chi2"] / n,
+        "ess": moment["ratio"] ** 2 / (n * moment["ratio_squared"]) if moment["ratio_squared"] else 0.0,
+        "abs_prob_diff_mean": moment["abs_diff"] / n,
+        "abs_prob_diff_p50": quantile(found["abs_diff"], ABS_DIFF_EDGES, 0.5),
+        "abs_prob_diff_p99": quantile(found["abs_diff"], ABS_DIFF_EDGES, 0.99),
+        "correlation": _correlation(moment, n),
+    }
+    for name, share in (("ratio_p01", 0.01), ("ratio_p50", 0.5), ("ratio_p99", 0.99)):
+        metrics[name] = math.exp(quantile(found["log_ratio"], LOG_RATIO_EDGES, share))
+    for sign in ("positive", "negative"):
+        if moment[sign]:
+            metrics[f"abs_prob_diff_mean_{sign}_advantage"] = moment[f"abs_diff_{sign}"] / moment[sign]
+    return metrics
+
+
+def by_probability(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The share of tokens in each bin of mu, and the mean abs(pi - mu) of those in it."""
+    total = math.fsum(found["probability"])
+    metrics = {}
+    for name, count, diff in zip(PROBABILITY_BINS, found["probability"], found["abs_diff_by_probability"], strict=True):
+        metrics[f"share_{name}"] = count / total if total else 0.0
+        if count:
+            metrics[f"abs_prob_diff_{name}"] = diff / count
+    return metrics
+
+
+def _correlation(moment: Mapping[str, float], n: float) -> float:
+    """Pearson's, of pi and mu. From the variance of their difference, which keeps 1 - correlation's digits."""
+    variances = {
+        name: max(moment[f"{name}_squared"] / n - (moment[name] / n) ** 2, 0.0) for name in ("pi", "mu", "diff")
+    }
+    scale = 2.0 * math.sqrt(variances["pi"] * variances["mu"])
+    return (variances["pi"] + variances["mu"] - variances["diff"]) / scale if scale else math.nan
