@@ -25,8 +25,9 @@ from verl.workers.utils.padding import no_padding_2_padding
 from drpo_verl.integration import top_k
 from drpo_verl.integration.config import TrustRegionLossConfig
 from drpo_verl.integration.policy_loss import BehaviourLogProbError, Beside, beside, take_statistics
-from drpo_verl.integration.seams import expect, expect_parameters
+from drpo_verl.integration.seams import expect, expect_parameters, warn
 from drpo_verl.objectives import TokenStatistics, step_metrics
+from drpo_verl.objectives.adaptive import DeltaController
 from drpo_verl.objectives.statistics import DIVERGING, OUTSIDE
 
 _STATISTICS = "drpo_verl/statistics"
@@ -164,12 +165,14 @@ class TrustRegionTrainingWorker(TrainingWorker):
     def _adapt(self, step: TokenStatistics | None) -> None:
         if self._loss is None or self._loss.controller is None:
             return
-        controller = self._loss.controller
         if step is not None:
-            controller.update(outside=step.sums[OUTSIDE], diverging=step.sums[DIVERGING])
+            self._loss.controller.update(outside=step.sums[OUTSIDE], diverging=step.sums[DIVERGING])
         # Ranks of one model replica other than the first (tensor, pipeline or sequence parallel) have no metrics.
-        delta = torch.tensor(controller.delta if step is not None else -1.0, dtype=torch.float64)
-        delta = delta.to(self.device_name)
+        self._agree(self._loss.controller, known=step is not None)
+
+    def _agree(self, controller: DeltaController, known: bool) -> None:
+        """Take the delta of the ranks that know it."""
+        delta = torch.tensor(controller.delta if known else -1.0, dtype=torch.float32, device=self.device_name)
         torch.distributed.all_reduce(delta, op=torch.distributed.ReduceOp.MAX)
         if delta.item() > 0:
             controller.delta = delta.item()
@@ -187,10 +190,16 @@ class TrustRegionTrainingWorker(TrainingWorker):
 
     def load_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> Any:
         """Load verl's checkpoint, and the adaptive threshold."""
-        state = Path(local_path, _STATE_FILE) if local_path else None
-        if self._loss is not None and self._loss.controller is not None and state is not None and state.exists():
+        loaded = super().load_checkpoint(local_path, *args, **kwargs)
+        if self._loss is None or self._loss.controller is None or not local_path:
+            return loaded
+        state = Path(local_path, _STATE_FILE)
+        if state.exists():
             self._loss.controller.load_state_dict(json.loads(state.read_text()))
-        return super().load_checkpoint(local_path, *args, **kwargs)
+        elif self.rank == 0:
+            warn(f"{state} does not exist: delta starts at its configured {self._loss.controller.delta}.")
+        self._agree(self._loss.controller, known=state.exists())
+        return loaded
 
 
 def register() -> None:

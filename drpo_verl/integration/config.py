@@ -133,6 +133,8 @@ class TrustRegionLossConfig(PolicyLossConfig):
             if not each.metadata.get("number") or not each.metadata["applies"](row):
                 continue
             value = getattr(self, each.name)
+            if each.name == "delta" and None not in (value, self.delta_low, self.delta_high):
+                self._refuse("delta", "has no effect beside delta_low and delta_high: set those.")
             if value is not None and not _is_positive(value):
                 self._refuse(each.name, "must be a number above 0.")
             optional = each.name in ("ratio_cap", "delta_low", "delta_high") or (
@@ -149,6 +151,8 @@ class TrustRegionLossConfig(PolicyLossConfig):
             self._require_adaptation()
 
     def _require_adaptation(self) -> None:
+        if self.penalty == "tv":
+            self._refuse("penalty", "knows no distance, and so no share of tokens within delta: take another.")
         assert self.target_outside is not None and self.max_delta_step is not None
         assert self.delta is not None and self.delta_min is not None and self.delta_max is not None
         if self.target_outside >= 1:
@@ -254,10 +258,18 @@ def check_run(config: DictConfig) -> None:
         )
     row = OBJECTIVES[mode]
     _refuse(config, mode, _ALWAYS)
+    if OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode"):
+        _refuse(config, mode, _BYPASS)
     if row.recomputed_anchor:
         _refuse(config, mode, _RECOMPUTED)
     if row.needs_top_k:
         _refuse(config, mode, _TOP_K)
+        asked, sent = section.top_k, OmegaConf.select(config, "actor_rollout_ref.rollout.custom.drpo_verl.top_k")
+        if asked != sent:
+            raise ValueError(
+                f"actor_rollout_ref.rollout.custom.drpo_verl.top_k={sent}, but {_SECTION}.top_k={asked}: the rollout "
+                f"has to return what the loss expects. +method={mode} ties the two; leave rollout.custom alone."
+            )
 
 
 @dataclass(frozen=True)
@@ -273,9 +285,25 @@ _ALWAYS: Mapping[str, _Required] = {
     "trainer.use_v1": _Required(
         (True,), "the legacy trainer replaces the loss mode in bypass mode. Set it to True.", default=True
     ),
-    "algorithm.rollout_correction.rollout_rs": _Required(
-        (None,), "nothing is rejected: verl's V1 trainer has no rejection sampling in bypass mode. Set it to null."
+    "distillation.enabled": _Required(
+        (False, None), "verl's distillation replaces the loss function that ours is wrapped around. Set it to False."
     ),
+    **{
+        f"actor_rollout_ref.rollout.{name}": _Required(
+            (value, None), f"the rollout would sample from another distribution than the policy. Set it to {value}."
+        )
+        for name, value in (("top_p", 1.0), ("top_k", -1), ("repetition_penalty", 1.0))
+    },
+    "actor_rollout_ref.rollout.logprobs_mode": _Required(
+        ("processed_logprobs", None), "log mu has to be that of the distribution that was sampled from, temperature "
+        "included. Set it to processed_logprobs.",
+    ),
+}  # fmt: skip
+_BYPASS: Mapping[str, _Required] = {
+    f"algorithm.rollout_correction.{name}": _Required(
+        (None,), f"verl's V1 trainer {does} nothing in bypass mode. Set it to null."
+    )
+    for name, does in (("rollout_rs", "rejects"), ("rollout_is", "weighs"))
 }
 _RECOMPUTED: Mapping[str, _Required] = {
     "algorithm.rollout_correction.rollout_is": _Required(
@@ -305,7 +333,15 @@ _TOP_K: Mapping[str, _Required] = {
         ("sync", None),
         "an asynchronous trainer's interrupted samples lose their Top-K log-probabilities. Set it to sync.",
     ),
-    "distillation.enabled": _Required((False, None), "distillation uses the same fields of a sample. Set it to False."),
+    "actor_rollout_ref.rollout.agent.agent_loop_config_path": _Required(
+        (None,), "the Top-K log-probabilities travel with verl's own single-turn samples only. Set it to null."
+    ),
+    "actor_rollout_ref.rollout.disaggregation.enabled": _Required(
+        (False, None), "a disaggregated rollout does not return Top-K log-probabilities. Set it to False."
+    ),
+    "actor_rollout_ref.actor.fsdp_config.pad_to_length": _Required(
+        (None, False, 0), "the rows of Top-K would not be those of the padded logits. Set it to null."
+    ),
 }
 
 

@@ -14,7 +14,9 @@ from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, get_poli
 
 from drpo_verl.integration.config import TrustRegionLossConfig, verl_region
 from drpo_verl.integration.seams import SeamError, expect_parameters
+from drpo_verl.integration.top_k import require_divergence
 from drpo_verl.objectives import OBJECTIVES, TokenStatistics, token_loss
+from drpo_verl.objectives.statistics import PARTITION
 
 
 class BehaviourLogProbError(ValueError):
@@ -100,6 +102,7 @@ def policy_loss(
     Raises:
         SeamError: when ``config.policy_loss`` is not ours, or an objective lacks what it needs beside verl's arguments.
         BehaviourLogProbError: when a behaviour log-probability is NaN or infinite, with their number.
+        TopKError: when a token's Top-K log-probabilities are another token's.
     """
     settings = getattr(config, "policy_loss", None)
     if not isinstance(settings, TrustRegionLossConfig):
@@ -125,6 +128,8 @@ def policy_loss(
     )
     statistics = tokens.accumulators.to_host()
     require_finite_behaviour(statistics, log_behaviour, response_mask)
+    if inputs.partition_divergence is not None:
+        require_divergence(statistics.sums[PARTITION])
     verls: dict[str, Any] = {}
     if objective.verl_loss is None:
         loss = agg_loss(

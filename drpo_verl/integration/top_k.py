@@ -1,14 +1,16 @@
 """The behaviour policy's Top-K log-probabilities: from vLLM, with the sample, to the divergence in the actor.
 
 They travel in the two fields of a sample that verl has for a teacher's Top-K (``teacher_ids`` and
-``teacher_logprobs``, ``[prompt + response, K + 1]``), which every stop on the way lets through. Row ``t`` holds the
-distribution from which token ``t + 1`` was drawn, as the actor's logits at ``t`` do; rows of the prompt but the last,
-and the last of the response, hold nothing. Column 0 is the sampled token. The others are the K likeliest; where the
-sampled token is among them, its second mention has the id -1.
+``teacher_logprobs``), which every stop on the way lets through, with a row for each token of prompt and response. Row
+``t`` holds the distribution from which token ``t + 1`` was drawn, as the actor's logits at ``t`` do; rows of the prompt
+but the last, and the last of the response, hold nothing. The first K + 1 columns are the sampled token and the K
+likeliest; where the sampled token is among them, its second mention has the id -1. One more column of the ids holds
+the bits of a float32: the probability of all other tokens, which the rounded ones do not give.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,7 +44,8 @@ def top_k_of(rollout: Any) -> int | None:
 def encode(prompt_length: int, ids: NDArray[np.int64], log_probs: NDArray[np.float64]) -> dict[str, Tensor]:
     """The fields of a sample.
 
-    Six bytes an entry: int32 and float16, whose log-probabilities are within 2e-4 of what they were in probability.
+    Six bytes an entry and four for the rest, 130 a token at K = 20: int32, and float16, whose log-probabilities are
+    within 2e-4 of what they were in probability.
 
     Args:
         prompt_length: tokens before the first sampled one; > 0.
@@ -50,14 +53,16 @@ def encode(prompt_length: int, ids: NDArray[np.int64], log_probs: NDArray[np.flo
         log_probs: the same shape.
     """
     length, width = ids.shape
-    listed = torch.from_numpy(ids).to(torch.int32)
+    listed, scores = torch.from_numpy(ids).to(torch.int32), torch.from_numpy(log_probs)
     listed[:, 1:][listed[:, 1:] == listed[:, :1]] = _NOT_LISTED
-    all_ids = torch.full((prompt_length + length, width), _NOT_LISTED, dtype=torch.int32)
+    rest = 1.0 - torch.where(listed >= 0, scores.exp(), 0.0).sum(1, keepdim=True)
+    all_ids = torch.full((prompt_length + length, width + 1), _NOT_LISTED, dtype=torch.int32)
+    all_ids[:, -1] = 0
     all_log_probs = torch.zeros((prompt_length + length, width), dtype=torch.float16)
     rows = slice(prompt_length - 1, prompt_length + length - 1)
-    all_ids[rows] = listed
+    all_ids[rows] = torch.cat([listed, rest.clamp(min=0.0).float().view(torch.int32)], dim=1)
     # -inf (a token that sampling excludes) and below fp16's range are both no probability at all.
-    all_log_probs[rows] = torch.from_numpy(log_probs).clamp(min=torch.finfo(torch.float16).min).to(torch.float16)
+    all_log_probs[rows] = scores.clamp(min=torch.finfo(torch.float16).min).to(torch.float16)
     return {IDS: all_ids, LOG_PROBS: all_log_probs}
 
 
@@ -73,17 +78,45 @@ def divergence_from_logits(logits: Tensor, data: TensorDict, divergence: Diverge
         divergence: which.
 
     Returns:
-        ``DIVERGENCE``, ``[1, N]`` fp32; meaningless where a row holds nothing.
+        ``DIVERGENCE``, ``[1, N]`` fp32; meaningless where a row holds nothing, and NaN for a response token whose row
+        is another token's (see ``require_divergence``).
 
     Raises:
         TopKError: when a sample has no Top-K log-probabilities, or not one row for each of its tokens.
     """
-    ids, log_mu = _required(data, logits.shape[1])
+    packed, log_mu = _required(data, logits.shape[1])
     with torch.no_grad(), torch.autocast(device_type=logits.device.type, enabled=False):
+        ids, rest = packed[:, :-1], packed[:, -1:].contiguous().view(torch.float32).squeeze(1)
         scores = logits.detach().squeeze(0)
         gathered = scores.gather(1, ids.clamp(min=0).long()).float()
         log_pi = gathered - _log_normaliser(scores).unsqueeze(1)
-        return {DIVERGENCE: divergence(log_mu.float(), log_pi, (ids >= 0).float()).unsqueeze(0)}
+        found = divergence(log_mu.float(), log_pi, (ids >= 0).float(), rest)
+
+        responses, mask = data["responses"], data["response_mask"]
+        lengths = responses.offsets().diff()
+        first = data["input_ids"].offsets()[1:] - lengths - 1 - responses.offsets()[:-1]
+        total = responses.values().shape[0]
+        rows = torch.repeat_interleave(first, lengths, output_size=total) + torch.arange(total, device=first.device)
+        wrong = (ids[rows, 0] != responses.values()) & mask.values().bool()
+        found[rows] = torch.where(wrong, math.nan, found[rows])
+        return {DIVERGENCE: found.unsqueeze(0)}
+
+
+def require_divergence(mean_divergence: float) -> None:
+    """Refuse a micro-batch with a token whose Top-K log-probabilities are another's.
+
+    Args:
+        mean_divergence: over its tokens; NaN if there was one.
+
+    Raises:
+        TopKError: saying so.
+    """
+    if math.isnan(mean_divergence):
+        raise TopKError(
+            "the Top-K log-probabilities of some response tokens are those of other tokens: the samples were changed "
+            "after vLLM had returned them, or come from an agent loop of several turns. A Top-K method needs verl's "
+            "own single_turn_agent."
+        )
 
 
 def _required(data: TensorDict, tokens: int) -> tuple[Tensor, Tensor]:

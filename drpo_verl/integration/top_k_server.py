@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
 import ray
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
+from vllm import SamplingParams
+from vllm.logprobs import FlatLogprobs, Logprob
 
 from drpo_verl.integration.seams import expect_parameters
 from drpo_verl.integration.top_k import encode, top_k_of
 
 
+class _Sampled:
+    """The log-probabilities of the sampled tokens alone, as verl reads them: an object a token and not K + 1."""
+
+    def __init__(self, every: FlatLogprobs) -> None:
+        self._every = every
+
+    def __iter__(self) -> Iterator[dict[int, Logprob]]:
+        for first in self._every.start_indices:
+            yield {self._every.token_ids[first]: Logprob(self._every.logprobs[first])}
+
+
 class _Listening:
-    """vLLM's engine, which asks for the Top-K with each request and keeps what it last said of it."""
+    """vLLM's engine, which asks for the Top-K with each request and keeps what came of it."""
 
     def __init__(self, engine: Any, top_k: int) -> None:
         self._engine = engine
         self._top_k = top_k
-        self._last: dict[str, Any] = {}
+        self._finished: dict[str, tuple[int, FlatLogprobs]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -28,19 +41,21 @@ class _Listening:
     async def generate(self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any) -> AsyncIterator[Any]:
         if sampling_params.logprobs is not None:
             sampling_params.logprobs = self._top_k
-            # Flat lists instead of an object for each of K entries, and no text for any of them.
             sampling_params.flat_logprobs = True
+            # No text for any of the entries.
             sampling_params.detokenize = bool(sampling_params.stop)
         async for output in self._engine.generate(
             prompt=prompt, sampling_params=sampling_params, request_id=request_id, **kwargs
         ):
-            if sampling_params.logprobs is not None:
-                self._last[request_id] = output
+            if sampling_params.logprobs is not None and output.finished and output.outputs:
+                completion = output.outputs[0]
+                self._finished[request_id] = (len(output.prompt_token_ids), completion.logprobs)
+                completion.logprobs = _Sampled(completion.logprobs)
             yield output
 
-    def take(self, request_id: str) -> Any:
-        """The last output of a request, once."""
-        return self._last.pop(request_id, None)
+    def take(self, request_id: str) -> tuple[int, FlatLogprobs] | None:
+        """The prompt's length and all log-probabilities of a finished request, once."""
+        return self._finished.pop(request_id, None)
 
 
 class TopKServer(vLLMHttpServer):
@@ -64,13 +79,13 @@ class TopKServer(vLLMHttpServer):
         try:
             answer = await super().generate(prompt_ids, sampling_params, request_id, *args, **kwargs)
         finally:
-            final = self._listening.take(request_id) if self._listening is not None else None
-        if final is not None and final.outputs and answer.token_ids:
-            flat = final.outputs[0].logprobs
+            finished = self._listening.take(request_id) if self._listening is not None else None
+        if finished is not None and answer.token_ids:
+            prompt_length, flat = finished
             shape = (len(flat), -1)
             answer.extra_fields.update(
                 encode(
-                    len(final.prompt_token_ids),
+                    prompt_length,
                     np.asarray(flat.token_ids, dtype=np.int64).reshape(shape),
                     np.asarray(flat.logprobs, dtype=np.float64).reshape(shape),
                 )
@@ -85,6 +100,7 @@ class TopKReplica(vLLMReplica):
         super().__init__(*args, **kwargs)
         if top_k_of(self.config) is not None and not (self.is_reward_model or self.is_teacher_model):
             expect_parameters(vLLMHttpServer.generate, "vLLMHttpServer.generate", "prompt_ids", "request_id")
+            expect_parameters(SamplingParams, "vllm.SamplingParams", "logprobs", "flat_logprobs", "detokenize")
             self.server_class = ray.remote(TopKServer)
 
 

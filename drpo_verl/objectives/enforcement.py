@@ -105,8 +105,7 @@ def _gated_weight(reach: Reach) -> Tensor:
 
 
 def _gated_value(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
-    if reach.penalty is None:
-        return tokens.ratio * weight
+    assert reach.penalty is not None  # every gated row has a geometry with a penalty
     return tokens.ratio - where_above(reach.penalty, reach.gate, 1.0)
 
 

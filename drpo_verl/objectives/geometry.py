@@ -164,7 +164,7 @@ BINARY_KL = Geometry(_binary_kl)
 def _partition(tokens: TokenRatio) -> Tensor:
     if tokens.partition_divergence is None:
         raise ValueError("a Top-K objective needs the divergence over its partition")
-    # copysign takes the sign of the sampled token's move; where it has not moved there is no direction.
+    # The divergence has no sign: the sampled token's move gives it one.
     return tokens.partition_divergence.abs().mul_(tokens.log_ratio.sign())
 
 

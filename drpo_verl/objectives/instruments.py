@@ -78,8 +78,10 @@ def _magnitude_bin(magnitude: Tensor, bins: int) -> Tensor:
 
 
 def _counts(bins: Tensor, number: int, counted: Tensor) -> Tensor:
-    """How much of ``counted`` is in each bin."""
-    return torch.zeros(number, device=bins.device).scatter_add_(0, bins.flatten(), counted.flatten())
+    """How much of ``counted`` is in each bin; ``bins`` holds their numbers, as floats."""
+    # A log-probability that is no number has no bin; that it was there is found out, and refused, elsewhere.
+    index = bins.flatten().nan_to_num_(0.0).long()
+    return torch.zeros(number, device=bins.device).scatter_add_(0, index, counted.flatten())
 
 
 def _probability_bin(log_mu: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ def _probability_bin(log_mu: Tensor) -> Tensor:
     ones, level = torch.ones_like(log_mu), torch.zeros_like(log_mu)
     for edge in list(PROBABILITY_BINS.values())[:-1]:
         level += where_above(ones, log_mu, math.log(edge))
-    return level.long()
+    return level
 
 
 def vectors(tokens: TokenRatio, direction: Tensor, is_token: Tensor) -> dict[str, Tensor]:
@@ -127,8 +129,8 @@ def vectors(tokens: TokenRatio, direction: Tensor, is_token: Tensor) -> dict[str
     probability_bin = _probability_bin(tokens.log_mu)
     return {
         "moments": torch.stack([moments[name] for name in _MOMENTS]),
-        "abs_diff": _counts(_magnitude_bin(abs_diff, len(ABS_DIFF_EDGES) - 1).long(), len(ABS_DIFF_EDGES), is_token),
-        "log_ratio": _counts(ratio_bin.long(), len(LOG_RATIO_EDGES), is_token),
+        "abs_diff": _counts(_magnitude_bin(abs_diff, len(ABS_DIFF_EDGES) - 1), len(ABS_DIFF_EDGES), is_token),
+        "log_ratio": _counts(ratio_bin, len(LOG_RATIO_EDGES), is_token),
         "probability": _counts(probability_bin, len(PROBABILITY_BINS), is_token),
         "abs_diff_by_probability": _counts(probability_bin, len(PROBABILITY_BINS), abs_diff),
     }

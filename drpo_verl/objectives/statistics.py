@@ -27,6 +27,7 @@ _BEYOND_ANY_WEIGHT = 1e30
 _COUNT = "tokens"
 DIVERGING = "trust_region/diverging_frac"
 OUTSIDE = "trust_region/outside_frac"
+PARTITION = "mismatch/partition_divergence_mean"
 _GRADIENT = "gradient"
 _BEHAVIOUR = "mismatch/behaviour_log_prob_mean"
 
@@ -133,22 +134,24 @@ def step_metrics(parts: Sequence[TokenStatistics]) -> dict[str, float]:
             one = TokenStatistics.merge(of_it)
             metrics |= {f"{prefix}/{name}": value for name, value in series(one.vectors).items()}
             if one.tokens:
-                metrics |= {
-                    f"{prefix}/{name}": one.maxima[f"mismatch/{name}"] for name in ("abs_prob_diff_max", "ratio_max")
-                }
+                for name in ("abs_prob_diff_max", "ratio_max"):
+                    metrics[f"{prefix}/{name}"] = one.maxima[f"mismatch/{name}"]
     return metrics
 
 
-def mismatch_accumulators(tokens: TokenRatio, is_token: Tensor) -> TokenAccumulators:
+def mismatch_accumulators(measured: TokenRatio, tokens: TokenRatio, is_token: Tensor) -> TokenAccumulators:
     """How far pi is from mu, whatever the objective makes of it.
 
     Args:
-        tokens: of log-probabilities that are 0 where ``is_token`` is, so that those positions add nothing to a sum.
+        measured: what the objective's distance is computed from; may hold a divergence over a partition.
+        tokens: of pi and mu, whose logarithms are 0 where ``is_token`` is, so that those positions add nothing to a
+            sum.
         is_token: 1 for a response token, else 0, ``[B, T]`` fp32.
     """
     abs_diff = tokens.prob_diff.abs()
     k3 = tokens.ratio_minus_one - tokens.log_ratio  # Schulman's estimator of KL(mu || pi), never negative
     count = is_token.sum()
+    partition = measured.partition_divergence
     return TokenAccumulators(
         sums={
             _COUNT: count,
@@ -156,10 +159,12 @@ def mismatch_accumulators(tokens: TokenRatio, is_token: Tensor) -> TokenAccumula
             "mismatch/abs_prob_diff_mean": abs_diff.sum(),
             "mismatch/kl": k3.sum(),
             "mismatch/low_prob_frac": count - where_above(is_token, tokens.log_mu, _LOG_LOW).sum(),
+            **({} if partition is None else {PARTITION: partition.sum()}),
         },
         maxima={
             "mismatch/abs_prob_diff_max": abs_diff.amax(),
             "mismatch/ratio_max": (tokens.ratio * is_token).amax(),
+            **({} if partition is None else {"mismatch/partition_divergence_max": partition.amax()}),
         },
     )
 

@@ -14,7 +14,7 @@ from drpo_verl.objectives.geometry import Geometry, TokenRatio, where_above
 from drpo_verl.objectives.instruments import vectors
 from drpo_verl.objectives.statistics import TokenAccumulators, mismatch_accumulators, region_accumulators
 
-_SMALLEST_ADVANTAGE = 1e-6
+_SMALLEST_ADVANTAGE = 1e-2
 """An unweighted penalty's w has A in its denominator; below this, w is logged as if A were this."""
 
 
@@ -24,7 +24,7 @@ class TokenLoss:
 
     Attributes:
         loss: ``[B, T]`` fp32; its derivative with respect to log pi is ``-A min(r, C) w`` (times the importance
-            weight, if any). What stands where the mask is 0 is finite, and for the aggregation to leave out.
+            weight, if any), and with a cap that is its value too. 0 where the mask is.
         accumulators: sums, extrema and counts over the tokens, still on the device.
     """
 
@@ -75,6 +75,8 @@ def token_loss(
             is_token = mask.float()
             # 0 and 0 elsewhere: a ratio of 1 and no divergence, so that padding adds nothing below.
             log_pi = where_above(log_policy, is_token, 0.0)
+            if partition_divergence is not None:
+                partition_divergence = where_above(partition_divergence.float(), is_token, 0.0)
             tokens = TokenRatio.of(log_pi, where_above(log_behaviour.float(), is_token, 0.0), partition_divergence)
             measured = tokens
             if log_anchor is not None:
@@ -90,12 +92,16 @@ def token_loss(
 
             scale = -advantages
             if importance_weight is not None:
-                scale *= importance_weight.float()
+                importance_weight = where_above(importance_weight.float(), is_token, 0.0)
+                scale *= importance_weight
             if region.ratio_cap is not None:
                 scale *= (region.ratio_cap / tokens.ratio).clamp_(max=1.0)  # truncated importance sampling
             unweighted = (scale * tokens.ratio).abs_() if instruments else None
             if region.advantage_weighted:
-                value = objective.enforcement.value(tokens, allowed, weight).mul_(scale)
+                if region.ratio_cap is None or objective.enforcement.detached:
+                    value = objective.enforcement.value(tokens, allowed, weight).mul_(scale)
+                else:
+                    value = tokens.ratio * weight * scale  # min(r, C) w A, all of it constant but for grad log pi
                 coefficient = scale.mul_(tokens.ratio).mul_(weight)
             else:
                 value, coefficient = _unweighted(objective.geometry, region, tokens, scale, importance_weight)
@@ -103,7 +109,7 @@ def token_loss(
                 # The gradient of the clamped log-ratio. A truncated ratio is a constant, and keeps its gradient.
                 coefficient = tokens.through_the_clamp(coefficient)
 
-            accumulators = mismatch_accumulators(tokens, is_token) | region_accumulators(
+            accumulators = mismatch_accumulators(measured, tokens, is_token) | region_accumulators(
                 objective.enforcement, weight, reach, direction, is_token, unweighted
             )
             if instruments:
@@ -151,7 +157,7 @@ def _unweighted(
     distance = geometry.distance(tokens)
     per_threshold = _per_threshold(region, distance, 1.0)
     if importance_weight is not None:
-        per_threshold = per_threshold * importance_weight.float()
+        per_threshold = per_threshold * importance_weight
     if geometry.penalty is None:
         raise ValueError("a penalty that is not weighted by abs(A) needs a geometry with a penalty")
     scaled = distance * per_threshold

@@ -38,7 +38,7 @@ DELTA = "actor_rollout_ref.actor.policy_loss.delta"
 CASES = {
     "drpo": [f"{DELTA}=0.02"],
     "grpo": ["actor_rollout_ref.actor.clip_ratio_low=0.1"],
-    "minirl": [f"{DELTA}=0.1"],
+    "minirl": [f"{DELTA}_low=0.1"],
     "dppo_topk_tv": [f"{DELTA}=0.45"],
     "drpo_adaptive": [f"{DELTA}=0.05", "actor_rollout_ref.actor.policy_loss.max_delta_step=1.5"],
 }

@@ -22,6 +22,7 @@ def two_rank_bf16_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """bf16 in two vLLM replicas, fp32 in two FSDP2 ranks, DPPO over Top-K and two updates a rollout."""
     return start(
         tmp_path_factory.mktemp("ranks"), *SHORT, "method=dppo_topk_tv",
+        "actor_rollout_ref.actor.policy_loss.top_k=5",
         "actor_rollout_ref.actor.policy_loss.delta=0.05", "trainer.n_gpus_per_node=2",
         "actor_rollout_ref.rollout.dtype=bfloat16", "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",

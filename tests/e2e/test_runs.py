@@ -58,6 +58,31 @@ def test_a_bf16_rollout_has_one(two_rank_bf16_run: Run) -> None:
     assert all(step.metrics["mismatch/abs_prob_diff_mean"] > 1e-4 for step in two_rank_bf16_run.steps)
 
 
+def test_top_k_goes_with_its_tokens(two_rank_bf16_run: Run) -> None:
+    # Of other tokens, or with rows out of step, it would be near 1; of fewer than the binary partition, below that one.
+    for step in two_rank_bf16_run.steps:
+        binary, partition = (
+            step.metrics[f"mismatch/{name}_mean"] for name in ("abs_prob_diff", "partition_divergence")
+        )
+        assert 0.99 * binary - 1e-3 <= partition < 0.15
+        assert step.metrics["mismatch/partition_divergence_max"] <= 1.0
+
+
+def test_mismatch_is_told_apart_from_drift(exact_run: Run, two_rank_bf16_run: Run) -> None:
+    for step in two_rank_bf16_run.steps:
+        mismatch, drift = (
+            step.metrics[f"{prefix}/abs_prob_diff_mean"] for prefix in ("inference_mismatch", "policy_drift")
+        )
+        assert mismatch < step.metrics["mismatch/abs_prob_diff_mean"] < drift
+        assert (
+            step.metrics["inference_mismatch/abs_prob_diff_p50"] <= step.metrics["inference_mismatch/abs_prob_diff_p99"]
+        )
+    for step in exact_run.steps:  # one update a rollout: there is no later mini-batch
+        assert not any(name.startswith("policy_drift/") for name in step.metrics)
+        assert step.metrics["inference_mismatch/abs_prob_diff_p99"] < 1e-4
+        assert step.metrics["inference_mismatch/ess"] > 0.999
+
+
 def test_nothing_listens_beyond_loopback(exact_run: Run, two_rank_bf16_run: Run) -> None:
     listening = exact_run.listening | two_rank_bf16_run.listening
     assert len(listening) > 5, "Ray's sockets were not seen"

@@ -75,6 +75,8 @@ def test_the_baselines_take_verls_thresholds() -> None:
         ({"loss_mode": "drpo", "delta": "0.5x"}, r"policy_loss\.delta='0\.5x' must be"),
         ({"loss_mode": "drpo", "delta": True}, r"policy_loss\.delta=True must be"),
         ({"loss_mode": "drpo", "delta_low": 0.1}, r"policy_loss\.delta is not set"),
+        ({"loss_mode": "drpo", "delta": 1, "delta_low": 0.1, "delta_high": 0.2}, r"delta=1 has no effect beside"),
+        ({"loss_mode": "drpo_adaptive", **ADAPTIVE, "penalty": "tv"}, r"penalty='tv' knows no distance"),
         ({"loss_mode": "drpo", "delta": 1, "penalty": "l1"}, r"penalty='l1' is not one of l2, chi2"),
         ({"loss_mode": "drpo", "delta": 1, "region_delta": 0.1}, r"region_delta=0\.1 has no effect on.*drpo"),
         ({"loss_mode": "drpo", "delta": 1, "restrict_to": "negative"}, r"restrict_to='negative' has no effect"),

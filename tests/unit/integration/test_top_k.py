@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,13 +13,25 @@ from torch import Tensor
 from verl.workers.utils.padding import no_padding_2_padding
 
 from drpo_verl.integration import top_k
-from drpo_verl.integration.top_k import DIVERGENCE, IDS, LOG_PROBS, TopKError, divergence_from_logits, encode, top_k_of
+from drpo_verl.integration.top_k import (
+    DIVERGENCE,
+    IDS,
+    LOG_PROBS,
+    TopKError,
+    divergence_from_logits,
+    encode,
+    require_divergence,
+    top_k_of,
+)
 from drpo_verl.objectives.partition import kullback_leibler, total_variation
 
 VOCABULARY, K = 50, 8
 
 
-def _sample(prompt: int, response: int, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+Sample = tuple[dict[str, Tensor], Tensor, Tensor]
+
+
+def _sample(prompt: int, response: int, generator: torch.Generator) -> Sample:
     """A sample's fields, mu's log-probabilities at its response tokens, and those tokens."""
     log_mu = torch.randn(response, VOCABULARY, generator=generator, dtype=torch.float64).mul(2).log_softmax(-1)
     tokens = torch.multinomial(log_mu.exp(), 1, generator=generator)
@@ -29,6 +43,54 @@ def _jagged(tensors: list[Tensor]) -> Tensor:
     return torch.nested.as_nested_tensor(tensors, layout=torch.jagged)
 
 
+def _batch(lengths: list[tuple[int, int]], samples: list[Sample]) -> TensorDict:
+    """The fields that verl's actor has of those samples."""
+    prompts = [torch.zeros(prompt, dtype=torch.int64) for prompt, _ in lengths]
+    responses = [tokens.squeeze(1) for _, _, tokens in samples]
+    fields = {
+        "prompts": prompts,
+        "responses": responses,
+        "response_mask": [torch.ones_like(response) for response in responses],
+        "input_ids": [torch.cat(pair) for pair in zip(prompts, responses, strict=True)],
+        **{name: [sample[name] for sample, _, _ in samples] for name in (IDS, LOG_PROBS)},
+    }
+    return TensorDict({name: _jagged(tensors) for name, tensors in fields.items()}, batch_size=len(lengths))
+
+
+def test_rows_of_other_tokens_are_noticed_but_for_padding() -> None:
+    generator = torch.Generator().manual_seed(1)
+    lengths = [(3, 5), (2, 4)]
+    samples = [_sample(*length, generator) for length in lengths]
+    logits = torch.randn(1, 14, VOCABULARY, generator=generator)
+    data = _batch(lengths, samples)
+    assert divergence_from_logits(logits, data, total_variation)[DIVERGENCE].isfinite().all()
+    data["responses"].values()[6] += 1  # the second token of the second sample is another now
+    found = divergence_from_logits(logits, data, total_variation)[DIVERGENCE]
+    assert found.isnan().nonzero().tolist() == [[0, 8 + 2 + 1 - 1]]
+    data["response_mask"].values()[6] = 0
+    assert divergence_from_logits(logits, data, total_variation)[DIVERGENCE].isfinite().all()
+    with pytest.raises(TopKError, match="those of other tokens"):
+        require_divergence(math.nan)
+    require_divergence(0.0)
+
+
+@pytest.mark.parametrize("divergence", [total_variation, kullback_leibler])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 5.0])
+def test_over_the_whole_vocabulary_two_equal_policies_do_not_differ(
+    divergence: top_k.Divergence, spread: float
+) -> None:
+    # Rounded to float16, the listed probabilities do not add up to 1; the rest that is sent along does.
+    generator = torch.Generator().manual_seed(0)
+    scores = spread * torch.randn(64, 19, generator=generator)
+    log_mu = scores.double().log_softmax(-1)
+    tokens = torch.randint(19, (64, 1), generator=generator)
+    ids = torch.cat([tokens, log_mu.topk(19).indices], dim=-1)
+    fields = encode(1, ids.numpy(), log_mu.gather(-1, ids).numpy())
+    data = _batch([(1, 64)], [(fields, log_mu, tokens)])
+    logits = torch.cat([scores, torch.zeros(1, 19)])[None]  # the last row predicts nothing
+    assert divergence_from_logits(logits, data, divergence)[DIVERGENCE][0, :64].max() < 5e-4
+
+
 @pytest.mark.parametrize("divergence", [total_variation, kullback_leibler])
 def test_the_actors_divergence_is_that_of_the_sampled_tokens(
     divergence: top_k.Divergence, monkeypatch: pytest.MonkeyPatch
@@ -37,9 +99,7 @@ def test_the_actors_divergence_is_that_of_the_sampled_tokens(
     generator = torch.Generator().manual_seed(0)
     lengths = [(3, 5), (1, 2), (4, 1)]
     samples = [_sample(*length, generator) for length in lengths]
-    data = TensorDict(
-        {name: _jagged([fields[name] for fields, _, _ in samples]) for name in (IDS, LOG_PROBS)}, batch_size=3
-    )
+    data = _batch(lengths, samples)
     logits = 3 * torch.randn(1, sum(p + r for p, r in lengths), VOCABULARY, generator=generator)
 
     result = divergence_from_logits(logits.bfloat16(), data, divergence)[DIVERGENCE]
@@ -55,22 +115,21 @@ def test_the_actors_divergence_is_that_of_the_sampled_tokens(
         expected.append(divergence(log_mu.gather(-1, ids), there.gather(-1, ids), listed))
         offset += prompt + response
     # And verl's shift brings them to the response tokens.
-    for name, index in (("prompts", 0), ("responses", 1)):
-        data[name] = _jagged([torch.zeros(length[index]) for length in lengths])
     padded = no_padding_2_padding(result.squeeze(0), data)
     for row, exact in zip(padded, expected, strict=True):
         torch.testing.assert_close(row[: len(exact)].double(), exact, rtol=1e-2, atol=5e-4)  # float16 on the way
 
 
-def test_126_bytes_a_token_at_20() -> None:
+def test_130_bytes_a_token_at_20() -> None:
     fields = encode(1, np.arange(21)[None], np.full((1, 21), -3.0))
     rows = fields[IDS].shape[0]
-    assert sum(field.element_size() * field.numel() for field in fields.values()) / rows == 126
+    assert sum(field.element_size() * field.numel() for field in fields.values()) / rows == 130
 
 
 def test_the_sampled_token_is_listed_once_and_minus_infinity_is_no_probability() -> None:
     fields = encode(2, np.array([[7, 7, 3]]), np.array([[-0.1, -0.1, -np.inf]]))
-    assert fields[IDS].tolist() == [[-1, -1, -1], [7, -1, 3], [-1, -1, -1]]
+    assert fields[IDS][:, :-1].tolist() == [[-1, -1, -1], [7, -1, 3], [-1, -1, -1]]
+    assert fields[IDS][1, -1:].view(torch.float32).item() == pytest.approx(1 - math.exp(-0.1))
     assert fields[LOG_PROBS].isfinite().all() and fields[LOG_PROBS][1, 2].exp() == 0
 
 

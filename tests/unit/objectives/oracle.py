@@ -78,7 +78,7 @@ PENALTIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def objective(
+def objective(  # noqa: PLR0911  one return for each kind
     name: str,
     region: TrustRegion,
     log_pi: Tensor,
@@ -117,6 +117,14 @@ def objective(
         kind = penalty or ("chi2" if name == "spo" else "l2")
         size = advantages.abs() if region.advantage_weighted else 1.0
         regulariser = size * PENALTIES[kind](ratio, mu) / delta
+        if cap is not None:
+            # As DPPO's: everything but grad log pi is constant, and the ratio is truncated.
+            moved = ratio - 1 if kind == "chi2" else log_pi.exp() - mu
+            weight = 1 - advantages.sign() * moved / delta
+            if name == "mask_drpo":
+                gated = masked_out(name, region, log_pi, log_anchor, advantages, partition, region.region_delta)
+                weight = torch.where(gated, weight, 1.0)
+            return weight.detach() * _truncated(log_pi, log_mu, advantages, cap)
         if name == "mask_drpo":
             gated = masked_out(name, region, log_pi, log_anchor, advantages, partition, threshold=region.region_delta)
             regulariser = gated.double() * regulariser

@@ -89,7 +89,7 @@ MASKS = [name for name in METHODS if OBJECTIVES[name].enforcement is HARD_MASK]
 CASES = [
     *(Case(name) for name in METHODS),
     *(Case(name, asymmetric=True) for name in METHODS if OBJECTIVES[name].enforcement.needs_threshold),
-    *(Case(name, ratio_cap=5.0) for name in ("surrogate", "pg_tis", "drpo_topk", *MASKS)),
+    *(Case(name, ratio_cap=5.0) for name in ("surrogate", "pg_tis", "drpo_topk", "drpo", "spo", "mask_drpo", *MASKS)),
     *(Case(name, restrict_to=sign) for name in ("mask_drpo", *MASKS) for sign in ("positive", "negative")),
     *(Case(name, penalty=penalty) for name in ("drpo", "mask_drpo") for penalty in PENALTIES),
     *(Case("drpo", penalty=penalty, advantage_weighted=False, asymmetric=True) for penalty in PENALTIES),
@@ -106,6 +106,8 @@ def _near_a_boundary(case: Case, region: TrustRegion, batch: Batch) -> bool:
         reached = oracle.distance(case.name, log_pi, anchor, batch.partition.double())
         for delta in (region.delta_low, region.delta_high, region.region_delta):
             at_edge |= bool(((reached - delta).abs() < 1e-4 * max(1.0, delta)).any())
+    if case.penalty == "tv":  # float64 takes such a ratio for 1, where abs(r - 1) has no derivative
+        at_edge |= bool((((log_pi - log_mu).abs() < 1e-15) & (log_pi != log_mu)).any())
     for moved in (log_pi - log_mu, log_pi - anchor):
         at_edge |= bool(((moved.abs() - 20.0).abs() < 1e-4).any())
     return at_edge

@@ -71,6 +71,8 @@ def test_metrics_are_what_their_names_say(name: str) -> None:
         "mismatch/kl": (pi / mu - 1 - (pi / mu).log()).mean().item(),
         "mismatch/low_prob_frac": share(mu <= 0.01),
         "mismatch/behaviour_log_prob_mean": mu.log().mean().item(),
+        "mismatch/partition_divergence_mean": partition.mean().item(),
+        "mismatch/partition_divergence_max": partition.max().item(),
         "trust_region/weight_mean": weight.mean().item(),
         "trust_region/weight_min": weight.min().item(),
         "trust_region/diverging_frac": share(diverging),
