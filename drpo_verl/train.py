@@ -105,6 +105,8 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
         "checkpoint": f"checkpoints/global_step_{steps[-1].step}",
         "logs": LOG_FILE,
     }
+    if "wandb" in config.trainer.logger:
+        places["wandb"] = "wandb/latest-run"
     for name, place in places.items():
         if (folder / place).exists():
             console.print(f"{name:>10}: {_shown(folder / place)}", highlight=False, soft_wrap=True)
