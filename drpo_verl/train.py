@@ -19,6 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
+from drpo_verl.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.console import Follower, logs_to_file
 from drpo_verl.integration import search_path
 from drpo_verl.runs import METRICS_FILE, PICTURE_FILE, draw, read_steps, wilson_interval
@@ -146,7 +147,10 @@ def _run(config: DictConfig) -> None:
     with open_dict(config):
         prepare(config)
     with logs_to_file(log) as console:
-        follower = Follower(folder, console, config.trainer.total_training_steps, config.run.stall_seconds, log)
+        monitor = Monitor(parse_alerts(config.get(SECTION)))
+        follower = Follower(
+            folder, console, config.trainer.total_training_steps, config.run.stall_seconds, log, monitor
+        )
         follower.start()
         try:
             run_verl(config)
