@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(
@@ -17,6 +19,30 @@ app = typer.Typer(
 @app.callback()
 def _root() -> None:
     """Makes every function below a subcommand, however few there are."""
+
+
+@app.command()
+def dashboard(
+    project: Annotated[str, typer.Option(help="The wandb project of the runs.")] = "drpo-verl",
+    entity: Annotated[str, typer.Option(help="The user or team that owns it; by default, yours.")] = "",
+    name: Annotated[str, typer.Option(help="What to call the workspace.")] = "Trust regions",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print it as JSON, without a server.")] = False,
+) -> None:
+    """Create a saved wandb workspace: reward, trust region, mismatch, drift, throughput; the runs grouped by method.
+
+    Example: `drpo-verl dashboard --entity my-team --project drpo-verl`
+    """
+    from drpo_verl import dashboard as dashboards
+
+    try:
+        workspace = dashboards.build(project=project, name=name, entity=entity)
+        if dry_run:
+            typer.echo(dashboards.as_json(workspace))
+        else:
+            dashboards.save(workspace)
+    except dashboards.DashboardError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from error
 
 
 def main() -> None:

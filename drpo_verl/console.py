@@ -12,7 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
+from drpo_verl.alerts import Monitor
 from drpo_verl.runs import METRICS_FILE, REWARD, Step, StepReader
 
 EXIT_STALLED = 3
@@ -68,15 +70,25 @@ class Follower(threading.Thread):
         total_steps: how many the run will take, if known.
         stall_seconds: without a new step for so long, the run has hung.
         log: where its logs are, to point to.
+        monitor: what is to be announced.
     """
 
-    def __init__(self, folder: Path, console: Console, total_steps: int | None, stall_seconds: float, log: Path):
+    def __init__(
+        self,
+        folder: Path,
+        console: Console,
+        total_steps: int | None,
+        stall_seconds: float,
+        log: Path,
+        monitor: Monitor,
+    ) -> None:
         super().__init__(name="follow-metrics", daemon=True)
         self._reader = StepReader(folder / METRICS_FILE)
         self._console = console
         self._total = total_steps
         self._stall_seconds = stall_seconds
         self._log = log
+        self._monitor = monitor
         self._finished = threading.Event()
 
     def finish(self) -> None:
@@ -105,6 +117,12 @@ class Follower(threading.Thread):
                     progress.console.print(
                         f"step {step.step:>3}{of}  {describe(step)}", highlight=False, soft_wrap=True
                     )
+                    for notice in self._monitor.observe(step.step, step.metrics):
+                        # A style of print's own would colour the progress bar, too.
+                        progress.console.print(
+                            Text(f"warning: {notice.text}", style="bold yellow"),
+                            soft_wrap=not self._console.is_terminal,
+                        )
                     progress.update(task, description="training", completed=step.step)
                     last_sign_of_life = time.monotonic()
                 if finished:

@@ -19,6 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
+from drpo_verl.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.console import Follower, logs_to_file
 from drpo_verl.integration import search_path
 from drpo_verl.runs import METRICS_FILE, PICTURE_FILE, draw, read_steps, wilson_interval
@@ -105,6 +106,8 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
         "checkpoint": f"checkpoints/global_step_{steps[-1].step}",
         "logs": LOG_FILE,
     }
+    if "wandb" in config.trainer.logger:
+        places["wandb"] = "wandb/latest-run"
     for name, place in places.items():
         if (folder / place).exists():
             console.print(f"{name:>10}: {_shown(folder / place)}", highlight=False, soft_wrap=True)
@@ -144,7 +147,10 @@ def _run(config: DictConfig) -> None:
     with open_dict(config):
         prepare(config)
     with logs_to_file(log) as console:
-        follower = Follower(folder, console, config.trainer.total_training_steps, config.run.stall_seconds, log)
+        monitor = Monitor(parse_alerts(config.get(SECTION)))
+        follower = Follower(
+            folder, console, config.trainer.total_training_steps, config.run.stall_seconds, log, monitor
+        )
         follower.start()
         try:
             run_verl(config)

@@ -46,6 +46,16 @@ def _replica(module: ModuleType) -> None:
     registry.register("vllm", load)
 
 
+@when_imported("verl.utils.tracking", "Alerts are neither logged nor sent to wandb.")
+def _tracking(module: ModuleType) -> None:
+    names = ("project_name", "experiment_name", "default_backend", "config")
+    expect_parameters(module.Tracking.__init__, "verl.utils.tracking.Tracking", *names)
+    expect_parameters(module.Tracking.log, "verl.utils.tracking.Tracking.log", "data", "step")
+    from drpo_verl.integration.tracking import with_alerts
+
+    vars(module)["Tracking"] = with_alerts(module.Tracking)
+
+
 @when_imported("verl.utils.config", "A wrong loss mode fails in the workers, after Ray has started.")
 def _validation(module: ModuleType) -> None:
     original = module.validate_config
@@ -53,9 +63,11 @@ def _validation(module: ModuleType) -> None:
 
     @wraps(original)
     def validate_config(config: DictConfig, *args: Any, **kwargs: Any) -> Any:
+        from drpo_verl.alerts import SECTION, parse_alerts
         from drpo_verl.integration.config import check_run
 
         check_run(config)
+        parse_alerts(config.get(SECTION))
         return original(config, *args, **kwargs)
 
     vars(module)["validate_config"] = validate_config

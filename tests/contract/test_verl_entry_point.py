@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
+from drpo_verl.alerts import parse_alerts
 from drpo_verl.integration.config import TrustRegionLossConfig
 from drpo_verl.integration.search_path import config_dir
 
@@ -111,6 +112,14 @@ def test_what_a_method_can_not_work_with_is_refused(method: str, override: str, 
 def test_a_loss_mode_by_itself_is_refused_too(mode: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _validate(_compose(f"actor_rollout_ref.actor.policy_loss.loss_mode={mode}"))
+
+
+def test_alerts_are_one_override_too_and_checked() -> None:
+    config = _compose("+method=drpo", "+alerts=default", "alerts.kl.above=0.05", "~alerts.entropy")
+    _validate(config)
+    assert {alert.name: alert.above for alert in parse_alerts(config.alerts)} == {"mismatch": 0.1, "kl": 0.05}
+    with pytest.raises(ValueError, match=r"alerts\.kl\.steps=0 must be a whole number of at least 1"):
+        _validate(_compose("+method=drpo", "+alerts=default", "alerts.kl.steps=0"))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ def exact_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16", "trainer.save_freq=3", "trainer.test_freq=3",
         "trainer.logger=[console,file,wandb]",
         "+ray_kwargs.ray_init.runtime_env.env_vars.WANDB_MODE=offline",
+        "+alerts.e2e={metric: critic/score/mean, above: 0, steps: 1}",
     )  # fmt: skip
 
 

@@ -1,0 +1,213 @@
+"""Thresholds on logged metrics, watched step by step: mismatch and entropy move before the reward falls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from numbers import Real
+from typing import Any, Literal
+
+SECTION = "alerts"
+ENTROPY = "entropy"
+"""In place of a metric's name: ``actor/entropy``, or its estimate from the sampled tokens where verl computes none."""
+
+_MEASURED_ENTROPY = "actor/entropy"
+_BEHAVIOUR_LOG_PROB = "mismatch/behaviour_log_prob_mean"
+_LONGEST_TITLE = 63  # wandb's limit
+_PATIENCE = 10
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One entry of the configuration's section ``alerts``.
+
+    Args:
+        name: the entry's key.
+        metric: the name of a logged metric, or ``entropy``.
+        above: the threshold that the metric is to stay below, in its own unit; None when there is ``below``.
+        below: the threshold that the metric is to stay above; None when there is ``above``.
+        steps: how many steps in a row make a crossing, and how many a return; >= 1.
+        hysteresis: how far behind the threshold the metric has returned, as a share of abs(threshold); >= 0.
+        advice: what a crossing means and what to do about it, as sentences to be shown with it.
+
+    Raises:
+        ValueError: naming the setting, its value and the remedy.
+    """
+
+    name: str
+    metric: str
+    above: float | None = None
+    below: float | None = None
+    steps: int = 2
+    hysteresis: float = 0.1
+    advice: str = ""
+
+    def __post_init__(self) -> None:
+        """Validate; see the class."""
+        if not isinstance(self.metric, str) or not self.metric:
+            self._refuse("metric", f"must be the name of a logged metric, or {ENTROPY}.")
+        if (self.above is None) == (self.below is None):
+            raise ValueError(
+                f"{SECTION}.{self.name} has above={self.above} and below={self.below}: set exactly one of the two."
+            )
+        for name in ("above", "below"):
+            value = getattr(self, name)
+            if value is not None and not _is_finite(value):
+                self._refuse(name, "must be a number.")
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
+            self._refuse("steps", "must be a whole number of at least 1.")
+        if not _is_finite(self.hysteresis) or self.hysteresis < 0:
+            self._refuse("hysteresis", "is a share of the threshold: it must be a number of at least 0.")
+        if not isinstance(self.advice, str):
+            self._refuse("advice", "must be text.")
+
+    def _refuse(self, setting: str, remedy: str) -> None:
+        raise ValueError(f"{SECTION}.{self.name}.{setting}={getattr(self, setting)!r} {remedy}")
+
+    @property
+    def condition(self) -> str:
+        """What is announced, in words."""
+        return f"above {self.above:g}" if self.above is not None else f"below {self.below:g}"
+
+    def is_beyond(self, value: float) -> bool:
+        """Whether a value is on the wrong side of the threshold."""
+        return value > self.above if self.above is not None else value < self._threshold
+
+    def is_back(self, value: float) -> bool:
+        """Whether a value is on the right side, and away from the threshold by the hysteresis."""
+        margin = self.hysteresis * abs(self._threshold)
+        return value <= self._threshold - margin if self.above is not None else value >= self._threshold + margin
+
+    @property
+    def _threshold(self) -> float:
+        threshold = self.above if self.above is not None else self.below
+        assert threshold is not None  # __post_init__
+        return threshold
+
+    def value(self, metrics: Mapping[str, Any]) -> float | None:
+        """The watched value among a step's metrics; None when it is not there or NaN, which says nothing."""
+        sign, name = 1.0, self.metric
+        if name == ENTROPY:
+            sign, name = (1.0, _MEASURED_ENTROPY) if _MEASURED_ENTROPY in metrics else (-1.0, _BEHAVIOUR_LOG_PROB)
+        value = metrics.get(name)
+        return sign * float(value) if isinstance(value, Real) and not math.isnan(value) else None
+
+
+def parse_alerts(section: Any) -> list[Alert]:
+    """The alerts that a run's configuration asks for.
+
+    Args:
+        section: ``alerts`` of the configuration: a mapping of names to settings, or None.
+
+    Raises:
+        ValueError: naming the setting, its value and the remedy.
+    """
+    if section is None:
+        return []
+    example = "{metric: mismatch/kl, above: 0.1}"
+    if not isinstance(section, Mapping):
+        raise ValueError(f"{SECTION}={section!r} must be a mapping of names to settings like {example}.")
+    known = [each.name for each in fields(Alert) if each.name != "name"]
+    alerts = []
+    for name, settings in section.items():
+        if not isinstance(settings, Mapping):
+            raise ValueError(
+                f"{SECTION}.{name}={settings!r} must be a mapping like {example}. ~{SECTION}.{name} removes an alert."
+            )
+        for setting in settings:
+            if setting not in known:
+                raise ValueError(f"{SECTION}.{name}.{setting} is not a setting of an alert: {', '.join(known)}.")
+        alerts.append(Alert(**{"metric": "", **settings, "name": str(name)}))
+    return alerts
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What is to be said after a step.
+
+    Args:
+        title: short enough for ``wandb.alert``.
+        text: sentences with the step, the value and the setting.
+        level: of ``wandb.alert``.
+    """
+
+    title: str
+    text: str
+    level: Literal["WARN", "INFO"]
+
+
+class _Watch:
+    """Where one alert stands: raised or not, and for how many steps in a row the contrary has been seen."""
+
+    def __init__(self, alert: Alert) -> None:
+        self.alert = alert
+        self.seen = False
+        self._raised = False
+        self._run = 0
+
+    def crosses(self, value: float) -> bool:
+        """Take a step's value; true in the step in which the threshold counts as crossed."""
+        self.seen = True
+        contrary = self.alert.is_back(value) if self._raised else self.alert.is_beyond(value)
+        self._run = self._run + 1 if contrary else 0
+        if self._run < self.alert.steps:
+            return False
+        self._run = 0
+        self._raised = not self._raised
+        return self._raised
+
+
+class Monitor:
+    """Watches the metrics of a run: one notice for each crossing, and none while a metric stays where it is.
+
+    Args:
+        alerts: what to watch.
+    """
+
+    def __init__(self, alerts: list[Alert]) -> None:
+        self._watches = [_Watch(alert) for alert in alerts]
+        self._logged = 0
+
+    def observe(self, step: int, metrics: Mapping[str, Any]) -> list[Notice]:
+        """Take the metrics of one step; those that are not numbers are passed over.
+
+        Args:
+            step: its number.
+            metrics: what is logged for it; any of the watched ones may be missing.
+
+        Returns:
+            What there is to be said, mostly nothing.
+        """
+        notices = []
+        for watch in self._watches:
+            value = watch.alert.value(metrics)
+            if value is not None and watch.crosses(value):
+                notices.append(_crossing(watch.alert, step, value))
+        self._logged += 1
+        if self._logged == _PATIENCE:
+            notices += [_never_logged(watch.alert, metrics) for watch in self._watches if not watch.seen]
+        return notices
+
+
+def _crossing(alert: Alert, step: int, value: float) -> Notice:
+    lasting = f" for {alert.steps} steps" if alert.steps > 1 else ""
+    text = f"step {step}: {alert.metric} is {value:.3g}, {alert.condition}{lasting} ({SECTION}.{alert.name})."
+    return Notice(f"{alert.metric} {alert.condition}"[:_LONGEST_TITLE], f"{text} {alert.advice}".strip(), "WARN")
+
+
+def _never_logged(alert: Alert, metrics: Mapping[str, Any]) -> Notice:
+    # A misspelt name would otherwise be an alert that never comes.
+    close = get_close_matches(alert.metric, list(metrics), n=3)
+    meant = f" (logged are {', '.join(close)})" if close else ""
+    return Notice(
+        f"{alert.metric} is not logged"[:_LONGEST_TITLE],
+        f"{SECTION}.{alert.name} watches {alert.metric}, which the first {_PATIENCE} steps have not logged: correct "
+        f"{SECTION}.{alert.name}.metric{meant}, or remove the alert with ~{SECTION}.{alert.name}.",
+        "INFO",
+    )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

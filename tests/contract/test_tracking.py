@@ -1,0 +1,77 @@
+"""Alerts in verl's own logger, and what an offline wandb run keeps of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import verl.utils.tracking
+from verl.utils.tracking import Tracking
+from wandb_file import history, of_type, records
+
+from drpo_verl.runs import read_steps
+
+STEPS = read_steps(Path(__file__).parents[1] / "data" / "dppo_topk_tv.jsonl")
+CONFIG: dict[str, Any] = {
+    "trainer": {"project_name": "drpo-verl"},
+    "actor_rollout_ref": {"actor": {"policy_loss": {"loss_mode": "dppo_topk_tv", "delta": 0.05}}},
+    "alerts": {
+        "kl": {"metric": "mismatch/kl", "above": 0.0045, "steps": 1, "advice": "Look at it."},
+        "score": {"metric": "critic/score/mean", "above": 2},
+    },
+}
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """wandb without a server, in a folder; its service ends with the test."""
+    import wandb
+
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    wandb.teardown()  # forget settings read before
+    yield tmp_path / "wandb"
+    wandb.teardown()
+
+
+def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "drpo_verl"]
+
+
+def test_an_offline_run_read_back_has_metrics_configuration_and_alert(
+    offline: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracking = Tracking("drpo-verl", "a_run", ["console", "wandb"], config=CONFIG)
+    with caplog.at_level(logging.WARNING, logger="drpo_verl"):
+        for step in STEPS:
+            tracking.log(data=step.metrics, step=step.step)
+    tracking.finish()
+
+    run = records(offline)
+    assert history(run) == {step.step: step.metrics for step in STEPS}
+    (entry,) = of_type("run", run)
+    assert (entry["project"], entry["display_name"]) == ("drpo-verl", "a_run")
+    assert entry["config"]["update"]["actor_rollout_ref"] == CONFIG["actor_rollout_ref"]
+    (alert,) = of_type("alert", run)
+    assert (alert["title"], alert["level"]) == ("mismatch/kl above 0.0045", "WARN")
+    assert alert["text"] == "step 2: mismatch/kl is 0.00498, above 0.0045 (alerts.kl). Look at it."
+    assert _warnings(caplog) == [f"drpo-verl: {alert['text']}"]
+
+
+def test_without_a_wandb_run_an_alert_is_a_warning_only(caplog: pytest.LogCaptureFixture) -> None:
+    tracking = Tracking("drpo-verl", "a_run", "console", config=CONFIG)
+    with caplog.at_level(logging.WARNING, logger="drpo_verl"):
+        for step in STEPS:
+            tracking.log(data={**step.metrics, "a/table": object()}, step=step.step, backend=["console"])
+    assert [message[:30] for message in _warnings(caplog)] == ["drpo-verl: step 2: mismatch/kl"]
+
+
+@pytest.mark.parametrize("config", [None, {}, {"trainer": {}}])
+def test_without_the_section_verls_logger_is_as_it_was(config: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert verl.utils.tracking.Tracking is Tracking and Tracking.__mro__[1].__module__ == "verl.utils.tracking"
+    tracking = Tracking("drpo-verl", "a_run", config=config)
+    tracking.log({"mismatch/kl": 100.0}, 1)
+    assert list(tracking.logger) == ["console"] and not _warnings(caplog)

@@ -1,0 +1,60 @@
+"""A real run in wandb: what was logged, and what was announced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stack import Run
+from wandb_file import history, of_type, records
+
+from drpo_verl.dashboard import METHOD, SECTIONS, Matching
+from drpo_verl.runs import read_steps
+
+# Not in every run: a method or a trainer decides.
+OPTIONAL = {"actor/entropy", "trust_region/delta", "trust_region/attenuated_frac", "trust_region/gradient_removed_frac"}
+
+
+def test_every_metric_of_every_step_is_in_wandb(exact_run: Run) -> None:
+    run = records(exact_run.folder / "wandb")
+    logged = {step.step: step.metrics for step in read_steps(exact_run.folder / "metrics.jsonl")}
+    assert list(logged) == [1, 2, 3]
+    assert history(run) == logged
+
+
+def test_project_name_method_and_configuration_are_in_wandb(exact_run: Run) -> None:
+    (entry,) = of_type("run", records(exact_run.folder / "wandb"))
+    assert (entry["project"], entry["display_name"]) == ("drpo-verl", exact_run.folder.name)
+    value = entry["config"]["update"]
+    for part in METHOD.split("."):
+        value = value[part]
+    assert value == "drpo"
+    policy_loss = entry["config"]["update"]["actor_rollout_ref"]["actor"]["policy_loss"]
+    assert policy_loss["delta"] == 0.1 and policy_loss["bypass_mode"] is True
+
+
+def test_an_alert_is_in_wandb_on_the_terminal_and_in_the_log(exact_run: Run) -> None:
+    (alert,) = of_type("alert", records(exact_run.folder / "wandb"))
+    assert alert["title"] == "critic/score/mean above 0" and alert["level"] == "WARN"
+    assert alert["text"].startswith("step 1: critic/score/mean is ")
+    assert f"warning: {alert['text']}" in exact_run.output
+    assert alert["text"] in (exact_run.folder / "train.log").read_text()
+
+
+def test_wandbs_folder_is_in_the_runs_and_pointed_to(exact_run: Run) -> None:
+    (folder,) = (exact_run.folder / "wandb").glob("offline-run-*")
+    assert not Path("wandb", folder.name).exists()
+    assert f"wandb: {exact_run.folder / 'wandb' / 'latest-run'}" in exact_run.output
+
+
+def test_what_the_dashboard_shows_is_logged(two_rank_bf16_run: Run) -> None:
+    logged = {name for step in two_rank_bf16_run.steps for name in step.metrics}
+    namespaces = {name.split("/")[0] for name in logged}
+    shown = {
+        name
+        for section in SECTIONS
+        for panel in section.panels
+        if not isinstance(panel, Matching)
+        for name in panel.metrics
+    }
+    expected = {name for name in shown - OPTIONAL if name.split("/")[0] in namespaces}
+    assert expected <= logged, expected - logged
