@@ -8,6 +8,7 @@ have come together. It moves an adaptive threshold after each step, and keeps it
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +23,14 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
-from drpo_verl.integration import top_k
+from drpo_verl.integration import top_k, worst_token
 from drpo_verl.integration.config import TrustRegionLossConfig
 from drpo_verl.integration.policy_loss import BehaviourLogProbError, Beside, beside, take_statistics
 from drpo_verl.integration.seams import expect, expect_parameters, warn
+from drpo_verl.integration.worst_token import WorstOfStep
 from drpo_verl.objectives import TokenStatistics, step_metrics
 from drpo_verl.objectives.adaptive import DeltaController
-from drpo_verl.objectives.statistics import DIVERGING, OUTSIDE
+from drpo_verl.objectives.statistics import ABS_PROB_DIFF_MAX, DIVERGING, OUTSIDE
 
 _STATISTICS = "drpo_verl/statistics"
 _ROLLOUT = "rollout_log_probs"
@@ -48,6 +50,7 @@ class TrustRegionLoss:
         objective: the row of the table.
         controller: of an adaptive threshold.
         mini_batch: which one of the step it is called for, from 1.
+        worst: the token of the step on which pi and mu differ most.
     """
 
     def __init__(self, config: ActorConfig) -> None:
@@ -56,6 +59,7 @@ class TrustRegionLoss:
         self.objective = self._settings.objective()
         self.controller = self._settings.controller()
         self.mini_batch = 0
+        self.worst = WorstOfStep()
 
     def __call__(
         self,
@@ -94,6 +98,9 @@ class TrustRegionLoss:
         statistics = take_statistics(metrics)
         if statistics is not None:
             metrics[_STATISTICS] = replace(statistics, drift=self.mini_batch > 1)
+            if worst_token.PATH_VARIABLE in os.environ:
+                largest = statistics.maxima[ABS_PROB_DIFF_MAX]
+                self.worst.offer(largest, model_output["log_probs"], _behaviour_field(data), data)
         return loss, metrics
 
     def _beside(self, model_output: dict[str, Tensor], data: TensorDict) -> Beside:
@@ -110,8 +117,12 @@ def _positions(tensor: Tensor) -> int:
     return int(tensor.values().numel() if tensor.is_nested else tensor.numel())
 
 
+def _behaviour_field(data: TensorDict) -> str:
+    return _ROLLOUT if _ROLLOUT in data else "old_log_probs"  # the same in bypass mode
+
+
 def _require_behaviour(data: TensorDict) -> None:
-    field = _ROLLOUT if _ROLLOUT in data else "old_log_probs"  # the same in bypass mode
+    field = _behaviour_field(data)
     tokens = _positions(data["response_mask"])
     present = _positions(data[field]) if field in data else 0
     if present != tokens:
@@ -120,6 +131,14 @@ def _require_behaviour(data: TensorDict) -> None:
             "sampled token needs one. Set actor_rollout_ref.rollout.calculate_log_probs=True, and look at whether "
             "the agent loop returns response_logprobs."
         )
+
+
+def _step_of(data: TensorDict) -> int | None:
+    # Put there by verl's agent loop, the same for all samples of a step (asynchronously, at most that of the latest).
+    if "global_steps" not in data:
+        return None
+    steps = data["global_steps"]
+    return int(max(steps.tolist() if isinstance(steps, Tensor) else list(steps)))
 
 
 class TrustRegionTrainingWorker(TrainingWorker):
@@ -154,6 +173,11 @@ class TrustRegionTrainingWorker(TrainingWorker):
                 if self._loss is not None and self._loss.controller is not None:
                     metrics[DELTA] = [self._loss.controller.delta]
         self._adapt(merged)
+        if self._loss is not None and worst_token.PATH_VARIABLE in os.environ:
+            worst = self._loss.worst.take(self.model_config.tokenizer)
+            worst = worst_token.worst_over_ranks(worst, self.engine.get_data_parallel_group())
+            if worst is not None and self.rank == 0:
+                worst_token.append(worst, _step_of(data))
         return output
 
     def train_batch(self, data: TensorDict) -> TensorDict | None:

@@ -27,6 +27,7 @@ _BEYOND_ANY_WEIGHT = 1e30
 _COUNT = "tokens"
 DIVERGING = "trust_region/diverging_frac"
 OUTSIDE = "trust_region/outside_frac"
+ABS_PROB_DIFF_MAX = "mismatch/abs_prob_diff_max"
 PARTITION = "mismatch/partition_divergence_mean"
 _GRADIENT = "gradient"
 _BEHAVIOUR = "mismatch/behaviour_log_prob_mean"
@@ -162,7 +163,7 @@ def mismatch_accumulators(measured: TokenRatio, tokens: TokenRatio, is_token: Te
             **({} if partition is None else {PARTITION: partition.sum()}),
         },
         maxima={
-            "mismatch/abs_prob_diff_max": abs_diff.amax(),
+            ABS_PROB_DIFF_MAX: abs_diff.amax(),
             "mismatch/ratio_max": (tokens.ratio * is_token).amax(),
             **({} if partition is None else {"mismatch/partition_divergence_max": partition.amax()}),
         },

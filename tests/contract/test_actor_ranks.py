@@ -55,6 +55,7 @@ def _train(model: Path, folder: Path, ranks: int, micro_batch: int) -> list[Metr
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         "OMP_NUM_THREADS": "1",
+        "DRPO_VERL_WORST_TOKENS": str(folder / "worst_tokens.jsonl"),
     }
     cases = {
         method: [f"method={method}", *more, f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro_batch}"]
@@ -95,6 +96,22 @@ def test_one_and_two_ranks_and_any_micro_batch_give_the_same_metrics(
     assert one["mismatch/kl"] > 0.01, "pi and mu are the same: the case tests nothing"
     assert 0 < one["trust_region/outside_frac"] < one["trust_region/diverging_frac"] < 1
     assert (one["trust_region/weight_min"] < 0) == method.startswith("drpo")
+
+
+def test_the_worst_token_is_the_same_and_has_its_context(
+    one_rank: Metrics, two_ranks: list[Metrics], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    base = tmp_path_factory.getbasetemp()
+    tables = [
+        [json.loads(line) for line in (base / folder / "worst_tokens.jsonl").read_text().splitlines()]
+        for folder in ("one0", "two0")
+    ]
+    for method, one, two in zip(CASES, *tables, strict=True):
+        assert one["abs_prob_diff"] == pytest.approx(one_rank[method]["mismatch/abs_prob_diff_max"][0], rel=1e-4)
+        assert abs(one["pi"] - one["mu"]) == pytest.approx(one["abs_prob_diff"], rel=1e-4)
+        assert one["token"] and one["context"]
+        for name in ("token", "context", "position"):
+            assert one[name] == two[name]
 
 
 def test_an_adaptive_threshold_is_one_for_all_ranks_and_survives_a_checkpoint(two_ranks: list[Metrics]) -> None:

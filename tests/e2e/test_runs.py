@@ -90,6 +90,8 @@ def test_nothing_listens_beyond_loopback(exact_run: Run, two_rank_bf16_run: Run)
 
 
 def test_a_run_leaves_what_it_says(exact_run: Run) -> None:
+    worst = [json.loads(line) for line in (exact_run.folder / "worst_tokens.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in worst] == [1, 2, 3] and all(line["context"] for line in worst)
     for name in ("metrics.jsonl", "train.log", "run.png", "summary.json", "checkpoints/global_step_3/actor"):
         assert (exact_run.folder / name).exists(), name
     summary = json.loads((exact_run.folder / "summary.json").read_text())
