@@ -11,6 +11,7 @@ from statistics import NormalDist
 
 METRICS_FILE = "metrics.jsonl"
 PICTURE_FILE = "run.png"
+SUMMARY_FILE = "summary.json"
 
 REWARD = "critic/score/mean"
 _VALIDATION_PREFIX = "val-core/"

@@ -21,11 +21,11 @@ from rich.console import Console
 
 from drpo_verl.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.console import Follower, logs_to_file
+from drpo_verl.environment import write_environment
 from drpo_verl.integration import search_path
-from drpo_verl.runs import METRICS_FILE, PICTURE_FILE, draw, read_steps, wilson_interval
+from drpo_verl.runs import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, read_steps, wilson_interval
 
 LOG_FILE = "train.log"
-SUMMARY_FILE = "summary.json"
 _ENVIRONMENT = "ray_kwargs.ray_init.runtime_env.env_vars"
 
 
@@ -132,6 +132,7 @@ def _run(config: DictConfig) -> None:
     log, metrics = folder / LOG_FILE, folder / METRICS_FILE
     for earlier in (log, metrics):
         _keep_earlier(earlier)
+    write_environment(folder)
     with open_dict(config):
         config.run.dir = str(folder)
         loggers = config.trainer.logger
