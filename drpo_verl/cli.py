@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,6 +44,34 @@ def dashboard(
     except dashboards.DashboardError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders (`run.dir`) or metrics files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")] = Path("report.html"),
+    group_by: Annotated[
+        str,
+        typer.Option(
+            help="What is drawn as one line, with a band over its runs: `method` for runs that share the method and "
+            "every setting but the seeds, or a setting, by whose value alone runs are grouped."
+        ),
+    ] = "method",
+) -> None:
+    """Write one HTML file about one or many runs, to be opened anywhere without a network.
+
+    Curves with bands over seeds, the trust region, mismatch and drift, time, the settings that differ, the environment.
+
+    Example: `drpo-verl report outputs/drpo-* outputs/grpo-* --out report.html`
+    """
+    from drpo_verl.report import write_report
+
+    try:
+        write_report(runs, out, group_by=group_by)
+    except (OSError, ValueError) as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB, {len(runs)} run{'s' if len(runs) > 1 else ''})")
 
 
 def main() -> None:

@@ -29,7 +29,8 @@ def test_the_wheel_carries_the_configuration_and_the_entry_points(tmp_path: Path
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(root))
     (wheel,) = tmp_path.glob("drpo_verl-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert "drpo_verl/hydra_configs/method/drpo.yaml" in names and "drpo_verl/py.typed" in names
+    for name in ("hydra_configs/method/drpo.yaml", "py.typed", "report/page.html.jinja"):
+        assert f"drpo_verl/{name}" in names, name
     assert not any(name.startswith(("tests/", "hydra_configs/")) for name in names)
 
     site = tmp_path / "site"

@@ -1,0 +1,170 @@
+"""Runs that are repetitions of each other, and what tells the others apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from drpo_verl.report.load import ReportRun
+
+METHOD = "method"
+
+# Where a run's files are: it differs always, and says nothing.
+_PLACES = ("run.dir", "trainer.experiment_name", "trainer.default_local_dir", "ray_kwargs.ray_init._temp_dir")
+# What leaves the training itself as it is.
+_ASIDE = (
+    *_PLACES, "run.", "alerts.", "ray_kwargs.", "prepare.cache_dir", "trainer.logger", "trainer.project_name",
+    "trainer.save_freq", "trainer.test_freq", "trainer.val_before_train", "trainer.resume_",
+)  # fmt: skip
+_MOST_NAMED = 2
+_NOT_SET = "(not set)"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are drawn as one line: their mean, in a band from the smallest to the largest."""
+
+    label: str
+    runs: Sequence[ReportRun]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A metric over a group's runs at one step."""
+
+    step: int
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting with its values, and which runs have each."""
+
+    key: str
+    values: Sequence[tuple[str, Sequence[str]]]
+
+
+def curve(group: Group, metric: str, *, scale: float = 1.0) -> list[Point]:
+    """A metric over the steps of a group.
+
+    Args:
+        group: of runs; one without the metric at a step has no part in it.
+        metric: its name.
+        scale: a factor for each value.
+    """
+    by_step: dict[int, list[float]] = {}
+    for run in group.runs:
+        for step, value in run.values(metric).items():
+            by_step.setdefault(step, []).append(scale * value)
+    return [
+        Point(step, math.fsum(values) / len(values), min(values), max(values), len(values))
+        for step, values in sorted(by_step.items())
+    ]
+
+
+def group_runs(runs: Sequence[ReportRun], by: str = METHOD) -> list[Group]:
+    """Group runs, in the order in which they are given.
+
+    Args:
+        runs: all of a report.
+        by: ``method`` for runs that share the method and every setting but the seeds; else a setting, by whose value
+            alone they are grouped. A run without a known method is a group of its own.
+
+    Raises:
+        ValueError: when ``by`` is a setting of none of the runs.
+    """
+    if by != METHOD:
+        return _by_setting(runs, by)
+    found: dict[tuple[str, frozenset[tuple[str, str]]], list[ReportRun]] = {}
+    for run in runs:
+        settings = frozenset(item for item in run.config.items() if _trains(item[0]))
+        found.setdefault((run.method or run.name, settings), []).append(run)
+    variants: dict[str, list[list[ReportRun]]] = {}
+    for (method, _), members in found.items():
+        variants.setdefault(method, []).append(members)
+    labels = {
+        members[0].name: label for method, every in variants.items() for members, label in _labelled(method, every)
+    }
+    return [Group(labels[members[0].name], members) for members in found.values()]
+
+
+def _by_setting(runs: Sequence[ReportRun], key: str) -> list[Group]:
+    if not any(key in run.config for run in runs):
+        known = [difference.key for difference in config_differences(runs)]
+        raise ValueError(
+            f"--group-by={key} is a setting of none of the runs. Settings in which they differ: "
+            f"{', '.join(known) or 'none'}. The default, {METHOD}, groups what differs in nothing but seeds."
+        )
+    found: dict[str, list[ReportRun]] = {}
+    for run in runs:
+        found.setdefault(run.config.get(key, _NOT_SET), []).append(run)
+    return [Group(f"{_last_part(key)}={value}", members) for value, members in found.items()]
+
+
+def _labelled(method: str, variants: Sequence[list[ReportRun]]) -> list[tuple[list[ReportRun], str]]:
+    """Name the variants of a method by what differs, or by number when that is too much for a label."""
+    if len(variants) == 1:
+        return [(variants[0], method)]
+    first = [members[0] for members in variants]
+    found = differences({run.name: run.config for run in first})
+    keys = [difference.key for difference in found if _trains(difference.key)]
+    if len(keys) > _MOST_NAMED:
+        return [(members, f"{method} #{number}") for number, members in enumerate(variants, 1)]
+    return [
+        (members, ", ".join([method, *(f"{_last_part(key)}={run.config.get(key, _NOT_SET)}" for key in keys)]))
+        for members, run in zip(variants, first, strict=True)
+    ]
+
+
+def _last_part(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
+
+
+def _trains(key: str) -> bool:
+    return not key.startswith(_ASIDE) and not _last_part(key).endswith("seed")
+
+
+def differences(settings: Mapping[str, Mapping[str, str]]) -> list[Difference]:
+    """What runs do not share.
+
+    Args:
+        settings: of each run, by its name.
+    """
+    return [each for each in by_value(settings) if len(each.values) > 1]
+
+
+def config_differences(runs: Iterable[ReportRun]) -> list[Difference]:
+    """The settings that runs do not share, but for where their files are; runs of unknown settings have no part."""
+    found = differences({run.name: run.config for run in runs if run.config})
+    return [each for each in found if each.key not in _PLACES]
+
+
+def by_value(settings: Mapping[str, Mapping[str, str]]) -> list[Difference]:
+    """Every setting with its values, the most frequent last; see ``differences``."""
+    keys = {key: None for each in settings.values() for key in each}
+    found = []
+    for key in keys:
+        values: dict[str, list[str]] = {}
+        for name, each in settings.items():
+            values.setdefault(each.get(key, _NOT_SET), []).append(name)
+        found.append(Difference(key, sorted(values.items(), key=lambda item: len(item[1]))))
+    return found
+
+
+def name_runs(names: Sequence[str], groups: Sequence[Group]) -> str:
+    """Runs in words: whole groups by their label, and all of them as that."""
+    wanted = set(names)
+    if wanted == {run.name for group in groups for run in group.runs}:
+        return "all runs"
+    words = []
+    for group in groups:
+        members = [run.name for run in group.runs]
+        if len(members) > 1 and wanted.issuperset(members):
+            words.append(f"{group.label} ({len(members)} runs)")
+        else:
+            words += [name for name in members if name in wanted]
+    return ", ".join(words)

@@ -1,0 +1,163 @@
+"""What a report knows of a run: its steps, and as far as they are there its configuration and environment."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from drpo_verl.environment import ENVIRONMENT_FILE
+from drpo_verl.runs import METRICS_FILE, SUMMARY_FILE, Step, read_steps, wilson_interval
+
+LAST_STEPS = 5
+"""Over so many steps at its end a run's final figures are averaged."""
+
+_LOSS_MODE = "actor_rollout_ref.actor.policy_loss.loss_mode"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Held-out accuracy after a step, with its 95 % interval where the number of problems is known."""
+
+    step: int
+    value: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class ReportRun:
+    """One run.
+
+    Attributes:
+        name: unique in the report.
+        steps: in order, the validation before training among them.
+        method: as chosen with ``+method=``, else the loss mode; None when nothing tells.
+        config: flat, ``a.b.c`` to its value as YAML has it, interpolations unresolved; empty when not known.
+        environment: as ``drpo_verl.environment`` writes it; empty when not known.
+        problems: over how many held-out problems the accuracy is, if known.
+    """
+
+    name: str
+    steps: Sequence[Step]
+    method: str | None = None
+    config: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    problems: int | None = None
+
+    def values(self, metric: str) -> dict[int, float]:
+        """A metric by step, without the steps that do not have it or have NaN."""
+        found = ((step.step, step.metrics.get(metric, math.nan)) for step in self.steps)
+        return {step: value for step, value in found if math.isfinite(value)}
+
+    def last(self, metric: str) -> float | None:
+        """Its mean over the last ``LAST_STEPS`` steps that have it; None when none has."""
+        return mean(list(self.values(metric).values())[-LAST_STEPS:])
+
+    @property
+    def trained_steps(self) -> int:
+        """The last step's number: 0 for a run that was only validated."""
+        return max((step.step for step in self.steps), default=0)
+
+    @property
+    def accuracies(self) -> list[Accuracy]:
+        """Held-out accuracy at each step at which it was measured."""
+        return [
+            Accuracy(step.step, value, wilson_interval(value, self.problems) if self.problems else None)
+            for step in self.steps
+            if (value := step.validation) is not None and math.isfinite(value)
+        ]
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """The mean; None of nothing."""
+    every = list(values)
+    return math.fsum(every) / len(every) if every else None
+
+
+def load_runs(paths: Sequence[Path]) -> list[ReportRun]:
+    """Read runs.
+
+    Args:
+        paths: of run folders or metrics files. Configuration, environment and summary are looked for beside a file
+            called ``metrics.jsonl``; another name is that of an earlier run in the same folder, or of a lone file.
+
+    Raises:
+        FileNotFoundError: when there is no metrics file.
+        ValueError: when a file is not one, or a path is given twice.
+    """
+    files = [path / METRICS_FILE if path.is_dir() else path for path in paths]
+    names = _names([file.absolute() for file in files])
+    return [_load(file, name) for file, name in zip(files, names, strict=True)]
+
+
+def _load(file: Path, name: str) -> ReportRun:
+    if not file.exists():
+        raise FileNotFoundError(
+            f"no metrics file at {file}: give run folders (run.dir) or metrics files, which verl writes with 'file' in "
+            "trainer.logger."
+        )
+    try:
+        steps = read_steps(file)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is not a metrics file as verl's file logger writes it: {error!r}") from error
+    if file.name != METRICS_FILE:
+        return ReportRun(name, steps)
+    folder = file.parent
+    config = _read_config(folder / ".hydra" / "config.yaml")
+    return ReportRun(
+        name=name,
+        steps=steps,
+        method=_chosen_method(folder / ".hydra" / "hydra.yaml") or config.get(_LOSS_MODE),
+        config=config,
+        environment=_read_json(folder / ENVIRONMENT_FILE),
+        problems=_problems(_read_json(folder / SUMMARY_FILE)),
+    )
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """A run's folder (or lone file), with as many of its parents as it takes to tell it from the others."""
+    if len(set(files)) < len(files):
+        twice = next(file for file in files if files.count(file) > 1)
+        raise ValueError(f"{twice} is given twice: leave one out.")
+    places = [(file.parent if file.name == METRICS_FILE else file.with_suffix("")).parts for file in files]
+    for depth in range(1, max(map(len, places), default=0) + 1):
+        names = ["/".join(parts[-depth:]) for parts in places]
+        if len(set(names)) == len(names):
+            return names
+    return [str(file) for file in files]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _problems(summary: dict[str, Any]) -> int | None:
+    return next((entry["problems"] for entry in summary.get("validation", ()) if entry.get("problems")), None)
+
+
+def _read_config(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    return dict(_flat(OmegaConf.to_container(OmegaConf.load(path), resolve=False), ""))
+
+
+def _chosen_method(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    choice = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    for key in ("hydra", "runtime", "choices", "method"):
+        choice = choice.get(key) if isinstance(choice, dict) else None
+    return choice if isinstance(choice, str) else None
+
+
+def _flat(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node if isinstance(node, str) else json.dumps(node)

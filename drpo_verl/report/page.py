@@ -1,0 +1,148 @@
+"""The report's HTML page: tables, and the charts with plotly.js in the page itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
+from plotly.offline import get_plotlyjs
+
+from drpo_verl import __version__
+from drpo_verl.report.catalogue import SECTIONS, Section
+from drpo_verl.report.figures import FONT, Drawn, Style, draw_section, style
+from drpo_verl.report.groups import (
+    METHOD,
+    Difference,
+    Group,
+    by_value,
+    config_differences,
+    group_runs,
+    name_runs,
+)
+from drpo_verl.report.load import LAST_STEPS, Accuracy, ReportRun, load_runs, mean
+from drpo_verl.runs import REWARD
+
+_NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A run in the overview, in words."""
+
+    run: ReportRun
+    group: Group
+    cells: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """Settings that have the same values in the same runs, with the names of these."""
+
+    keys: Sequence[str]
+    values: Sequence[tuple[str, str]]
+
+
+def write_report(paths: Sequence[Path], out: Path, *, group_by: str = METHOD) -> None:
+    """Write the report of some runs.
+
+    Args:
+        paths: of run folders or metrics files.
+        out: the HTML file.
+        group_by: see ``group_runs``.
+
+    Raises:
+        FileNotFoundError: when a run has no metrics file.
+        ValueError: when a file is none, or nothing can be grouped so.
+    """
+    runs = load_runs(paths)
+    groups = group_runs(runs, group_by)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(_render(runs, groups, group_by), encoding="utf-8")
+
+
+def _render(runs: Sequence[ReportRun], groups: Sequence[Group], group_by: str) -> str:
+    environment = Environment(
+        loader=PackageLoader("drpo_verl.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"caption": _caption, "breakable": _breakable, "data": _data}
+    environment.globals |= {"group_style": _styles(groups).__getitem__}
+    drawn: list[tuple[Section, list[Drawn]]] = [(section, draw_section(section, groups)) for section in SECTIONS]
+    return environment.get_template("page.html.jinja").render(
+        runs=runs,
+        groups=groups,
+        group_by=None if group_by == METHOD else group_by,
+        rows=[_row(run, group) for group in groups for run in group.runs],
+        sections=[(section, charts) for section, charts in drawn if charts],
+        differences=_settings(config_differences(runs), groups),
+        without_config=[run.name for run in runs if not run.config],
+        environment=_settings(by_value({run.name: run.environment for run in runs if run.environment}), groups),
+        without_environment=[run.name for run in runs if not run.environment],
+        last_steps=LAST_STEPS,
+        version=__version__,
+        date=date.today().isoformat(),
+        font=Markup(FONT),
+        plotlyjs=Markup(get_plotlyjs()),
+    )
+
+
+def _styles(groups: Sequence[Group]) -> dict[str, Style]:
+    return {group.label: style(index) for index, group in enumerate(groups)}
+
+
+def _data(drawn: Drawn) -> Markup:
+    """The figure as JSON for a script element, which an unescaped ``<`` could end."""
+    return Markup(drawn.figure.to_json().replace("<", "\\u003c"))
+
+
+def _breakable(name: str) -> Markup:
+    """Escaped, and allowed to break after underscores and slashes."""
+    return Markup(re.sub(r"([_/])", r"\1<wbr>", str(escape(name))))
+
+
+def _caption(text: str) -> Markup:
+    """Escaped, with what is in backquotes as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _settings(found: Sequence[Difference], groups: Sequence[Group]) -> list[_Setting]:
+    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for each in found:
+        values = tuple((value, name_runs(names, groups)) for value, names in each.values)
+        alike.setdefault(values, []).append(each.key)
+    return [_Setting(keys, values) for values, keys in alike.items()]
+
+
+def _row(run: ReportRun, group: Group) -> _Row:
+    accuracies = run.accuracies
+    before = accuracies[0] if len(accuracies) > 1 or (accuracies and accuracies[0].step == 0) else None
+    after = accuracies[-1] if accuracies and accuracies[-1].step > 0 else None
+    largest = run.values("mismatch/abs_prob_diff_max").values()
+    cells = {
+        "Method": _breakable(run.method or _NOTHING),
+        "Steps": str(run.trained_steps),
+        "Reward at the end": _number(run.last(REWARD), ".3f"),
+        "Outside": _number(mean(run.values("trust_region/outside_frac").values()), ".2%"),
+        "Held-out before": _accuracy(before),
+        "Held-out after": _accuracy(after),
+        "abs(π − μ), mean": _number(mean(run.values("mismatch/abs_prob_diff_mean").values()), ".2g"),
+        "abs(π − μ), largest": _number(max(largest, default=None), ".2g"),
+    }
+    return _Row(run, group, cells)
+
+
+def _number(value: float | None, form: str) -> str:
+    return _NOTHING if value is None else format(value, form)
+
+
+def _accuracy(found: Accuracy | None) -> str:
+    if found is None:
+        return _NOTHING
+    if found.interval is None:
+        return f"{found.value:.3f}"
+    low, high = found.interval
+    return Markup('{:.3f} <span class="interval">{:.3f} to {:.3f}</span>').format(found.value, low, high)

@@ -1,0 +1,29 @@
+"""The report of real runs, in a real browser."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+from browser import open_page
+from stack import Run
+
+from drpo_verl.report import write_report
+
+
+def test_a_report_of_real_runs_is_drawn(exact_run: Run, two_rank_bf16_run: Run, tmp_path: Path) -> None:
+    environment = json.loads((exact_run.folder / "environment.json").read_text())
+    assert environment["verl"] == version("verl") and environment["ray"] == version("ray")
+    out = tmp_path / "report.html"
+    write_report([exact_run.folder, two_rank_bf16_run.folder], out)
+    page = open_page(out)
+    assert page.console == []
+    assert {"reward", "held_out", "weight", "outside_frac", "abs_prob_diff", "kl", "phases"} <= set(page.charts)
+    for key, chart in page.charts.items():
+        assert chart.traces, key
+        assert all(trace and all(trace) for trace in chart.traces), key
+    for key in ("reward", "weight", "outside_frac", "abs_prob_diff", "step_seconds"):
+        assert len(page.charts[key].traces) in (2, 4), key  # two methods, each with one line or two
+    for expected in ("drpo", "dppo_topk_tv", "actor_rollout_ref", "bfloat16", version("verl")):
+        assert expected in page.html.replace("<wbr>", ""), expected

@@ -1,0 +1,75 @@
+"""Folders like those of real runs, made from the metrics file of one (three steps of dppo_topk_tv on the CPU)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+REAL = Path(__file__).parents[2] / "data" / "dppo_topk_tv.jsonl"
+
+MakeRun = Callable[..., Path]
+
+_BINS = ("le_1e-4", "1e-4_1e-3", "1e-3_1e-2", "1e-2_0.1", "0.1_0.5", "0.5_0.9", "0.9_0.99", "gt_0.99")
+
+
+def real_records() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in REAL.read_text().splitlines()]
+
+
+def _derived(data: dict[str, float], scale: float) -> dict[str, float]:
+    """The metrics that the real run was too early for, from those that it has, all of them scaled."""
+    diff = data["mismatch/abs_prob_diff_mean"]
+    more = {
+        "trust_region/attenuated_frac": 0.1, "trust_region/gradient_removed_frac": 0.01, "trust_region/delta": 0.2,
+        "mismatch/partition_divergence_mean": 0.02, "mismatch/partition_divergence_max": 0.3, "actor/entropy": 0.4,
+        "training/off_policy/trajectory_staleness/mean": 0.5, "training/off_policy/trajectory_staleness/max": 1.0,
+    }  # fmt: skip
+    for series, factor in (("inference_mismatch", 0.1), ("policy_drift", 1.0)):
+        more |= {f"{series}/{name}": factor * diff for name in (
+            "abs_prob_diff_mean", "abs_prob_diff_p99", "abs_prob_diff_max", "kl_k3", "chi2",
+            "abs_prob_diff_mean_positive_advantage", "abs_prob_diff_mean_negative_advantage")}  # fmt: skip
+        more |= {f"{series}/{name}": 1.0 - factor * diff for name in ("ess", "correlation", "ratio_p01", "ratio_p50")}
+        more[f"{series}/ratio_p99"] = 1.0 + factor * diff
+    more |= {f"mismatch_by_prob/share_{name}": 1 / len(_BINS) for name in _BINS}
+    more |= {f"mismatch_by_prob/abs_prob_diff_{name}": diff for name in _BINS}
+    return {name: scale * value for name, value in (data | more).items()}
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Makes a run's folder.
+
+    Arguments of what it returns: ``name`` of the folder; ``method`` as chosen on Hydra's command line; ``settings`` as
+    dotted keys; ``scale`` for every metric; ``complete`` for the metrics and files of a run as it is made today,
+    instead of the real metrics file alone.
+    """
+
+    def make(name: str, method: str = "drpo", *, scale: float = 1.0, complete: bool = True, **settings: Any) -> Path:
+        folder = tmp_path / name
+        hydra = folder / ".hydra"
+        hydra.mkdir(parents=True)
+        if not complete:
+            (folder / "metrics.jsonl").write_text(REAL.read_text())
+            return folder
+        records = [{"step": each["step"], "data": _derived(each["data"], scale)} for each in real_records()]
+        records.insert(0, {"step": 0, "data": {"val-core/drpo_verl/arithmetic/acc/mean@1": 0.25}})
+        records[-1]["data"]["val-core/drpo_verl/arithmetic/acc/mean@1"] = 0.5
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+        config = OmegaConf.create({"run": {"dir": "outputs/${trainer.experiment_name}"}})
+        settings = {"trainer.experiment_name": name, "actor_rollout_ref.actor.policy_loss.loss_mode": method,
+                    "actor_rollout_ref.actor.optim.lr": 0.0003, "data.seed": 1, **settings}  # fmt: skip
+        for key, value in settings.items():
+            OmegaConf.update(config, key, value, force_add=True)
+        OmegaConf.save(config, hydra / "config.yaml")
+        OmegaConf.save({"hydra": {"runtime": {"choices": {"method": method}}}}, hydra / "hydra.yaml")
+        (folder / "environment.json").write_text(json.dumps({"verl": "0.9.1", "python": "3.11.2"}))
+        summary = {"validation": [{"step": 0, "accuracy": 0.25, "problems": 16, "interval_95": [0.1, 0.5]}]}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        return folder
+
+    return make
