@@ -9,7 +9,7 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke smollm2 test test-unit test-contract test-e2e lint methods weights bench lock clean
+.PHONY: help setup demo smoke smollm2 test test-unit test-contract test-e2e browser lint methods weights bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,10 @@ test: $(INSTALLED)  ## all tests
 
 test-unit test-contract test-e2e: test-%: $(INSTALLED)
 	$(BIN)/python -m pytest tests/$*
+
+browser:  ## install chromium, in which the report is tested (Debian, as root)
+	apt-get update
+	DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .
