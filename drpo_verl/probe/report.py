@@ -25,8 +25,11 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     rollout += f", {settings['kv_cache_dtype']} KV cache" if settings["kv_cache_dtype"] != "auto" else ""
     rollout += f", {settings['quantization']}" if settings["quantization"] else ""
     _line(console, "")
-    _line(console, f"{settings['model']} on {result['device']}: sampled by vLLM in {rollout} (μ), scored by transformers "
-          f"in {settings['train_dtype']} (π)")  # fmt: skip
+    _line(
+        console,
+        f"{result['model']} on {result['device']}: sampled by vLLM in {rollout} (μ), "
+        f"scored by transformers in {settings['train_dtype']} (π)",
+    )
     _line(console, f"{result['prompts']:,} prompts, {result['samples']:,} responses, {result['tokens']:,} tokens")
     for table in (_overall(result["mismatch"]), _by_probability(result["by_probability"]), _methods(result["methods"])):
         _line(console, "")
