@@ -131,7 +131,10 @@ SECTIONS = (
     )),
     Section("Drift: what the updates since the rollout add", (
         *_distance("policy_drift"),
-        Lines("Staleness of the samples", _named("staleness", "versions_mean", "versions_max"), "weight versions"),
+        Lines(
+            "Staleness of the samples", _named("training/off_policy/trajectory_staleness", "mean", "max"),
+            "weight versions",
+        ),
     )),
     Section("Throughput", (
         Lines("Time of a step", _named("timing_s", "step", "gen", "update_actor", "update_weights"), "s"),

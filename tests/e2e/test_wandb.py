@@ -11,7 +11,7 @@ from drpo_verl.dashboard import METHOD, SECTIONS, Matching
 from drpo_verl.runs import read_steps
 
 # Not in every run: a method or a trainer decides.
-OPTIONAL = {"actor/entropy", "trust_region/delta", "trust_region/attenuated_frac", "trust_region/gradient_removed_frac"}
+OPTIONAL = {"actor/entropy", "trust_region/delta"}
 
 
 def test_every_metric_of_every_step_is_in_wandb(exact_run: Run) -> None:

@@ -26,7 +26,8 @@ OTHER = re.compile(
     r"|abs_prob_diff_mean_(positive|negative)_advantage)"
     r"|mismatch_by_prob/(share|abs_prob_diff)_"
     r"(le_1e-4|1e-4_1e-3|1e-3_1e-2|1e-2_0.1|0.1_0.5|0.5_0.9|0.9_0.99|gt_0.99)"
-    r"|trust_region/(attenuated_frac|gradient_removed_frac|delta)|staleness/versions_(mean|max)|actor/entropy"
+    r"|trust_region/(attenuated_frac|gradient_removed_frac|delta)|actor/entropy"
+    r"|training/off_policy/trajectory_staleness/(mean|max)"
 )
 
 

@@ -1,0 +1,164 @@
+"""What each method would do to the gradients of the sampled tokens, at its defaults, computed by its own loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drpo_verl.objectives import OBJECTIVES, Objective, TokenRatio, TrustRegion, token_loss
+from drpo_verl.objectives.partition import Divergence
+
+
+@dataclass(frozen=True)
+class Method:
+    """A ``+method=`` group.
+
+    Attributes:
+        name: of the group.
+        objective: its row of the table.
+        region: its thresholds.
+        top_k: the K of its divergence, for a Top-K method.
+    """
+
+    name: str
+    objective: Objective
+    region: TrustRegion
+    top_k: int | None
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Those of the region that mean something to it."""
+        takes_delta = self.objective.enforcement.needs_threshold
+        region = asdict(self.region)
+        names = [*(("delta_low", "delta_high") if takes_delta else ()), "ratio_cap", "dual_clip"]
+        if self.objective.enforcement.gated:
+            names.append("region_delta")
+        return {name: region[name] for name in names if region[name] is not None}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Shares of the tokens by what a method makes of their gradient, -A r w grad log pi.
+
+    Attributes:
+        removed: w = 0: clipped or masked.
+        attenuated: 0 < w < 1, the ratio's cap included.
+        corrected: w < 0: pushed back towards mu.
+        strengthened: w > 1.
+        weight_mean: w over the tokens.
+        weight_min: its smallest.
+    """
+
+    removed: float
+    attenuated: float
+    corrected: float
+    strengthened: float
+    weight_mean: float
+    weight_min: float
+
+
+def methods() -> list[Method]:
+    """Every ``+method=`` group with its defaults, in the order of the table of objectives."""
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+    from verl.workers.config import ActorConfig
+
+    from drpo_verl.integration.config import verl_region
+    from drpo_verl.integration.search_path import config_dir
+
+    found: list[tuple[int, Method]] = []
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        for path in sorted((config_dir() / "method").glob("*.yaml")):
+            actor = compose(overrides=[f"+method={path.stem}"]).actor_rollout_ref.actor
+            settings = instantiate(actor.policy_loss)
+            objective = settings.objective()
+            if objective.verl_loss:
+                clips = {name: actor[name] for name in actor if str(name).startswith("clip_ratio")}
+                region = verl_region(SimpleNamespace(**{"clip_ratio_c": ActorConfig.clip_ratio_c, **clips}))
+            else:
+                region = settings.region()
+            order = list(OBJECTIVES).index(settings.loss_mode)
+            found.append((order, Method(path.stem, objective, region, settings.top_k)))
+    return [method for _, method in sorted(found, key=lambda each: each[0])]
+
+
+def effects(method: Method, log_mu: Tensor, log_pi: Tensor, partition: Partition) -> Iterator[Effect]:
+    """What the method makes of the tokens, were all advantages 1, and were all -1.
+
+    Args:
+        method: which.
+        log_mu: of the sampled tokens under the rollout engine, ``[N]`` fp32.
+        log_pi: under the training engine.
+        partition: their Top-K.
+    """
+    divergence = method.objective.geometry.divergence
+    ratio = TokenRatio.of(log_pi, log_mu).ratio
+    for advantage in (1.0, -1.0):
+        policy = log_pi.clone().requires_grad_()
+        loss = token_loss(
+            method.objective,
+            method.region,
+            policy,
+            log_mu,
+            torch.full_like(log_mu, advantage),
+            torch.ones_like(log_mu),
+            # Before the first update, a recomputed pi_old is the training engine's own.
+            log_anchor=log_pi if method.objective.recomputed_anchor else None,
+            partition_divergence=None if divergence is None else partition.divergence(divergence),
+        ).loss
+        (gradient,) = torch.autograd.grad(loss.sum(), policy)
+        yield effect(gradient / (-advantage * ratio))
+
+
+def effect(weight: Tensor) -> Effect:
+    """Count the tokens by their weight, ``[N]``."""
+
+    def share(which: Tensor) -> float:
+        return which.double().mean().item()
+
+    return Effect(
+        removed=share(weight == 0),
+        attenuated=share((weight > 0) & (weight < 1)),
+        corrected=share(weight < 0),
+        strengthened=share(weight > 1),
+        weight_mean=weight.double().mean().item(),
+        weight_min=weight.min().item(),
+    )
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The Top-K of each position under both engines, ``[N, K + 1]`` fp32.
+
+    Attributes:
+        log_mu: under the rollout engine; -inf for a token that sampling excludes.
+        log_pi: under the training engine.
+        listed: 1 for an entry, 0 for one that is none.
+    """
+
+    log_mu: Tensor
+    log_pi: Tensor
+    listed: Tensor
+
+    def divergence(self, divergence: Divergence) -> Tensor:
+        """D of each token, ``[N]``."""
+        # As when it travels with a sample: no probability at all, without a NaN in 0 log 0.
+        return divergence(self.log_mu.clamp(min=torch.finfo(torch.float16).min), self.log_pi, self.listed, None)
+
+
+def measure(of: list[Method], log_mu: Tensor, log_pi: Tensor, partition: Partition) -> dict[str, dict[str, Any]]:
+    """The effects of methods by name, with their thresholds; for the rest, see ``effects``."""
+    result = {}
+    for method in of:
+        positive, negative = effects(method, log_mu, log_pi, partition)
+        result[method.name] = {
+            "thresholds": method.thresholds,
+            "positive_advantage": asdict(positive),
+            "negative_advantage": asdict(negative),
+        }
+    return result

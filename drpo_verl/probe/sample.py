@@ -1,0 +1,107 @@
+"""The rollout engine's process: vLLM samples, and says with which log-probabilities."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drpo_verl.cpu import vllm_distribution
+from drpo_verl.probe.job import Job, serve
+from drpo_verl.probe.prompts import Messages
+from drpo_verl.probe.settings import ProbeError
+from drpo_verl.probe.tokens import NOT_LISTED, Samples
+
+# Before vLLM is imported, here and in the workers that it spawns, which import this module first.
+vllm_distribution.install()
+
+
+def sample(job: Job) -> Samples:
+    """Sample the job's responses, in verl's way of asking.
+
+    Raises:
+        ProbeError: when a prompt leaves no room for a response.
+    """
+    from transformers import AutoTokenizer
+    from vllm import LLM, SamplingParams, TokensPrompt
+
+    settings = job.settings
+    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    prompts = [encode(tokenizer, messages) for messages in job.prompts]
+    top_k = min(job.top_k, len(tokenizer))
+    on_cpu = job.device == "cpu"
+    llm = LLM(
+        model=job.model,
+        dtype=settings.dtype,
+        kv_cache_dtype=settings.kv_cache_dtype,
+        quantization=settings.quantization,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        seed=settings.seed,
+        max_model_len=_length(job.model, max(map(len, prompts)), settings.max_tokens),
+        max_logprobs=top_k,
+        logprobs_mode="processed_logprobs",
+        # As the CPU experiments have it: compiling takes longer than what it saves.
+        enforce_eager=on_cpu,
+        **({"distributed_executor_backend": "uni"} if on_cpu and settings.tensor_parallel_size == 1 else {}),
+    )
+    answers = llm.generate(
+        [TokensPrompt(prompt_token_ids=ids) for ids in prompts],
+        SamplingParams(
+            n=settings.samples,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            max_tokens=settings.max_tokens,
+            logprobs=top_k,
+            flat_logprobs=True,
+            detokenize=False,
+        ),
+        use_tqdm=False,
+    )
+    return _collect(answers)
+
+
+def encode(tokenizer: Any, messages: Messages) -> list[int]:
+    """The token ids of a prompt, as verl's agent loop makes them; plain text for a model without a chat template."""
+    if tokenizer.chat_template:
+        return list(
+            tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        )
+    return list(tokenizer("\n".join(message["content"] for message in messages))["input_ids"])
+
+
+def _length(model: str, longest_prompt: int, max_tokens: int) -> int:
+    from transformers import AutoConfig
+
+    room = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None) or sys.maxsize
+    if longest_prompt >= room:
+        raise ProbeError(
+            f"a prompt has {longest_prompt} tokens, and the model takes {room} with its response: leave it out."
+        )
+    return int(min(longest_prompt + max_tokens, room))
+
+
+def _collect(answers: list[Any]) -> Samples:
+    responses = [(answer.prompt_token_ids, output) for answer in answers for output in answer.outputs]
+    ids, log_mu = [], []
+    for _, output in responses:
+        flat, length = output.logprobs, len(output.token_ids)
+        listed = np.asarray(flat.token_ids, np.int64).reshape(length, -1)
+        listed[:, 1:][listed[:, 1:] == listed[:, :1]] = NOT_LISTED
+        ids.append(listed)
+        log_mu.append(np.asarray(flat.logprobs, np.float32).reshape(length, -1))
+    top_log_mu = np.concatenate(log_mu)
+    return Samples(
+        ids=np.concatenate([np.asarray([*prompt, *output.token_ids], np.int64) for prompt, output in responses]),
+        prompt_lengths=np.asarray([len(prompt) for prompt, _ in responses], np.int64),
+        response_lengths=np.asarray([len(output.token_ids) for _, output in responses], np.int64),
+        log_mu=top_log_mu[:, 0],
+        top_ids=np.concatenate(ids),
+        top_log_mu=top_log_mu,
+    )
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), sample)
