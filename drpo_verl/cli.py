@@ -70,8 +70,8 @@ def probe(
 ) -> None:
     """Measure how far vLLM and the trainer are apart, before training.
 
-    vLLM samples in one precision, the trainer's forward scores the same tokens in another, with the same weights. Reports
-    the mismatch by the probability of the token, what each method would make of it at its defaults, and a δ.
+    vLLM samples in one precision, the trainer's forward scores the same tokens in another, with the same weights.
+    Reports the mismatch by the probability of the token, what each method would make of it at its defaults, and a δ.
 
     Example: `drpo-verl probe smollm2 --train-dtype float32 --kv-cache-dtype fp8_e4m3 --max-tokens 24`
     """

@@ -81,12 +81,13 @@ class Job:
             )
         if process.returncode == 0:
             return
-        if (self.folder / _ERROR).exists():
-            raise ProbeError(f"{(self.folder / _ERROR).read_text()} The log is in {log}.")
-        raise ProbeError(
-            f"the process of {module!r} ended with code {process.returncode} (-9: the machine ran out of memory; take a "
-            f"smaller --count or --max-tokens, or another machine). The log is in {log}."
+        reason = (
+            f"it ended with code {process.returncode} (-9: killed, usually since memory ran out; take a smaller --count "
+            "or --max-tokens)."
         )
+        if (self.folder / _ERROR).exists():
+            reason = (self.folder / _ERROR).read_text()
+        raise ProbeError(f"MODEL={self.settings.model!r}, {module}: {reason} The log is in {log}.")
 
 
 def serve(folder: Path, answer: Callable[[Job], Samples | Scores]) -> None:

@@ -128,8 +128,8 @@ def suggest_delta(tokens: Tokens, share: float) -> dict[str, Any]:
     """The delta in units of abs(pi - mu) at which ``share`` of the diverging tokens sit outside.
 
     With the same weights on both sides and an advantage of either sign equally often, each token that is not the same
-    under both engines diverges half of the time; a token whose probability rose diverges when A > 0 (``delta_high``), one
-    whose probability fell when A < 0 (``delta_low``).
+    under both engines diverges half of the time: one whose probability rose when A > 0 (``delta_high``), one whose
+    probability fell when A < 0 (``delta_low``).
     """
     diff = tokens.prob_diff
     parts = {"delta": np.abs(diff), "delta_high": np.maximum(diff, 0.0), "delta_low": np.maximum(-diff, 0.0)}

@@ -22,7 +22,7 @@ _FEWEST = 5
 _SMALLEST = 1e-9
 _CERTAIN = 1e-7
 """1 - mu where mu rounds to 1 in fp32."""
-_TICKS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
+_TICKS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.999999)
 
 _PLAIN, _CLIPPED, _OUTSIDE, _LINE = "#8c9196", "#e07b39", "#2f5fa8", "#1b1b1b"
 _DASHED = (0, (2, 1.5))

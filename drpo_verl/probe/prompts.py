@@ -64,7 +64,5 @@ def _arithmetic(settings: Settings, model: str) -> list[Messages]:
     # The tiny policy knows digits only. Of other models, small ones are hardly ever right about a difference.
     is_tiny = (Path(model) / WARMUP_FILE).exists()
     style: Style = "terse" if is_tiny else "natural"
-    problems = make_problems(
-        "train", settings.count, seed=settings.seed, difficulty=Difficulty(subtraction=is_tiny)
-    )
+    problems = make_problems("train", settings.count, seed=settings.seed, difficulty=Difficulty(subtraction=is_tiny))
     return [render_chat(problem, style) for problem in problems]

@@ -25,8 +25,11 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     rollout += f", {settings['kv_cache_dtype']} KV cache" if settings["kv_cache_dtype"] != "auto" else ""
     rollout += f", {settings['quantization']}" if settings["quantization"] else ""
     _line(console, "")
-    _line(console, f"{settings['model']} on {result['device']}: sampled by vLLM in {rollout} (μ), scored by transformers "
-          f"in {settings['train_dtype']} (π)")  # fmt: skip
+    _line(
+        console,
+        f"{result['model']} on {result['device']}: sampled by vLLM in {rollout} (μ), "
+        f"scored by transformers in {settings['train_dtype']} (π)",
+    )
     _line(console, f"{result['prompts']:,} prompts, {result['samples']:,} responses, {result['tokens']:,} tokens")
     for table in (_overall(result["mismatch"]), _by_probability(result["by_probability"]), _methods(result["methods"])):
         _line(console, "")
@@ -52,8 +55,8 @@ def _overall(figures: Mapping[str, float]) -> Table:
     table = Table.grid(padding=(0, 2))
     diff = {name: _number(figures[f"abs_prob_diff_{name}"]) for name in ("mean", "p50", "p99", "max")}
     ratio = {name: f"{figures[f'ratio_{name}']:.4f}" for name in ("p01", "p50", "p99", "max")}
-    table.add_row("abs(π − μ)", "mean {mean}, median {p50}, 99 % {p99}, largest {max}".format(**diff))
-    table.add_row("π/μ", "1 % {p01}, median {p50}, 99 % {p99}, largest {max}".format(**ratio))
+    table.add_row("abs(π − μ)", "mean {mean}, median {p50}, 99 % {p99}, max {max}".format(**diff))
+    table.add_row("π/μ", "1 % {p01}, median {p50}, 99 % {p99}, max {max}".format(**ratio))
     table.add_row("KL(μ ‖ π)", f"{_number(figures['kl_k3'])} nats a token (k3), χ² {_number(figures['chi2'])}")
     table.add_row("effective sample size", f"{figures['ess']:.4%} of the tokens")
     table.add_row("correlation of π and μ", f"{figures['correlation']:.6f}")

@@ -1,0 +1,187 @@
+"""What both processes make of tokens, and how they are started, told and listened to."""
+
+from __future__ import annotations
+
+import os
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from drpo_verl.probe import sample, score
+from drpo_verl.probe.device import device_type, environment
+from drpo_verl.probe.job import Job
+from drpo_verl.probe.model import resolve
+from drpo_verl.probe.run import require_numbers
+from drpo_verl.probe.settings import ProbeError, Settings
+from drpo_verl.probe.tokens import NOT_LISTED, Samples, Scores
+
+VOCABULARY = 50
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("llama")
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        initializer_range=0.3,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+def samples_of(lengths: list[tuple[int, int]], top_k: int = 3) -> Samples:
+    generator = np.random.default_rng(0)
+    ids = [generator.integers(0, VOCABULARY, prompt + response) for prompt, response in lengths]
+    sampled = np.concatenate([each[prompt:] for each, (prompt, _) in zip(ids, lengths, strict=True)])
+    others = generator.integers(0, VOCABULARY, (len(sampled), top_k))
+    return Samples(
+        ids=np.concatenate(ids),
+        prompt_lengths=np.array([prompt for prompt, _ in lengths]),
+        response_lengths=np.array([response for _, response in lengths]),
+        log_mu=np.zeros(len(sampled), np.float32),
+        top_ids=np.concatenate([sampled[:, None], others], axis=1),
+        top_log_mu=np.zeros((len(sampled), top_k + 1), np.float32),
+    )
+
+
+LENGTHS = [(3, 4), (6, 1), (2, 9), (5, 5)]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_scoring_in_batches_is_scoring_one_by_one(
+    folder: Path, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = samples_of(LENGTHS)
+    samples.top_ids[1, 2] = NOT_LISTED
+    model = score.load(str(folder), "float32", "cpu")
+    expected, start = [], 0
+    for prompt, response in LENGTHS:
+        ids = torch.from_numpy(samples.ids[start : start + prompt + response])
+        with torch.no_grad():
+            rows = (model(ids[None]).logits[0, prompt - 1 : -1] / temperature).log_softmax(-1)
+        expected.append(rows)
+        start += prompt + response
+    wanted = torch.cat(expected).gather(1, torch.from_numpy(samples.top_ids).clamp(min=0)).numpy()
+    wanted[1, 2] = 0.0
+    # Two sequences to a batch, and three rows to a chunk.
+    monkeypatch.setattr(score, "_BATCH_LOGITS", 25 * VOCABULARY)
+    monkeypatch.setattr(score, "_CHUNK_LOGITS", 3 * VOCABULARY)
+    scores = score.log_probs(model, samples, "float32", temperature)
+    np.testing.assert_allclose(scores.top_log_pi, wanted, atol=2e-6)
+    np.testing.assert_array_equal(scores.log_pi, scores.top_log_pi[:, 0])
+
+
+def test_batches_hold_every_sample_once_and_keep_to_their_size() -> None:
+    samples = samples_of([*LENGTHS, (20, 20)])
+    found = list(score.batches(samples, 25))
+    assert sorted(index for batch in found for index in batch.samples) == [0, 1, 2, 3, 4]
+    assert all(batch.ids.numel() <= 25 or len(batch.samples) == 1 for batch in found)
+    assert sum(int(batch.predicting.sum()) for batch in found) == samples.response_lengths.sum()
+
+
+def test_what_vllm_answers_is_taken_apart() -> None:
+    def output(ids: list[int], top: list[list[int]], log_probs: list[list[float]]) -> SimpleNamespace:
+        flat = SimpleNamespace(token_ids=[*chain(*top)], logprobs=[*chain(*log_probs)])
+        return SimpleNamespace(token_ids=ids, logprobs=flat)
+
+    answers = [
+        SimpleNamespace(
+            prompt_token_ids=[7, 8],
+            outputs=[
+                output([1, 2], [[1, 1, 5], [2, 6, 7]], [[-0.1, -0.1, -3.0], [-4.0, -0.5, -1.0]]),
+                output([3], [[3, 4, 3]], [[-1.0, -0.6, -1.0]]),
+            ],
+        )
+    ]
+    samples = sample._collect(answers)
+    assert samples.ids.tolist() == [7, 8, 1, 2, 7, 8, 3]
+    assert samples.prompt_lengths.tolist() == [2, 2] and samples.response_lengths.tolist() == [2, 1]
+    assert samples.top_ids.tolist() == [[1, NOT_LISTED, 5], [2, 6, 7], [3, 4, NOT_LISTED]]
+    assert samples.log_mu.tolist() == pytest.approx([-0.1, -4.0, -1.0])
+
+
+def test_a_model_without_a_chat_template_gets_plain_text() -> None:
+    class Tokenizer:
+        chat_template = None
+
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": [len(text)]}
+
+    assert sample.encode(Tokenizer(), [{"role": "user", "content": "ab"}, {"role": "user", "content": "c"}]) == [4]
+
+
+def test_the_cpu_has_what_a_run_on_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith(("VLLM_", "OMP_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
+    assert device_type() == "cpu"  # VERL_PLATFORM, or there is nothing else
+    variables = environment("cpu", str(tmp_path))
+    assert "VLLM_CPU_KVCACHE_SPACE" not in variables  # the user's own
+    assert variables["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert variables["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert int(variables["OMP_NUM_THREADS"]) >= 1
+    assert variables["HF_HUB_OFFLINE"] == "1"
+    assert not [name for name in variables if name.startswith("RAY_")]
+    assert environment("cuda", "Qwen/Qwen3-0.6B") == {}
+
+
+def test_models(tmp_path: Path, folder: Path) -> None:
+    assert resolve(str(folder)) == str(folder)
+    assert resolve("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
+    for name in ("/no/such/folder", "./model", "nothing", "a/b/c"):
+        with pytest.raises(ProbeError, match=f"MODEL='{name}' does not exist.*tiny, smollm2"):
+            resolve(name)
+    with pytest.raises(ProbeError, match=r"has no config\.json"):
+        resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"dtype": "bf15"}, "--dtype='bf15' is not one of bfloat16, float16, float32"),
+        ({"train_dtype": "fp8"}, "--train-dtype='fp8' is not one of"),
+        ({"count": 0}, "--count=0 must be at least 1"),
+        ({"max_tokens": 0}, "--max-tokens=0 must be at least 1"),
+        ({"temperature": 0.0}, r"--temperature=0\.0 must be above 0"),
+        ({"top_p": 1.5}, r"--top-p=1\.5 must be above 0 and at most 1"),
+        ({"top_k": 0}, "--top-k=0 must be at least 1, or -1"),
+        ({"share": 1.0}, r"--share=1\.0 is a share"),
+    ],
+)
+def test_settings_that_mean_nothing(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(ProbeError, match=message):
+        Settings("tiny", **setting)
+
+
+def test_a_job_travels(tmp_path: Path) -> None:
+    job = Job(tmp_path, Settings("tiny", count=3), "/model", "cpu", [[{"role": "user", "content": "1+1"}]], 20)
+    job.write()
+    assert Job.read(tmp_path) == job
+
+
+def test_a_process_that_fails_says_why(tmp_path: Path, folder: Path) -> None:
+    job = Job(tmp_path, Settings("mine"), str(folder), "cpu", [], 20)
+    job.write()
+    log = tmp_path / "probe.log"
+    with pytest.raises(ProbeError, match=r"MODEL='mine', score: FileNotFoundError: .*samples\.npz.*probe\.log"):
+        job.start("score", log)
+    assert "Traceback" in log.read_text()
+    with pytest.raises(ProbeError, match="ended with code 1"):
+        job.start("no_such_module", log)
+
+
+def test_log_probabilities_that_are_no_numbers() -> None:
+    samples = samples_of(LENGTHS)
+    fine = np.zeros(len(samples.log_mu), np.float32)
+    broken = fine.copy()
+    broken[:2] = np.nan, -np.inf
+    require_numbers(samples, Scores(fine, fine[:, None]))
+    with pytest.raises(ProbeError, match=r"2 of 19 log-probabilities of the training engine.*--train-dtype"):
+        require_numbers(samples, Scores(broken, broken[:, None]))

@@ -1,0 +1,68 @@
+"""Prompts of a parquet, of a text file and of nowhere, and what is said of files that hold none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from drpo_verl.probe.prompts import read
+from drpo_verl.probe.settings import ProbeError, Settings
+from drpo_verl.tasks.arithmetic import write_parquet
+from drpo_verl.tasks.tiny_policy import WARMUP_FILE
+
+
+def test_a_line_is_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("Tell me a story.\n\n  \nWhat is a lighthouse?\nThe third\n")
+    assert read(Settings("tiny", path, count=2), "model") == [
+        [{"role": "user", "content": "Tell me a story."}],
+        [{"role": "user", "content": "What is a lighthouse?"}],
+    ]
+
+
+def test_the_data_of_a_run(tmp_path: Path) -> None:
+    train, _ = write_parquet(tmp_path, n_train=5, n_val=5, style="natural")
+    prompts = read(Settings("tiny", train), "model")
+    assert prompts == pq.read_table(train)["prompt"].to_pylist() and len(prompts) == 5
+    assert [message["role"] for message in prompts[0]] == ["user", "assistant", "user"]
+
+
+def test_arithmetic_in_the_style_of_the_model(tmp_path: Path) -> None:
+    settings = Settings("x", count=3, seed=2)
+    natural = read(settings, str(tmp_path))
+    assert len(natural) == 3 and natural[0][-1]["content"].startswith("Calculate")
+    assert read(settings, str(tmp_path)) == natural
+    (tmp_path / WARMUP_FILE).touch()
+    (terse, *_), *_ = read(settings, str(tmp_path))
+    assert terse["content"].replace("+", "").replace("-", "").isdigit()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.txt", None, r"--prompts='.*missing\.txt' does not exist: give"),
+        ("empty.txt", b"\n \n", "holds no prompt"),
+        ("binary.txt", b"\xff\xfe\x00", "neither a .parquet file nor text"),
+        ("broken.parquet", b"PAR", "is not a parquet file"),
+    ],
+)
+def test_files_without_prompts(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ProbeError, match=message):
+        read(Settings("tiny", path), "model")
+
+
+def test_a_parquet_without_messages(tmp_path: Path) -> None:
+    path = tmp_path / "other.parquet"
+    for table in ({"question": ["1+1"]}, {"prompt": ["1+1"]}):
+        pq.write_table(pa.table(table), path)
+        with pytest.raises(ProbeError, match="no column 'prompt' of messages"):
+            read(Settings("tiny", path), "model")
+    pq.write_table(pa.table({"prompt": pa.array([], pa.list_(pa.string()))}), path)
+    with pytest.raises(ProbeError, match="holds no prompt"):
+        read(Settings("tiny", path), "model")
