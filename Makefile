@@ -54,9 +54,10 @@ methods: $(INSTALLED)  ## three real steps of every method
 weights: $(INSTALLED)  ## draw docs/weights.png anew
 	$(BIN)/python -m benchmarks.weights docs/weights.png
 
-probe: $(INSTALLED)  ## measure SmolLM2 between vLLM in bf16 and fp32, and draw docs/probe.png anew
-	$(BIN)/drpo-verl probe smollm2 --train-dtype float32 --prompts docs/probe_prompts.txt --max-tokens 24
-	cp outputs/probe/probe.png docs/probe.png
+PROBE := $(BIN)/drpo-verl probe smollm2 --train-dtype float32 --prompts docs/probe_prompts.txt --max-tokens 24
+probe: $(INSTALLED)  ## measure SmolLM2 in vLLM (bf16, fp8 KV cache) against fp32, and draw docs/probe*.png anew
+	$(PROBE) --out outputs/probe && cp outputs/probe/probe.png docs/probe.png
+	$(PROBE) --kv-cache-dtype fp8_e4m3 --out outputs/probe_fp8 && cp outputs/probe_fp8/probe.png docs/probe_fp8.png
 
 bench: $(INSTALLED)  ## time and memory of the losses against verl's
 	$(BIN)/python -m benchmarks.policy_loss

@@ -85,7 +85,7 @@ def _methods(methods: Mapping[str, Mapping[str, Any]]) -> Table:
     )
     table.add_column("+method=", no_wrap=True)
     table.add_column("thresholds")
-    for name in ("removed", "attenuated", "corrected", "smallest w"):
+    for name in ("removed", "attenuated", "corrected", "min w"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, method in methods.items():
         signs = (method["positive_advantage"], method["negative_advantage"])
@@ -93,7 +93,7 @@ def _methods(methods: Mapping[str, Mapping[str, Any]]) -> Table:
             name,
             _thresholds(method["thresholds"]),
             *(_percent([sign[what] for sign in signs]) for what in ("removed", "attenuated", "corrected")),
-            " / ".join(f"{sign['weight_min']:.2f}" for sign in signs),
+            f"{min(sign['weight_min'] for sign in signs):.2f}",
         )
     return table
 
