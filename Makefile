@@ -9,7 +9,7 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke smollm2 test test-unit test-contract test-e2e browser lint methods weights bench lock clean
+.PHONY: help setup demo smoke smollm2 test test-unit test-contract test-e2e browser lint methods weights probe bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,11 @@ methods: $(INSTALLED)  ## three real steps of every method
 
 weights: $(INSTALLED)  ## draw docs/weights.png anew
 	$(BIN)/python -m benchmarks.weights docs/weights.png
+
+PROBE := $(BIN)/drpo-verl probe smollm2 --train-dtype float32 --prompts docs/probe_prompts.txt --max-tokens 24
+probe: $(INSTALLED)  ## measure SmolLM2 in vLLM (bf16, fp8 KV cache) against fp32, and draw docs/probe*.png anew
+	$(PROBE) --out outputs/probe && cp outputs/probe/probe.png docs/probe.png
+	$(PROBE) --kv-cache-dtype fp8_e4m3 --out outputs/probe_fp8 && cp outputs/probe_fp8/probe.png docs/probe_fp8.png
 
 bench: $(INSTALLED)  ## time and memory of the losses against verl's
 	$(BIN)/python -m benchmarks.policy_loss

@@ -82,8 +82,8 @@ class Job:
         if process.returncode == 0:
             return
         reason = (
-            f"it ended with code {process.returncode} (-9: killed, as a machine does that has run out of memory; take "
-            "a smaller --count or --max-tokens)."
+            f"it ended with code {process.returncode} (-9: killed, usually since memory ran out; "
+            "take a smaller --count or --max-tokens)."
         )
         if (self.folder / _ERROR).exists():
             reason = (self.folder / _ERROR).read_text()

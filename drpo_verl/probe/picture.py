@@ -129,7 +129,7 @@ def _panel(axes: Axes, view: _View, distance: Floats) -> None:
     plain = view.drawn & ~view.clipped
     axes.plot(view.x[plain], y[plain], "o", ms=size, alpha=alpha, mew=0, color=_PLAIN)
     marked = view.drawn & view.clipped
-    axes.plot(view.x[marked], y[marked], "o", ms=size + 1.5, alpha=0.9, mew=0, color=_CLIPPED)
+    axes.plot(view.x[marked], y[marked], "o", ms=size + 0.5, alpha=0.75, mew=0, color=_CLIPPED)
     ringed = view.drawn & view.outside
     axes.plot(view.x[ringed], y[ringed], "o", ms=size + 3, mfc="none", mec=_OUTSIDE, mew=1.2)
     for index in range(len(BINS)):

@@ -55,8 +55,8 @@ def _overall(figures: Mapping[str, float]) -> Table:
     table = Table.grid(padding=(0, 2))
     diff = {name: _number(figures[f"abs_prob_diff_{name}"]) for name in ("mean", "p50", "p99", "max")}
     ratio = {name: f"{figures[f'ratio_{name}']:.4f}" for name in ("p01", "p50", "p99", "max")}
-    table.add_row("abs(π − μ)", "mean {mean}, median {p50}, 99 % {p99}, largest {max}".format(**diff))
-    table.add_row("π/μ", "1 % {p01}, median {p50}, 99 % {p99}, largest {max}".format(**ratio))
+    table.add_row("abs(π − μ)", "mean {mean}, median {p50}, 99 % {p99}, max {max}".format(**diff))
+    table.add_row("π/μ", "1 % {p01}, median {p50}, 99 % {p99}, max {max}".format(**ratio))
     table.add_row("KL(μ ‖ π)", f"{_number(figures['kl_k3'])} nats a token (k3), χ² {_number(figures['chi2'])}")
     table.add_row("effective sample size", f"{figures['ess']:.4%} of the tokens")
     table.add_row("correlation of π and μ", f"{figures['correlation']:.6f}")
@@ -85,7 +85,7 @@ def _methods(methods: Mapping[str, Mapping[str, Any]]) -> Table:
     )
     table.add_column("+method=", no_wrap=True)
     table.add_column("thresholds")
-    for name in ("removed", "attenuated", "corrected", "smallest w"):
+    for name in ("removed", "attenuated", "corrected", "min w"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, method in methods.items():
         signs = (method["positive_advantage"], method["negative_advantage"])
@@ -93,7 +93,7 @@ def _methods(methods: Mapping[str, Mapping[str, Any]]) -> Table:
             name,
             _thresholds(method["thresholds"]),
             *(_percent([sign[what] for sign in signs]) for what in ("removed", "attenuated", "corrected")),
-            " / ".join(f"{sign['weight_min']:.2f}" for sign in signs),
+            f"{min(sign['weight_min'] for sign in signs):.2f}",
         )
     return table
 

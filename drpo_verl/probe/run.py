@@ -70,6 +70,7 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
             with console.status(f"{what} on {device}; the log is in {log}"):
                 job.start(module, log)
             seconds[module] = round(time.monotonic() - begin, 1)
+            console.print(f"{what} on {device}: {seconds[module]:.0f} s", highlight=False)
         samples, scores = job.read_samples(), job.read_scores()
     require_numbers(samples, scores)
     tokens = mismatch.Tokens(samples.log_mu.astype(np.float64), scores.log_pi.astype(np.float64))

@@ -49,8 +49,9 @@ def shown(result: dict[str, Any]) -> str:
     return file.getvalue()
 
 
-def test_the_report_fits_a_terminal() -> None:
-    text = shown(result_of(tokens(3000)))
+@pytest.mark.parametrize("error", [0.02, 1.0])
+def test_the_report_fits_a_terminal(error: float) -> None:
+    text = shown(result_of(tokens(3000, error)))
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text  # nothing is cut off
     for part in ("3,000 tokens", "bfloat16, fp8_e4m3 KV cache", "≤ 1e-4", "> 0.99", "dppo_binary_tv", "Suggested δ"):
