@@ -123,6 +123,8 @@ class Follower(threading.Thread):
                             Text(f"warning: {notice.text}", style="bold yellow"),
                             soft_wrap=not self._console.is_terminal,
                         )
+                        with self._log.open("a") as log:
+                            log.write(f"warning: {notice.text}\n")
                     progress.update(task, description="training", completed=step.step)
                     last_sign_of_life = time.monotonic()
                 if finished:

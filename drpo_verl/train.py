@@ -147,6 +147,8 @@ def _run(config: DictConfig) -> None:
         validate(config)
     with open_dict(config):
         prepare(config)
+    import ray
+
     with logs_to_file(log) as console:
         monitor = Monitor(parse_alerts(config.get(SECTION)))
         follower = Follower(
@@ -157,6 +159,7 @@ def _run(config: DictConfig) -> None:
             run_verl(config)
         finally:
             follower.finish()
+            ray.shutdown()  # here, since what its processes say as they end belongs into the logs
     _summarise(config, folder, Console())
 
 

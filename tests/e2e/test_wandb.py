@@ -43,6 +43,7 @@ def test_an_alert_is_in_wandb_on_the_terminal_and_in_the_log(exact_run: Run) -> 
 def test_wandbs_folder_is_in_the_runs_and_pointed_to(exact_run: Run) -> None:
     (folder,) = (exact_run.folder / "wandb").glob("offline-run-*")
     assert not Path("wandb", folder.name).exists()
+    assert "Traceback" not in exact_run.output  # wandb's service ends with Ray's processes, and says so
     assert f"wandb: {exact_run.folder / 'wandb' / 'latest-run'}" in exact_run.output
 
 
@@ -56,5 +57,10 @@ def test_what_the_dashboard_shows_is_logged(two_rank_bf16_run: Run) -> None:
         if not isinstance(panel, Matching)
         for name in panel.metrics
     }
-    expected = {name for name in shown - OPTIONAL if name.split("/")[0] in namespaces}
+    # A bin of mu without a token has no mismatch.
+    expected = {
+        name
+        for name in shown - OPTIONAL
+        if name.split("/")[0] in namespaces and not name.startswith("mismatch_by_prob/abs_prob_diff_")
+    }
     assert expected <= logged, expected - logged
