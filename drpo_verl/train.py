@@ -98,8 +98,9 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
         interval = entry["interval_95"]
         between = f"  (95 % interval {interval[0]:.3f} to {interval[1]:.3f}, {count} problems)" if interval else ""
         console.print(
-            f"held-out accuracy after step {entry['step']:>3}: {entry['accuracy']:.3f}{between}", highlight=False
-        )
+            f"held-out accuracy after step {entry['step']:>3}: {entry['accuracy']:.3f}{between}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     places = {
         "metrics": METRICS_FILE,
         "picture": PICTURE_FILE,

@@ -68,7 +68,7 @@ def _train(model: Path, folder: Path, ranks: int, micro_batch: int) -> list[Metr
         )
         for rank in range(ranks)
     ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    outputs = [process.communicate(timeout=900)[0] for process in processes]
     assert all(process.returncode == 0 for process in processes), "\n".join(outputs)[-4000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
 

@@ -133,7 +133,7 @@ def test_from_the_command_line_before_ray_starts(override: str, message: str, tm
     method = [] if override.startswith("+method") else ["+method=drpo"]
     run = subprocess.run(
         [sys.executable, "-m", "verl.trainer.main_ppo", *method, *USERS_OWN, override],
-        cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert run.returncode != 0
     assert message in run.stderr

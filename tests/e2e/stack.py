@@ -15,7 +15,7 @@ import psutil
 
 from drpo_verl.runs import Step, read_steps
 
-RUN_SECONDS = 480
+RUN_SECONDS = 900
 
 # The demo's policy and its RL, cut to three steps.
 SHORT = (

@@ -23,7 +23,7 @@ def test_bf16_against_fp32(tmp_path: Path) -> None:
             sys.executable, "-m", "drpo_verl.cli", "probe", "tiny", "--train-dtype", "float32", "--max-tokens", "8",
             "--out", str(tmp_path),
         ],
-        env={**environment, "COLUMNS": "80"}, capture_output=True, text=True, timeout=300, check=False,
+        env={**environment, "COLUMNS": "80"}, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     log = tmp_path / "probe.log"
     assert run.returncode == 0, f"{run.stdout}{run.stderr}{log.read_text()[-4000:] if log.exists() else ''}"

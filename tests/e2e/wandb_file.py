@@ -15,7 +15,7 @@ def records(wandb_folder: Path) -> list[dict[str, Any]]:
     (path,) = wandb_folder.glob("offline-run-*/run-*.wandb")
     read = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)],
-        env={**os.environ, "WANDB_MODE": "offline"}, capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, "WANDB_MODE": "offline"}, capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     return [json.loads(line) for line in read.stdout.splitlines()]
 
