@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from drpo_verl.bins import PROBABILITY_BINS
+
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import BarPlot, LinePlot
     from wandb_workspaces.workspaces import Workspace
@@ -16,7 +18,6 @@ METHOD = "actor_rollout_ref.actor.policy_loss.loss_mode"
 
 _COLUMNS = 3
 _MOST_METHODS = 20
-_BINS = ("le_1e-4", "1e-4_1e-3", "1e-3_1e-2", "1e-2_0.1", "0.1_0.5", "0.5_0.9", "0.9_0.99", "gt_0.99")
 
 
 class DashboardError(RuntimeError):
@@ -119,9 +120,10 @@ SECTIONS = (
     )),
     Section("Mismatch: two engines, the same weights", (
         *_distance("inference_mismatch"),
-        Bars("|π − μ| by μ, last step", _named("mismatch_by_prob", *(f"abs_prob_diff_{each}" for each in _BINS)),
+        Bars("|π − μ| by μ, last step",
+             _named("mismatch_by_prob", *(f"abs_prob_diff_{each}" for each in PROBABILITY_BINS)),
              "probability"),
-        Bars("Tokens by μ, last step", _named("mismatch_by_prob", *(f"share_{each}" for each in _BINS)),
+        Bars("Tokens by μ, last step", _named("mismatch_by_prob", *(f"share_{each}" for each in PROBABILITY_BINS)),
              "share of tokens"),
         Lines("All updates of a step: |π − μ|", _named("mismatch", "abs_prob_diff_mean", "abs_prob_diff_max"),
               "probability", log=True),

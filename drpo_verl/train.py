@@ -131,7 +131,7 @@ def _validation_count(config: DictConfig) -> int | None:
 def _run(config: DictConfig) -> None:
     folder = Path(config.run.dir).absolute()
     log, metrics = folder / LOG_FILE, folder / METRICS_FILE
-    for earlier in (log, metrics):
+    for earlier in (log, metrics, folder / "worst_tokens.jsonl"):
         _keep_earlier(earlier)
     write_environment(folder)
     with open_dict(config):

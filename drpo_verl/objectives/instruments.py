@@ -13,19 +13,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from drpo_verl.bins import PROBABILITY_BINS
 from drpo_verl.objectives.geometry import LOG_RATIO_BOUND, TokenRatio, where_above
-
-PROBABILITY_BINS: dict[str, float] = {
-    "le_1e-4": 1e-4,
-    "1e-4_1e-3": 1e-3,
-    "1e-3_1e-2": 1e-2,
-    "1e-2_0.1": 0.1,
-    "0.1_0.5": 0.5,
-    "0.5_0.9": 0.9,
-    "0.9_0.99": 0.99,
-    "gt_0.99": 1.0,
-}
-"""Bins of mu by name, with their upper edges (which belong to them)."""
 
 _PER_DECADE = 10
 _SMALLEST = 1e-9

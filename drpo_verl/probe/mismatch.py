@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drpo_verl.bins import PROBABILITY_BINS
+
 Floats = NDArray[np.float64]
 
-EDGES = (1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99)
+EDGES = tuple(PROBABILITY_BINS.values())[:-1]
 """Upper ends of the bins of mu, each of which holds its own; the last bin holds what is above."""
-BINS = ("le_1e-4", "1e-4_1e-3", "1e-3_1e-2", "1e-2_0.1", "0.1_0.5", "0.5_0.9", "0.9_0.99", "gt_0.99")
+BINS = tuple(PROBABILITY_BINS)
 
 
 @dataclass(frozen=True)
