@@ -11,6 +11,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from drpo_verl.tasks.arithmetic import Problem, make_problems
+from drpo_verl.tasks.muon import Muon
 from drpo_verl.tasks.tiny_policy import (
     TinyPolicyRecipe,
     build_model,
@@ -178,3 +179,18 @@ def test_out_of_time_above_the_minimum_is_said(tmp_path: Path) -> None:
 def test_problems_the_policy_meets_are_in_its_vocabulary(tokenizer: PreTrainedTokenizerFast) -> None:
     ids, _ = encode_problems(tokenizer, make_problems("train", 200))
     assert tokenizer.unk_token_id not in ids
+
+
+@pytest.mark.parametrize("shape", [(24, 64), (64, 24), (32, 32)])
+def test_muon_updates_are_those_of_torch_but_for_its_precision(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    ours = torch.randn(shape, requires_grad=True)
+    torchs = ours.detach().clone().requires_grad_()
+    start = ours.detach().clone()
+    optimizers = [Muon([ours], lr=0.1), torch.optim.Muon([torchs], lr=0.1, weight_decay=0.0)]
+    for _ in range(3):
+        gradient = torch.randn(shape)
+        ours.grad, torchs.grad = gradient.clone(), gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert (ours - torchs).norm() < 0.02 * (ours - start).norm()  # bf16 has three digits
