@@ -24,6 +24,7 @@ from drpo_verl.console import Follower, logs_to_file
 from drpo_verl.environment import write_environment
 from drpo_verl.integration import search_path
 from drpo_verl.runs import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, read_steps, wilson_interval
+from drpo_verl.worst_tokens import WORST_TOKENS_FILE
 
 LOG_FILE = "train.log"
 _ENVIRONMENT = "ray_kwargs.ray_init.runtime_env.env_vars"
@@ -131,7 +132,7 @@ def _validation_count(config: DictConfig) -> int | None:
 def _run(config: DictConfig) -> None:
     folder = Path(config.run.dir).absolute()
     log, metrics = folder / LOG_FILE, folder / METRICS_FILE
-    for earlier in (log, metrics, folder / "worst_tokens.jsonl"):
+    for earlier in (log, metrics, folder / WORST_TOKENS_FILE):
         _keep_earlier(earlier)
     write_environment(folder)
     with open_dict(config):

@@ -23,11 +23,12 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
-from drpo_verl.integration import top_k, worst_token
+from drpo_verl import worst_tokens
+from drpo_verl.integration import top_k
 from drpo_verl.integration.config import TrustRegionLossConfig
 from drpo_verl.integration.policy_loss import BehaviourLogProbError, Beside, beside, take_statistics
 from drpo_verl.integration.seams import expect, expect_parameters, warn
-from drpo_verl.integration.worst_token import WorstOfStep
+from drpo_verl.integration.worst_token import WorstOfStep, worst_over_ranks
 from drpo_verl.objectives import TokenStatistics, step_metrics
 from drpo_verl.objectives.adaptive import DeltaController
 from drpo_verl.objectives.statistics import ABS_PROB_DIFF_MAX, DIVERGING, OUTSIDE
@@ -98,7 +99,7 @@ class TrustRegionLoss:
         statistics = take_statistics(metrics)
         if statistics is not None:
             metrics[_STATISTICS] = replace(statistics, drift=self.mini_batch > 1)
-            if worst_token.PATH_VARIABLE in os.environ:
+            if worst_tokens.PATH_VARIABLE in os.environ:
                 largest = statistics.maxima[ABS_PROB_DIFF_MAX]
                 self.worst.offer(largest, model_output["log_probs"], _behaviour_field(data), data)
         return loss, metrics
@@ -173,11 +174,11 @@ class TrustRegionTrainingWorker(TrainingWorker):
                 if self._loss is not None and self._loss.controller is not None:
                     metrics[DELTA] = [self._loss.controller.delta]
         self._adapt(merged)
-        if self._loss is not None and worst_token.PATH_VARIABLE in os.environ:
-            worst = self._loss.worst.take(self.model_config.tokenizer)
-            worst = worst_token.worst_over_ranks(worst, self.engine.get_data_parallel_group())
+        if self._loss is not None and worst_tokens.PATH_VARIABLE in os.environ:
+            worst = self._loss.worst.take(self.model_config.tokenizer, _step_of(data))
+            worst = worst_over_ranks(worst, self.engine.get_data_parallel_group())
             if worst is not None and self.rank == 0:
-                worst_token.append(worst, _step_of(data))
+                worst_tokens.append(worst, Path(os.environ[worst_tokens.PATH_VARIABLE]))
         return output
 
     def train_batch(self, data: TensorDict) -> TensorDict | None:

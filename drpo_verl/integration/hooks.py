@@ -46,14 +46,14 @@ def _replica(module: ModuleType) -> None:
     registry.register("vllm", load)
 
 
-@when_imported("verl.utils.tracking", "Alerts are neither logged nor sent to wandb.")
+@when_imported("verl.utils.tracking", "Alerts are not announced, and wandb has no worst tokens.")
 def _tracking(module: ModuleType) -> None:
     names = ("project_name", "experiment_name", "default_backend", "config")
     expect_parameters(module.Tracking.__init__, "verl.utils.tracking.Tracking", *names)
     expect_parameters(module.Tracking.log, "verl.utils.tracking.Tracking.log", "data", "step")
-    from drpo_verl.integration.tracking import with_alerts
+    from drpo_verl.integration.tracking import attached
 
-    vars(module)["Tracking"] = with_alerts(module.Tracking)
+    vars(module)["Tracking"] = attached(module.Tracking)
 
 
 @when_imported("verl.utils.config", "A wrong loss mode fails in the workers, after Ray has started.")

@@ -1,17 +1,55 @@
-"""Alerts in the process that logs: verl's ``Tracking`` sees every step's metrics, and has wandb's run beside it."""
+"""In the process that logs: verl's ``Tracking`` sees every step's metrics, and has wandb's run beside it."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
+from dataclasses import astuple, fields
+from pathlib import Path
 from typing import Any
 
+from drpo_verl import worst_tokens
 from drpo_verl.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.integration import seams
 
+WORST_TOKENS = "worst_tokens"
+"""The table's key in wandb."""
 
-def with_alerts(tracking: type[Any]) -> type[Any]:
-    """verl's ``Tracking``, which also announces what the configuration's section ``alerts`` asks for."""
+
+class _WorstTokensInWandb:
+    """wandb's copy of the table of worst tokens: each step adds its line.
+
+    The actor's worker writes the file; where that is another machine without a shared folder, there is nothing to copy.
+    """
+
+    def __init__(self) -> None:
+        self._path = os.environ.get(worst_tokens.PATH_VARIABLE)
+        self._latest = -1
+        self._table: Any = None
+
+    def update(self, run: Any, step: int) -> None:
+        if self._path is None:
+            return
+        new = [line for line in worst_tokens.read(Path(self._path)) if (line.step or 0) > self._latest]
+        if not new:
+            return
+        self._latest = max(line.step or 0 for line in new)
+        if self._table is None:
+            import wandb
+
+            columns: list[str | int] = [each.name for each in fields(worst_tokens.WorstToken)]
+            self._table = wandb.Table(columns=columns, log_mode="INCREMENTAL")
+        for line in new:
+            self._table.add_data(*astuple(line))
+        run.log({WORST_TOKENS: self._table}, step=step)
+
+
+def attached(tracking: type[Any]) -> type[Any]:
+    """verl's ``Tracking``, which also announces what the configuration's section ``alerts`` asks for.
+
+    Where wandb has a run, the alerts and the table of worst tokens go there too.
+    """
 
     class Tracking(tracking):
         __doc__ = tracking.__doc__
@@ -21,14 +59,17 @@ def with_alerts(tracking: type[Any]) -> type[Any]:
         ) -> None:
             section = config.get(SECTION) if isinstance(config, Mapping) else None
             self._monitor = Monitor(parse_alerts(section))
+            self._worst_tokens = _WorstTokensInWandb()
             super().__init__(project_name, experiment_name, default_backend, config)
 
         def log(self, data: dict[str, Any], step: int, *args: Any, **kwargs: Any) -> None:
             super().log(data, step, *args, **kwargs)
+            # Of whoever started it: verl's own backend, or the user. Without any, wandb is not imported.
+            run = getattr(sys.modules.get("wandb"), "run", None)
+            if run is not None:
+                self._worst_tokens.update(run, step)
             for notice in self._monitor.observe(step, data):
                 seams.warn(notice.text)
-                # Of whoever started it: verl's own backend, or the user. Without any, wandb is not imported.
-                run = getattr(sys.modules.get("wandb"), "run", None)
                 if run is not None:
                     run.alert(title=notice.title, text=notice.text, level=notice.level)
 

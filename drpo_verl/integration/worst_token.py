@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,34 +9,9 @@ from tensordict import TensorDict
 from torch import Tensor
 from verl.workers.utils.padding import no_padding_2_padding
 
-PATH_VARIABLE = "DRPO_VERL_WORST_TOKENS"
-"""The environment variable with the path of the table, one JSON object a line; without it none is written."""
+from drpo_verl.worst_tokens import WorstToken
 
-_MAX_LINES = 1000
 _CONTEXT_TOKENS = 32
-
-
-@dataclass(frozen=True)
-class WorstToken:
-    """A line of the table.
-
-    Attributes:
-        abs_prob_diff: abs(pi - mu).
-        mu: its probability in the rollout engine.
-        pi: its probability under the policy being trained.
-        advantage: A.
-        position: in its response, from 0.
-        token: its text.
-        context: the text of the tokens before it, at most ``_CONTEXT_TOKENS``.
-    """
-
-    abs_prob_diff: float
-    mu: float
-    pi: float
-    advantage: float
-    position: int
-    token: str
-    context: str
 
 
 class WorstOfStep:
@@ -62,8 +33,13 @@ class WorstOfStep:
         if largest > self._largest:
             self._largest, self._kept = largest, (log_probs.detach(), data[behaviour_field], data)
 
-    def take(self, tokenizer: Any) -> WorstToken | None:
-        """The worst token since the last call; None when there was none."""
+    def take(self, tokenizer: Any, step: int | None) -> WorstToken | None:
+        """The worst token since the last call; None when there was none.
+
+        Args:
+            tokenizer: of the policy.
+            step: the trainer's global step.
+        """
         kept, self._kept, self._largest = self._kept, None, -1.0
         if kept is None:
             return None
@@ -79,6 +55,7 @@ class WorstOfStep:
         prompt, response = (_row(data[name], row) for name in ("prompts", "responses"))
         context = [*prompt, *response[:column]][-_CONTEXT_TOKENS:]
         return WorstToken(
+            step=step,
             abs_prob_diff=difference[row, column].item(),
             mu=mu[row, column].item(),
             pi=pi[row, column].item(),
@@ -99,14 +76,3 @@ def worst_over_ranks(mine: WorstToken | None, group: Any) -> WorstToken | None:
     every: list[WorstToken | None] = [None] * torch.distributed.get_world_size(group)
     torch.distributed.all_gather_object(every, mine, group=group)
     return max((one for one in every if one is not None), key=lambda one: one.abs_prob_diff, default=None)
-
-
-def append(worst: WorstToken, step: int | None) -> None:
-    """Add a line to the table, of which the last ``_MAX_LINES`` are kept."""
-    path = Path(os.environ[PATH_VARIABLE])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().splitlines() if path.exists() else []
-    lines.append(json.dumps({"step": step, **asdict(worst)}, ensure_ascii=False))
-    written = path.with_name(f".{path.name}")
-    written.write_text("".join(f"{line}\n" for line in lines[-_MAX_LINES:]))
-    written.replace(path)

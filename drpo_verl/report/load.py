@@ -11,8 +11,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from drpo_verl import worst_tokens
 from drpo_verl.environment import ENVIRONMENT_FILE
 from drpo_verl.runs import METRICS_FILE, SUMMARY_FILE, Step, read_steps, wilson_interval
+from drpo_verl.worst_tokens import WorstToken
 
 LAST_STEPS = 5
 """Over so many steps at its end a run's final figures are averaged."""
@@ -40,6 +42,7 @@ class ReportRun:
         config: flat, ``a.b.c`` to its value as YAML has it, interpolations unresolved; empty when not known.
         environment: as ``drpo_verl.environment`` writes it; empty when not known.
         problems: over how many held-out problems the accuracy is, if known.
+        worst_tokens: of each step, the token on which pi and mu differ most; empty when not kept.
     """
 
     name: str
@@ -48,6 +51,7 @@ class ReportRun:
     config: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     problems: int | None = None
+    worst_tokens: Sequence[WorstToken] = ()
 
     def values(self, metric: str) -> dict[int, float]:
         """A metric by step, without the steps that do not have it or have NaN."""
@@ -116,6 +120,7 @@ def _load(file: Path, name: str) -> ReportRun:
         config=config,
         environment=_read_json(folder / ENVIRONMENT_FILE),
         problems=_problems(_read_json(folder / SUMMARY_FILE)),
+        worst_tokens=worst_tokens.read(folder / worst_tokens.WORST_TOKENS_FILE),
     )
 
 

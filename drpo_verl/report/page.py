@@ -26,8 +26,11 @@ from drpo_verl.report.groups import (
 )
 from drpo_verl.report.load import LAST_STEPS, Accuracy, ReportRun, load_runs, mean
 from drpo_verl.runs import REWARD
+from drpo_verl.worst_tokens import WorstToken
 
 _NOTHING = "–"
+_WORST_TOKENS = 5
+_CONTEXT_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ def _render(runs: Sequence[ReportRun], groups: Sequence[Group], group_by: str) -
         without_config=[run.name for run in runs if not run.config],
         environment=_settings(by_value({run.name: run.environment for run in runs if run.environment}), groups),
         without_environment=[run.name for run in runs if not run.environment],
+        worst_tokens=[(run, _worst(run)) for group in groups for run in group.runs if run.worst_tokens],
+        context=_context,
         last_steps=LAST_STEPS,
         version=__version__,
         date=date.today().isoformat(),
@@ -133,6 +138,16 @@ def _row(run: ReportRun, group: Group) -> _Row:
         "abs(π − μ), largest": _number(max(largest, default=None), ".2g"),
     }
     return _Row(run, group, cells)
+
+
+def _worst(run: ReportRun) -> list[WorstToken]:
+    """Those of all steps on which the two policies differ most, the worst first."""
+    return sorted(run.worst_tokens, key=lambda worst: worst.abs_prob_diff, reverse=True)[:_WORST_TOKENS]
+
+
+def _context(worst: WorstToken) -> str:
+    context = worst.context
+    return context if len(context) <= _CONTEXT_CHARACTERS else f"…{context[-_CONTEXT_CHARACTERS:]}"
 
 
 def _number(value: float | None, form: str) -> str:

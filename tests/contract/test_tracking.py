@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 import verl.utils.tracking
 from verl.utils.tracking import Tracking
-from wandb_file import history, of_type, records
+from wandb_file import history, of_type, records, table
 
+from drpo_verl import worst_tokens
+from drpo_verl.integration.tracking import WORST_TOKENS
 from drpo_verl.runs import read_steps
+from drpo_verl.worst_tokens import WorstToken
 
 STEPS = read_steps(Path(__file__).parents[1] / "data" / "dppo_topk_tv.jsonl")
 CONFIG: dict[str, Any] = {
@@ -75,3 +79,18 @@ def test_without_the_section_verls_logger_is_as_it_was(config: Any, caplog: pyte
     tracking = Tracking("drpo-verl", "a_run", config=config)
     tracking.log({"mismatch/kl": 100.0}, 1)
     assert list(tracking.logger) == ["console"] and not _warnings(caplog)
+
+
+def test_worst_tokens_are_a_table_that_grows(offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "worst_tokens.jsonl"
+    monkeypatch.setenv(worst_tokens.PATH_VARIABLE, str(path))
+    tracking = Tracking("drpo-verl", "a_run", ["wandb"], config=CONFIG)
+    tracking.log(data={"a": 1.0}, step=0)  # a validation before training
+    lines = [WorstToken(step, 0.25, 0.5, 0.75, -1.0, 2, f"token {step}", "12\u2028+3") for step in (1, 2)]
+    for line in lines:
+        worst_tokens.append(line, path)
+        tracking.log(data={"a": 1.0}, step=line.step)
+    tracking.finish()
+
+    assert history(records(offline)) == {step: {"a": 1} for step in (0, 1, 2)}
+    assert sorted(table(offline, WORST_TOKENS)) == [list(astuple(line)) for line in lines]

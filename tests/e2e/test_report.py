@@ -25,5 +25,6 @@ def test_a_report_of_real_runs_is_drawn(exact_run: Run, two_rank_bf16_run: Run, 
         assert all(trace and all(trace) for trace in chart.traces), key
     for key in ("reward", "weight", "outside_frac", "abs_prob_diff", "step_seconds"):
         assert len(page.charts[key].traces) in (2, 4), key  # two methods, each with one line or two
+    assert page.html.count('data-label="Token"') == 6  # three steps of each
     for expected in ("drpo", "dppo_topk_tv", "actor_rollout_ref", "bfloat16", version("verl")):
         assert expected in page.html.replace("<wbr>", ""), expected

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 
 from stack import Run
-from wandb_file import history, of_type, records
+from wandb_file import history, of_type, records, table
 
+from drpo_verl import worst_tokens
 from drpo_verl.dashboard import METHOD, SECTIONS, Matching
+from drpo_verl.integration.tracking import WORST_TOKENS
 from drpo_verl.runs import read_steps
 
 # Not in every run: a method or a trainer decides.
@@ -19,6 +22,12 @@ def test_every_metric_of_every_step_is_in_wandb(exact_run: Run) -> None:
     logged = {step.step: step.metrics for step in read_steps(exact_run.folder / "metrics.jsonl")}
     assert list(logged) == [1, 2, 3]
     assert history(run) == logged
+
+
+def test_the_worst_tokens_are_a_table_in_wandb(exact_run: Run) -> None:
+    lines = worst_tokens.read(exact_run.folder / "worst_tokens.jsonl")
+    assert len(lines) == 3
+    assert sorted(table(exact_run.folder / "wandb", WORST_TOKENS)) == sorted([list(astuple(line)) for line in lines])
 
 
 def test_project_name_method_and_configuration_are_in_wandb(exact_run: Run) -> None:

@@ -68,6 +68,10 @@ def make_run(tmp_path: Path) -> MakeRun:
         OmegaConf.save(config, hydra / "config.yaml")
         OmegaConf.save({"hydra": {"runtime": {"choices": {"method": method}}}}, hydra / "hydra.yaml")
         (folder / "environment.json").write_text(json.dumps({"verl": "0.9.1", "python": "3.11.2"}))
+        worst = {"abs_prob_diff": 0.25, "mu": 0.5, "pi": 0.75, "advantage": -1.0, "position": 2, "token": " <b>",
+                 "context": "12+3"}  # fmt: skip
+        lines = [{"step": step, **worst, "abs_prob_diff": 0.25 - step / 100} for step in range(1, 8)]
+        (folder / "worst_tokens.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         summary = {"validation": [{"step": 0, "accuracy": 0.25, "problems": 16, "interval_95": [0.1, 0.5]}]}
         (folder / "summary.json").write_text(json.dumps(summary))
         return folder

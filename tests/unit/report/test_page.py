@@ -91,6 +91,14 @@ def test_names_are_text_and_not_markup(make_run, tmp_path: Path) -> None:
     assert "<img>" not in page and "&lt;img&gt;" in page
 
 
+def test_the_worst_tokens_are_in_a_table_the_worst_first(make_run, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    write_report([make_run("one"), make_run("old", complete=False)], out)
+    (section,) = re.findall(r'<section id="worst_tokens">.*?</section>', out.read_text(), flags=re.DOTALL)
+    assert re.findall(r'data-label="Step">(\d+)<', section) == ["1", "2", "3", "4", "5"]  # of seven
+    assert section.count(" &lt;b&gt;</code>") == 5 and section.count("12+3</code>") == 5
+
+
 def test_a_run_without_a_step_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
     write_report([tmp_path], tmp_path / "deeper" / "report.html")
