@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
-from tensordict import TensorDict
 
-from drpo_verl.integration import search_path
+from benchmarks.actor import batch, configuration, sample
+from benchmarks.actor import worker as actor
 from drpo_verl.integration.top_k import encode
 
 ROWS, MINI_BATCHES = 16, 2
@@ -37,21 +36,10 @@ def fixed_batch(vocabulary: int, top_k: int | None, pi_old_is_off: float) -> lis
             scores = torch.randn(length, vocabulary, generator=generator).log_softmax(-1)
             ids = torch.cat([response[:, None], scores.topk(top_k).indices], dim=-1)
             row_top_k = encode(len(prompt), ids.numpy(), scores.gather(-1, ids).double().numpy())
-        rows.append(
-            {
-                **row_top_k,
-                "prompts": prompt,
-                "responses": response,
-                "input_ids": torch.cat([prompt, response]),
-                "position_ids": torch.arange(len(prompt) + length),
-                "response_mask": torch.ones(length, dtype=torch.int64),
-                "loss_mask": torch.ones(length, dtype=torch.int64),
-                "rollout_log_probs": log_mu,
-                # In bypass mode the same; where pi_old is recomputed, something near it.
-                "old_log_probs": log_mu + pi_old_is_off * torch.randn(length, generator=generator),
-                "advantages": torch.randn(1, generator=generator).expand(length).clone(),
-            }
-        )
+        # In bypass mode the same as mu; where pi_old is recomputed, something near it.
+        pi_old = log_mu + pi_old_is_off * torch.randn(length, generator=generator)
+        advantage = torch.randn(1, generator=generator)
+        rows.append({**sample(prompt, response, log_mu, advantage), "old_log_probs": pi_old, **row_top_k})
     return rows
 
 
@@ -63,21 +51,10 @@ def rows_of_rank(rank: int, world: int) -> list[int]:
 
 def train(model: str, overrides: list[str], checkpoint: Path) -> dict[str, list[float]]:
     """Train a fresh actor on the batch's mini-batches once; its metrics."""
-    with initialize_config_dir(str(search_path.config_dir()), version_base="1.3"):
-        config = compose(
-            "train",
-            [
-                "experiment=cpu_tiny",
-                f"actor_rollout_ref.model.path={model}",
-                "actor_rollout_ref.rollout.n=1",
-                *overrides,
-            ],
-        )
+    config = configuration(f"actor_rollout_ref.model.path={model}", "actor_rollout_ref.rollout.n=1", *overrides)
     from verl.utils import tensordict_utils
-    from verl.workers.engine_workers import ActorRolloutRefWorker
 
-    worker = ActorRolloutRefWorker(config.actor_rollout_ref, role="actor")
-    worker.init_model()
+    worker = actor(config)
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
 
     vocabulary = worker.actor.model_config.hf_config.vocab_size
@@ -88,22 +65,7 @@ def train(model: str, overrides: list[str], checkpoint: Path) -> dict[str, list[
         pi_old_is_off=0.0 if config.algorithm.rollout_correction.bypass_mode else 0.3,
     )
     mine = [rows[i] for i in rows_of_rank(rank, world)]
-    data = TensorDict(
-        {name: torch.nested.as_nested_tensor([row[name] for row in mine], layout=torch.jagged) for name in mine[0]},
-        batch_size=len(mine),
-    )
-    tensordict_utils.assign_non_tensor(
-        data,
-        global_batch_size=ROWS // MINI_BATCHES,
-        mini_batch_size=ROWS // MINI_BATCHES,
-        epochs=1,
-        seed=0,
-        dataloader_kwargs={"shuffle": False},
-        temperature=1.0,
-        calculate_entropy=False,
-        distillation_use_topk=False,
-        distillation_only=False,
-    )
+    data = batch(mine, samples_per_update=ROWS // MINI_BATCHES)
     metrics = tensordict_utils.get(worker.actor.train_mini_batch(data), "metrics")
     result = {name: value for name, value in metrics.items() if "perf/" not in name}
     controller = worker.actor._loss.controller
@@ -118,7 +80,6 @@ def train(model: str, overrides: list[str], checkpoint: Path) -> dict[str, list[
 
 def main(model: str, out: Path, cases: dict[str, list[str]]) -> None:
     """Train each case, and write the metrics of this rank."""
-    search_path.register()
     metrics = {name: train(model, overrides, out / "checkpoint") for name, overrides in cases.items()}
     (out / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(metrics, default=float))
     torch.distributed.destroy_process_group()
