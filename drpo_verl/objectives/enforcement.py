@@ -92,7 +92,9 @@ def _quadratic_weight(reach: Reach) -> Tensor:
 
 def _penalised(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
     # r A - |A| P / delta, divided by A.
-    return tokens.ratio * weight if reach.penalty is None else tokens.ratio - reach.penalty
+    if reach.penalty is None:
+        return tokens.ratio * weight
+    return torch.sub(tokens.ratio, reach.penalty, out=reach.penalty)  # which nothing else needs
 
 
 QUADRATIC = Enforcement(_quadratic_weight, _penalised, attenuates=True)

@@ -24,9 +24,18 @@ _NEXT_BEYOND_BOUND = LOG_RATIO_BOUND + 2e-6
 """The fp32 number after the bound: the gradient of a clamp is 1 at the bound itself."""
 
 
-def where_above(values: Tensor, x: Tensor, threshold: float) -> Tensor:
-    """``values`` where ``x > threshold``, else 0: in one pass, where a bool tensor costs a CPU several times more."""
-    return torch.ops.aten.threshold_backward(values, x, threshold)
+def where_above(values: Tensor, x: Tensor, threshold: float, out: Tensor | None = None) -> Tensor:
+    """``values`` where ``x > threshold``, else 0: in one pass, where a bool tensor costs a CPU several times more.
+
+    Args:
+        values: ``[B, T]``.
+        x: of the same shape.
+        threshold: which ``x`` has to exceed.
+        out: where to write it. (A new tensor of this size costs a CPU more than what is computed into it.)
+    """
+    if out is None:
+        return torch.ops.aten.threshold_backward(values, x, threshold)
+    return torch.ops.aten.threshold_backward.grad_input(values, x, threshold, grad_input=out)
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,8 @@ class TokenRatio:
         ratio_minus_one = torch.expm1(log_ratio)
         # mu (r - 1) keeps its digits where exp(log_pi) - exp(log_mu) cancels. Where log r was clamped from above,
         # mu is raised to pi / exp(bound), so that the product is still pi - mu to within exp(-bound).
-        prob_diff = torch.maximum(log_mu, log_pi - LOG_RATIO_BOUND).exp_().mul_(ratio_minus_one)
+        prob_diff = log_pi - LOG_RATIO_BOUND
+        torch.maximum(log_mu, prob_diff, out=prob_diff).exp_().mul_(ratio_minus_one)
         return cls(
             log_mu=log_mu,
             log_pi=log_pi,
@@ -73,9 +83,11 @@ class TokenRatio:
             partition_divergence=partition_divergence,
         )
 
-    def through_the_clamp(self, gradient: Tensor) -> Tensor:
-        """``gradient`` where the log-ratio was not clamped, else 0."""
-        return torch.ops.aten.hardtanh_backward(gradient, self.raw_log_ratio, -_NEXT_BEYOND_BOUND, _NEXT_BEYOND_BOUND)
+    def through_the_clamp_(self, gradient: Tensor) -> Tensor:
+        """``gradient`` where the log-ratio was not clamped, else 0; in place."""
+        return torch.ops.aten.hardtanh_backward.grad_input(
+            gradient, self.raw_log_ratio, -_NEXT_BEYOND_BOUND, _NEXT_BEYOND_BOUND, grad_input=gradient
+        )
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,7 @@ class Geometry:
     Attributes:
         distance: tokens -> D, signed.
         penalty: (tokens, D, c, c D) -> c P with dP / d log pi = r D, in expectation over mu a divergence of pi from
-            mu; None where a distance has none (it is then held constant in the objective's value).
+            mu; None where a distance has none (it is then held constant in the objective's value). A new tensor.
         divergence: for a distance over a partition of the vocabulary, the divergence that has to be supplied with
             the tokens.
     """

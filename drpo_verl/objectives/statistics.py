@@ -149,25 +149,18 @@ def mismatch_accumulators(measured: TokenRatio, tokens: TokenRatio, is_token: Te
             sum.
         is_token: 1 for a response token, else 0, ``[B, T]`` fp32.
     """
-    abs_diff = tokens.prob_diff.abs()
-    k3 = tokens.ratio_minus_one - tokens.log_ratio  # Schulman's estimator of KL(mu || pi), never negative
     count = is_token.sum()
-    partition = measured.partition_divergence
-    return TokenAccumulators(
-        sums={
-            _COUNT: count,
-            _BEHAVIOUR: tokens.log_mu.sum(),
-            "mismatch/abs_prob_diff_mean": abs_diff.sum(),
-            "mismatch/kl": k3.sum(),
-            "mismatch/low_prob_frac": count - where_above(is_token, tokens.log_mu, _LOG_LOW).sum(),
-            **({} if partition is None else {PARTITION: partition.sum()}),
-        },
-        maxima={
-            ABS_PROB_DIFF_MAX: abs_diff.amax(),
-            "mismatch/ratio_max": (tokens.ratio * is_token).amax(),
-            **({} if partition is None else {"mismatch/partition_divergence_max": partition.amax()}),
-        },
-    )
+    scratch = tokens.prob_diff.abs()
+    sums = {_COUNT: count, _BEHAVIOUR: tokens.log_mu.sum(), "mismatch/abs_prob_diff_mean": scratch.sum()}
+    maxima = {ABS_PROB_DIFF_MAX: scratch.amax()}
+    # Schulman's k3 estimator of KL(mu || pi), never negative.
+    sums["mismatch/kl"] = torch.sub(tokens.ratio_minus_one, tokens.log_ratio, out=scratch).sum()
+    sums["mismatch/low_prob_frac"] = count - where_above(is_token, tokens.log_mu, _LOG_LOW, out=scratch).sum()
+    maxima["mismatch/ratio_max"] = torch.mul(tokens.ratio, is_token, out=scratch).amax()
+    if measured.partition_divergence is not None:
+        sums[PARTITION] = measured.partition_divergence.sum()
+        maxima["mismatch/partition_divergence_max"] = measured.partition_divergence.amax()
+    return TokenAccumulators(sums, maxima)
 
 
 def region_accumulators(
@@ -189,33 +182,30 @@ def region_accumulators(
         unweighted: abs(A) min(r, C), the size of a token's gradient at w = 1, 0 where ``is_token`` is; to measure how
             much of it the trust region takes away.
     """
-    outside = where_above(is_token, reach.gate, 1.0)
-    every = outside.sum()
-    rising_minus_falling = torch.dot(outside.flatten(), direction.flatten())
+    scratch = where_above(is_token, reach.gate, 1.0)
+    every = scratch.sum()
+    rising_minus_falling = torch.dot(scratch.flatten(), direction.flatten())
     if not enforcement.attenuates:
         corrective = torch.zeros_like(every)
     elif enforcement.gated:
-        corrective = where_above(is_token, -weight, 0.0).sum()
+        corrective = where_above(is_token, weight.neg(), 0.0, out=scratch).sum()
     else:
         corrective = every  # w = 1 - excess < 0
-    padding = 1.0 - is_token
     sums = {
         # w = 1 at padding: taken out of the sum again.
         "trust_region/weight_mean": weight.sum() - (is_token.numel() - is_token.sum()),
-        DIVERGING: where_above(is_token, reach.gate, 0.0).sum(),
+        DIVERGING: where_above(is_token, reach.gate, 0.0, out=scratch).sum(),
         OUTSIDE: every,
         "trust_region/outside_frac_positive_advantage": (every + rising_minus_falling) / 2.0,
         "trust_region/outside_frac_negative_advantage": (every - rising_minus_falling) / 2.0,
         "trust_region/corrective_frac": corrective,
     }
+    at_tokens = torch.sub(1.0, is_token, out=scratch).mul_(_BEYOND_ANY_WEIGHT).add_(weight)
+    minima = {"trust_region/weight_min": at_tokens.amin()}
     vectors = {}
     if unweighted is not None:
-        removed = 1.0 - weight
-        sums["trust_region/attenuated_frac"] = where_above(where_above(is_token, weight, 0.0), removed, 0.0).sum()
-        vectors[_GRADIENT] = torch.stack([(removed.clamp_(0.0, 1.0) * unweighted).sum(), unweighted.sum()])
-    return TokenAccumulators(
-        sums=sums,
-        maxima={},
-        minima={"trust_region/weight_min": weight.add(padding, alpha=_BEYOND_ANY_WEIGHT).amin()},
-        vectors=vectors,
-    )
+        removed = torch.sub(1.0, weight, out=scratch)
+        attenuated = where_above(where_above(is_token, weight, 0.0), removed, 0.0).sum()
+        sums["trust_region/attenuated_frac"] = attenuated
+        vectors[_GRADIENT] = torch.stack([removed.clamp_(0.0, 1.0).mul_(unweighted).sum(), unweighted.sum()])
+    return TokenAccumulators(sums=sums, maxima={}, minima=minima, vectors=vectors)

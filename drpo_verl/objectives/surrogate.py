@@ -90,7 +90,7 @@ def token_loss(
             if region.dual_clip is not None:
                 weight -= where_above(where_above(weight, measured.ratio, region.dual_clip), -direction, 0.0)
 
-            scale = -advantages
+            scale = advantages.neg_()
             if importance_weight is not None:
                 importance_weight = where_above(importance_weight.float(), is_token, 0.0)
                 scale *= importance_weight
@@ -107,7 +107,7 @@ def token_loss(
                 value, coefficient = _unweighted(objective.geometry, region, tokens, scale, importance_weight)
             if region.ratio_cap is None and not objective.enforcement.detached:
                 # The gradient of the clamped log-ratio. A truncated ratio is a constant, and keeps its gradient.
-                coefficient = tokens.through_the_clamp(coefficient)
+                coefficient = tokens.through_the_clamp_(coefficient)
 
             accumulators = mismatch_accumulators(measured, tokens, is_token) | region_accumulators(
                 objective.enforcement, weight, reach, direction, is_token, unweighted
