@@ -19,10 +19,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from drpo_verl.objectives import OBJECTIVES, TrustRegion, token_loss
+from drpo_verl.objectives import OBJECTIVES, Objective, TrustRegion, token_loss
 
 BEHAVIOUR = {0.01: "C3", 0.1: "C1", 0.5: "C2", 0.9: "C0"}
 LIMITS = (-1.15, 2.15)
+OTHERS = (0.65, 0.35)
+"""For a Top-K distance: how two tokens that were not sampled, once alike, now share what the sampled one leaves."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,16 @@ class Panel:
 EVERYWHERE = TrustRegion(1.0, 1.0)
 PANELS = [
     Panel("surrogate", "surrogate", EVERYWHERE),
-    Panel("pg_tis, C = 3 (cispo: C = 1)", "pg_tis", TrustRegion(1.0, 1.0, ratio_cap=3.0)),
+    Panel("cispo, C = 1", "pg_tis", TrustRegion(1.0, 1.0, ratio_cap=1.0)),
+    Panel("pg_tis, C = 3", "pg_tis", TrustRegion(1.0, 1.0, ratio_cap=3.0)),
     Panel("grpo, 0.2 / 0.2", "grpo", TrustRegion(0.2, 0.2, dual_clip=3.0)),
     Panel("grpo_clip_higher, 0.2 / 0.28", "grpo_clip_higher", TrustRegion(0.2, 0.28, dual_clip=3.0)),
     Panel("spo, δ = 12.5", "spo", TrustRegion(12.5, 12.5)),
     Panel("minirl, 0.2 / 0.27, C = 5", "minirl", TrustRegion(0.2, 0.27, ratio_cap=5.0)),
     Panel("dppo_binary_tv, δ = 0.2, C = 5", "dppo_binary_tv", TrustRegion(0.2, 0.2, ratio_cap=5.0)),
     Panel("dppo_binary_kl, δ = 0.05, C = 5", "dppo_binary_kl", TrustRegion(0.05, 0.05, ratio_cap=5.0)),
+    Panel("dppo_topk_tv, δ = 0.2, C = 5", "dppo_topk_tv", TrustRegion(0.2, 0.2, ratio_cap=5.0)),
+    Panel("dppo_topk_kl, δ = 0.05, C = 5", "dppo_topk_kl", TrustRegion(0.05, 0.05, ratio_cap=5.0)),
     Panel("drpo, δ = 12.5 (the default)", "drpo", TrustRegion(12.5, 12.5)),
     Panel("drpo, δ = 0.2 (where drpo_adaptive starts)", "drpo", TrustRegion(0.2, 0.2)),
     Panel("mask_drpo, δ = 0.2, region 0.15", "mask_drpo", TrustRegion(0.2, 0.2, region_delta=0.15)),
@@ -51,13 +56,23 @@ PANELS = [
 ]
 
 
+def _partition_divergence(objective: Objective, mu: float, pi: Tensor) -> Tensor | None:
+    """Of three tokens, the sampled one and two others, which were alike and of which one has gained on the other."""
+    if objective.geometry.divergence is None:
+        return None
+    before = torch.tensor([mu, *((1 - mu) * share for share in (0.5, 0.5))]).expand(*pi.shape, 3)
+    after = torch.stack([pi, *((1 - pi) * share for share in OTHERS)], dim=-1)
+    return objective.geometry.divergence(before.log(), after.log(), torch.ones_like(after), None)
+
+
 def weight(panel: Panel, mu: float, pi: Tensor, advantage: float) -> Tensor:
-    """w over a grid of pi; where Top-K sees more than the sampled token, the others keep their proportions."""
+    """w over a grid of pi."""
     log_pi = pi.log()[None].requires_grad_()
     log_mu = torch.full_like(log_pi, mu).log().detach()
+    objective = OBJECTIVES[panel.name]
     result = token_loss(
-        OBJECTIVES[panel.name], panel.region, log_pi, log_mu, torch.full_like(log_mu, advantage),
-        torch.ones_like(log_mu), partition_divergence=(log_pi.detach().exp() - mu).abs(),
+        objective, panel.region, log_pi, log_mu, torch.full_like(log_mu, advantage), torch.ones_like(log_mu),
+        partition_divergence=_partition_divergence(objective, mu, pi[None]),
     )  # fmt: skip
     (gradient,) = torch.autograd.grad(result.loss.sum(), log_pi)
     gradient = gradient.detach()
@@ -82,7 +97,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 def main(path: Path) -> None:
     """Draw it."""
-    figure, grid = plt.subplots(4, 3, figsize=(10.5, 11.5), sharex=True, sharey=True, layout="constrained")
+    figure, grid = plt.subplots(5, 3, figsize=(10.5, 14.0), sharex=True, sharey=True, layout="constrained")
     for axes, panel in zip(grid.flat, PANELS, strict=True):
         _draw(axes, panel)
     for axes in grid[-1]:
