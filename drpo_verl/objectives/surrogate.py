@@ -97,11 +97,11 @@ def token_loss(
             if region.ratio_cap is not None:
                 scale *= (region.ratio_cap / tokens.ratio).clamp_(max=1.0)  # truncated importance sampling
             unweighted = (scale * tokens.ratio).abs_() if instruments else None
-            if region.advantage_weighted:
-                if region.ratio_cap is None or objective.enforcement.detached:
-                    value = objective.enforcement.value(tokens, allowed, weight).mul_(scale)
-                else:
-                    value = tokens.ratio * weight * scale  # min(r, C) w A, all of it constant but for grad log pi
+            truncated = region.ratio_cap is not None and not objective.enforcement.detached
+            if region.advantage_weighted and truncated:
+                value = coefficient = scale.mul_(tokens.ratio).mul_(weight)  # constant, but for grad log pi
+            elif region.advantage_weighted:
+                value = objective.enforcement.value(tokens, allowed, weight).mul_(scale)
                 coefficient = scale.mul_(tokens.ratio).mul_(weight)
             else:
                 value, coefficient = _unweighted(objective.geometry, region, tokens, scale, importance_weight)
