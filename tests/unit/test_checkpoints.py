@@ -1,4 +1,4 @@
-"""Which folder of a run is meant, and that it becomes one with weights."""
+"""Which folder of a run is meant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from drpo_verl.checkpoints import as_hugging_face, find_actor
 from drpo_verl.errors import UserError
@@ -43,18 +43,6 @@ def test_the_actor_is_found_from_anywhere(run: tuple[Path, LlamaForCausalLM]) ->
     assert find_actor(folder / "checkpoints" / "nothing") is None
 
 
-def test_shards_are_merged_once(run: tuple[Path, LlamaForCausalLM]) -> None:
-    folder, model = run
-    merged = Path(resolve(str(folder)))
-    assert merged.parent == folder / "checkpoints" / "global_step_10" / "actor"
-    loaded = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
-    for name, parameter in model.state_dict().items():
-        torch.testing.assert_close(loaded.state_dict()[name], parameter.bfloat16().float(), rtol=0, atol=0)
-    before = (merged / "model.safetensors").stat().st_mtime_ns
-    assert resolve(str(folder)) == str(merged)
-    assert (merged / "model.safetensors").stat().st_mtime_ns == before
-
-
 def test_weights_that_are_there_are_taken(run: tuple[Path, LlamaForCausalLM]) -> None:
     folder, model = run
     ready = folder / "checkpoints" / "global_step_10" / "actor" / "huggingface"
@@ -62,13 +50,8 @@ def test_weights_that_are_there_are_taken(run: tuple[Path, LlamaForCausalLM]) ->
     assert resolve(str(folder)) == str(ready)
 
 
-def test_what_can_not_be_merged(run: tuple[Path, LlamaForCausalLM]) -> None:
+def test_a_checkpoint_of_something_else(run: tuple[Path, LlamaForCausalLM]) -> None:
     actor = run[0] / "checkpoints" / "global_step_10" / "actor"
-    shard = actor / "model_world_size_1_rank_0.pt"
-    shard.write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"verl\.model_merger could not merge .*global_step_10/actor: "):
-        as_hugging_face(actor)
-    assert not list(actor.glob("merged-*"))
-    shard.unlink()
+    (actor / "model_world_size_1_rank_0.pt").unlink()
     with pytest.raises(UserError, match=r"nor an FSDP checkpoint. A Megatron one is merged by"):
         as_hugging_face(actor)
