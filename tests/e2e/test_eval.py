@@ -56,5 +56,5 @@ def test_the_tiny_policy_on_arithmetic(tmp_path: Path) -> None:
     total = sum(response["score"] for line in lines for response in line["responses"])
     assert average["value"] == pytest.approx(total / (PROBLEMS * K))
 
-    assert f"avg@{K}" in shown and f"{average['value']:.3f} (" in shown
+    assert f"avg@{K}" in shown and f"{average['value']:.3f}  (" in shown
     assert f"avg@{K}" in (tmp_path / "eval" / "eval.txt").read_text()

@@ -88,7 +88,7 @@ def test_figures_by_data_source() -> None:
     settings = {**asdict(Settings(model="tiny", data=Path("x"), k=3)), "data": "x"}
     report.show({"model": "tiny", "settings": settings, "results": results}, Console(file=text, width=100))
     shown = text.getvalue()
-    assert "aime24" in shown and "avg@3" in shown and "0.583 (" in shown and "Wilson's interval" in shown
+    assert "aime24" in shown and "avg@3" in shown and "0.583  (" in shown and "Wilson's interval" in shown
 
 
 def test_responses_are_scored_by_their_source() -> None:
