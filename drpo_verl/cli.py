@@ -90,7 +90,9 @@ def report(
 
 @app.command()
 def probe(
-    model: Annotated[str, typer.Argument(help="A Hugging Face folder or name, or `tiny`, `smollm2`.")],
+    model: Annotated[
+        str, typer.Argument(help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `smollm2`.")
+    ],
     prompts: Annotated[
         Path | None,
         typer.Option(help="A verl parquet, or a text file with a prompt a line; without it, arithmetic problems."),

@@ -9,7 +9,7 @@ import pytest
 from drpo_verl.tasks import gym
 from drpo_verl.tasks.reward import compute_score
 
-# In 0.1.19, by reading it: with eval or sympy's parse_expr, on the answer.
+# In 0.1.25, by reading it: with eval or sympy's parse_expr, on the answer.
 ON_THE_ANSWER = {
     "string_insertion", "spiral_matrix", "binary_matrix", "n_queens", "simple_integration", "intermediate_integration",
     "polynomial_multiplication", "puzzle24", "countdown",
