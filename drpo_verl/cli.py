@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from drpo_verl.probe.settings import ProbeError, Settings
+from drpo_verl.errors import UserError
+from drpo_verl.evaluation.settings import Settings as EvaluationSettings
+from drpo_verl.probe.settings import Settings
 
 app = typer.Typer(
     name="drpo-verl",
@@ -17,6 +21,14 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
+
+
+data_app = typer.Typer(
+    help="Write data for verl: parquet files and a manifest. `drpo-verl data NAME --help` has each one's options.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+app.add_typer(data_app, name="data")
 
 
 @app.callback()
@@ -78,7 +90,9 @@ def report(
 
 @app.command()
 def probe(
-    model: Annotated[str, typer.Argument(help="A Hugging Face folder or name, or `tiny`, `smollm2`.")],
+    model: Annotated[
+        str, typer.Argument(help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `smollm2`.")
+    ],
     prompts: Annotated[
         Path | None,
         typer.Option(help="A verl parquet, or a text file with a prompt a line; without it, arithmetic problems."),
@@ -138,10 +152,174 @@ def probe(
             temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, train_dtype=train_dtype, share=share,
         )  # fmt: skip
         run(settings, out, Console())
-    except ProbeError as error:
+    except UserError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     typer.echo(f"\n{out / RESULT_FILE}\n{out / PICTURE_FILE}")
+
+
+_Copy = Annotated[
+    Path | None,
+    typer.Option("--from", help="A local copy of its repository on the hub, or one file of it, instead of the hub."),
+]
+_Out = Annotated[
+    Path | None, typer.Option(help="The folder; by default `$DRPO_VERL_DATA/NAME`, or `data/NAME` in the cache.")
+]
+_Accept = Annotated[
+    bool,
+    typer.Option("--accept-changes", help="Take files or counts that are not the known ones, and record them."),
+]
+_Train = Annotated[int, typer.Option(help="How many problems to train on.")]
+_Test = Annotated[int, typer.Option(help="How many to test on; none of them is ever among the former.")]
+_Seed = Annotated[int, typer.Option(help="Of the draw.")]
+
+
+def _from_source(name: str, copy: Path | None, out: Path | None, accept_changes: bool) -> None:
+    from rich.console import Console
+
+    from drpo_verl.data.write import default_folder, from_source
+
+    folder = out or default_folder(name)
+    with _told():
+        _written(folder, from_source(name, copy, folder, accept_changes=accept_changes, console=Console(stderr=True)))
+
+
+def _written(folder: Path, manifest: dict[str, Any]) -> None:
+    for part in manifest.get("parts", ()):
+        dropped = {each: part[each] for each in ("unusable", "duplicates") if part[each]}
+        said = "".join(f", {count:,} {what}" for what, count in dropped.items())
+        typer.echo(f"{part['data_source']}: {part['read']:,} rows read{said}; {part['written']:,} problems")
+        if part["contradicting"]:
+            typer.echo(f"  {part['contradicting']:,} of the duplicates have another answer; the first was kept")
+        if part["instructed"]:
+            typer.echo(f"  {part['instructed']:,} prompts got an instruction to box the answer")
+    for name, output in manifest["outputs"].items():
+        typer.echo(f"{folder / name} ({output['rows']:,} rows)")
+    typer.echo(folder / "manifest.json")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        from rich.console import Console
+
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+@data_app.command("dapo_math")
+def dapo_math(copy: _Copy = None, out: _Out = None, accept_changes: _Accept = False) -> None:
+    """DAPO-Math filtered to about 13,000 problems, on which both papers train.
+
+    Example: `drpo-verl data dapo_math`
+    """
+    _from_source("dapo_math", copy, out, accept_changes)
+
+
+@data_app.command("dapo_math_17k")
+def dapo_math_17k(copy: _Copy = None, out: _Out = None, accept_changes: _Accept = False) -> None:
+    """DAPO-Math-17k without its duplicates: 17,917 problems, on which a replication of DRPO trained.
+
+    Example: `drpo-verl data dapo_math_17k --from dapo-math-17k.parquet`
+    """
+    _from_source("dapo_math_17k", copy, out, accept_changes)
+
+
+@data_app.command("aime")
+def aime(copy: _Copy = None, out: _Out = None, accept_changes: _Accept = False) -> None:
+    """AIME 2024 and 2025, 30 problems each, on which both papers evaluate.
+
+    Example: `drpo-verl data aime`
+    """
+    _from_source("aime", copy, out, accept_changes)
+
+
+@data_app.command("sanity_r1d")
+def sanity_r1d(copy: _Copy = None, out: _Out = None, accept_changes: _Accept = False) -> None:
+    """The sanity test's 1,460 problems of MATH, for DeepSeek-R1-Distill-Qwen-1.5B.
+
+    Example: `drpo-verl data sanity_r1d`
+    """
+    _from_source("sanity_r1d", copy, out, accept_changes)
+
+
+@data_app.command("arithmetic")
+def arithmetic(
+    train: _Train = 2048,
+    test: _Test = 256,
+    seed: _Seed = 1,
+    style: Annotated[str, typer.Option(help="`terse` for the tiny policy, `natural` for others.")] = "terse",
+    out: _Out = None,
+) -> None:
+    """Two-digit arithmetic, the task of the CPU experiments. Needs no network.
+
+    Example: `drpo-verl data arithmetic --test 64`
+    """
+    from drpo_verl.data import generated
+    from drpo_verl.data.write import default_folder
+
+    folder = out or default_folder("arithmetic")
+    with _told():
+        _written(folder, generated.arithmetic(folder, train=train, test=test, seed=seed, style=style))
+
+
+@data_app.command("reasoning_gym")
+def reasoning_gym(
+    task: Annotated[
+        str, typer.Option(help="One of reasoning-gym's, if its scorer does not evaluate answers as code.")
+    ] = "chain_sum",
+    train: _Train = 2048,
+    test: _Test = 256,
+    seed: _Seed = 1,
+    out: _Out = None,
+) -> None:
+    """Problems of one of reasoning-gym's tasks, scored by its own scorer. Needs no network.
+
+    Example: `drpo-verl data reasoning_gym --task chain_sum`
+    """
+    from rich.console import Console
+
+    from drpo_verl.data import generated
+    from drpo_verl.data.write import default_folder
+
+    folder = out or default_folder("reasoning_gym")
+    with _told():
+        console = Console(stderr=True)
+        _written(folder, generated.reasoning_gym(folder, task=task, train=train, test=test, seed=seed, console=console))
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `smollm2`.")
+    ],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A verl parquet, as `drpo-verl data` writes them.")],
+    k: Annotated[int, typer.Option(help="Samples a problem.")] = EvaluationSettings.k,
+    temperature: Annotated[float, typer.Option(help="0 for greedy decoding.")] = EvaluationSettings.temperature,
+    top_p: Annotated[float, typer.Option(help="Of the sampling.")] = EvaluationSettings.top_p,
+    max_tokens: Annotated[int, typer.Option(help="The longest response.")] = EvaluationSettings.max_tokens,
+    tensor_parallel_size: Annotated[int, typer.Option(help="Of vLLM.")] = EvaluationSettings.tensor_parallel_size,
+    dtype: Annotated[str, typer.Option(help="Of vLLM.")] = EvaluationSettings.dtype,
+    seed: Annotated[int, typer.Option(help="Of the sampling, and of the intervals.")] = EvaluationSettings.seed,
+    out: Annotated[Path, typer.Option(help="Folder of eval.json, eval.txt and samples.jsonl.")] = Path("outputs/eval"),
+) -> None:
+    """Measure avg@k and pass@k on a parquet with vLLM, with intervals over the problems, by data source.
+
+    Example: `drpo-verl eval outputs/demo data/aime/test.parquet --k 32 --temperature 0.7 --top-p 0.95`
+    """
+    from rich.console import Console
+
+    from drpo_verl.evaluation.run import RESULT_FILE, SAMPLES_FILE, run
+
+    with _told():
+        settings = EvaluationSettings(
+            model=model, data=data, k=k, temperature=temperature, top_p=top_p, max_tokens=max_tokens,
+            tensor_parallel_size=tensor_parallel_size, dtype=dtype, seed=seed,
+        )  # fmt: skip
+        run(settings, out, Console())
+    typer.echo(f"\n{out / RESULT_FILE}\n{out / SAMPLES_FILE}")
 
 
 def main() -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from drpo_verl.engine import process
+from drpo_verl.errors import UserError
 from drpo_verl.probe.device import environment
 from drpo_verl.probe.prompts import Messages
 from drpo_verl.probe.settings import ProbeError, Settings
 from drpo_verl.probe.tokens import Samples, Scores, load, save
 
-_JOB, _ERROR = "job.json", "error.txt"
+_JOB = "job.json"
 _SAMPLES, _SCORES = "samples.npz", "scores.npz"
 
 
@@ -70,34 +68,14 @@ class Job:
         Raises:
             ProbeError: when it fails, with its reason and the place of the log.
         """
-        (self.folder / _ERROR).unlink(missing_ok=True)
-        with log.open("ab") as output:
-            process = subprocess.run(
-                [sys.executable, "-m", f"{__package__}.{module}", str(self.folder)],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **environment(self.device, self.model)},
-                check=False,
-            )
-        if process.returncode == 0:
-            return
-        reason = (
-            f"it ended with code {process.returncode} (-9: killed, usually since memory ran out; "
-            "take a smaller --count or --max-tokens)."
-        )
-        if (self.folder / _ERROR).exists():
-            reason = (self.folder / _ERROR).read_text()
-        raise ProbeError(f"MODEL={self.settings.model!r}, {module}: {reason} The log is in {log}.")
+        try:
+            process.run(f"{__package__}.{module}", self.folder, log, environment(self.device, self.model))
+        except UserError as error:
+            raise ProbeError(f"MODEL={self.settings.model!r}, {module}: {error} The log is in {log}.") from error
 
 
 def serve(folder: Path, answer: Callable[[Job], Samples | Scores]) -> None:
     """What such a process does: read the job, answer it, leave the answer or the reason why there is none."""
-    try:
+    with process.reporting(folder):
         result = answer(Job.read(folder))
         save(folder / (_SAMPLES if isinstance(result, Samples) else _SCORES), result)
-    except Exception as error:
-        traceback.print_exc()
-        reason = str(error) if isinstance(error, ProbeError) else f"{type(error).__name__}: {error}"
-        (folder / _ERROR).write_text(" ".join(reason.split()))
-        # Not raised again: vLLM's processes are ended by its own handlers on a normal exit.
-        sys.exit(1)

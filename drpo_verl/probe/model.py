@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from drpo_verl.integration.search_path import config_dir
+from drpo_verl.checkpoints import as_hugging_face, find_actor
 from drpo_verl.probe.settings import ProbeError
+from drpo_verl.tasks.cache import default_dir
 
 
 def _tiny(cache_dir: Path) -> Path:
@@ -30,19 +29,27 @@ PREPARED: Mapping[str, Callable[[Path], Path]] = {"tiny": _tiny, "smollm2": _smo
 def resolve(name: str) -> str:
     """A folder, or a name that Hugging Face's libraries know what to do with.
 
+    Args:
+        name: one of these; a run or a checkpoint of verl, which is merged if need be; or a key of `PREPARED`.
+
     Raises:
         ProbeError: when it can be neither.
+        UserError: when a checkpoint can not be merged.
     """
     if name in PREPARED:
-        cache_dir = Path(OmegaConf.load(config_dir() / "train.yaml").prepare.cache_dir)
         try:
-            return str(PREPARED[name](cache_dir))
+            return str(PREPARED[name](default_dir()))
         except RuntimeError as error:
             raise ProbeError(f"MODEL={name!r} can not be prepared: {error}") from error
     folder = Path(name).expanduser()
     if folder.is_dir():
+        if not (folder / "config.json").exists() and (actor := find_actor(folder)) is not None:
+            return str(as_hugging_face(actor.absolute()))
         if not (folder / "config.json").exists():
-            raise ProbeError(f"MODEL={name!r} has no config.json: give a folder in Hugging Face's format.")
+            raise ProbeError(
+                f"MODEL={name!r} has no config.json: give a folder in Hugging Face's format, "
+                "or a checkpoint of verl (global_step_N)."
+            )
         return str(folder.absolute())
     # <organisation>/<name> may be a name on the hub: its own errors say more than could be said here.
     if name.startswith((".", "/", "~")) or name.count("/") != 1:

@@ -8,43 +8,36 @@ from typing import Any
 
 import numpy as np
 
-from drpo_verl.cpu import vllm_distribution
+from drpo_verl.engine.offline import encode, start
 from drpo_verl.probe.job import Job, serve
-from drpo_verl.probe.prompts import Messages
-from drpo_verl.probe.settings import ProbeError
 from drpo_verl.probe.tokens import NOT_LISTED, Samples
-
-# Before vLLM is imported, here and in the workers that it spawns, which import this module first.
-vllm_distribution.install()
 
 
 def sample(job: Job) -> Samples:
     """Sample the job's responses, in verl's way of asking.
 
     Raises:
-        ProbeError: when a prompt leaves no room for a response.
+        UserError: when a prompt leaves no room for a response.
     """
     from transformers import AutoTokenizer
-    from vllm import LLM, SamplingParams, TokensPrompt
+    from vllm import SamplingParams, TokensPrompt
 
     settings = job.settings
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     prompts = [encode(tokenizer, messages) for messages in job.prompts]
     top_k = min(job.top_k, len(tokenizer))
-    on_cpu = job.device == "cpu"
-    llm = LLM(
-        model=job.model,
+    llm = start(
+        job.model,
+        prompts,
+        device=job.device,
+        max_tokens=settings.max_tokens,
+        tensor_parallel_size=settings.tensor_parallel_size,
         dtype=settings.dtype,
         kv_cache_dtype=settings.kv_cache_dtype,
         quantization=settings.quantization,
-        tensor_parallel_size=settings.tensor_parallel_size,
         seed=settings.seed,
-        max_model_len=_length(job.model, max(map(len, prompts)), settings.max_tokens),
         max_logprobs=top_k,
         logprobs_mode="processed_logprobs",
-        # As the CPU experiments have it: compiling takes longer than what it saves.
-        enforce_eager=on_cpu,
-        **({"distributed_executor_backend": "uni"} if on_cpu and settings.tensor_parallel_size == 1 else {}),
     )
     answers = llm.generate(
         [TokensPrompt(prompt_token_ids=ids) for ids in prompts],
@@ -61,26 +54,6 @@ def sample(job: Job) -> Samples:
         use_tqdm=False,
     )
     return _collect(answers)
-
-
-def encode(tokenizer: Any, messages: Messages) -> list[int]:
-    """The token ids of a prompt, as verl's agent loop makes them; plain text for a model without a chat template."""
-    if tokenizer.chat_template:
-        return list(
-            tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-        )
-    return list(tokenizer("\n".join(message["content"] for message in messages))["input_ids"])
-
-
-def _length(model: str, longest_prompt: int, max_tokens: int) -> int:
-    from transformers import AutoConfig
-
-    room = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None) or sys.maxsize
-    if longest_prompt >= room:
-        raise ProbeError(
-            f"a prompt has {longest_prompt} tokens, and the model takes {room} with its response: leave it out."
-        )
-    return int(min(longest_prompt + max_tokens, room))
 
 
 def _collect(answers: list[Any]) -> Samples:

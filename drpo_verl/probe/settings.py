@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from drpo_verl.errors import UserError
+
 PRECISIONS = ("bfloat16", "float16", "float32")
 
 
-class ProbeError(Exception):
+class ProbeError(UserError):
     """The probe can not go on; the message names the setting, its value and the remedy."""
 
 

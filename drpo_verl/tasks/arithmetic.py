@@ -1,16 +1,15 @@
 """Arithmetic problems from reasoning-gym, split by expression, and their verl parquet files."""
 
 import hashlib
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from drpo_verl.tasks import gym
 
 Split = Literal["train", "val", "calibration"]
 Style = Literal["terse", "natural"]
@@ -194,13 +193,8 @@ def _space(expression: str) -> str:
 
 
 def _generate(seed: int, difficulty: Difficulty) -> Iterator[Problem]:
-    # reasoning-gym imports every one of its tasks (seconds), and only drawing problems needs it: not importing this
-    # module for its constants.
-    if "pycosat" not in sys.modules and find_spec("pycosat") is None:
-        # reasoning-gym imports pycosat with everything else, for one puzzle: a C extension without wheels, which a
-        # machine without a compiler can not install. Nothing here calls it.
-        sys.modules["pycosat"] = ModuleType("pycosat")
-    import reasoning_gym
+    # Seconds, and only drawing problems needs it: not importing this module for its constants.
+    reasoning_gym = gym.load()
 
     # Item i comes from Random(seed + i): neighbouring seeds would give the same problems, shifted by one. Strides as
     # long as any scan keep seeds apart.

@@ -13,6 +13,15 @@ RECIPE_FILE = "recipe.json"
 """Written into every finished folder: what it was built from. Its presence is what "finished" means."""
 
 
+def default_dir() -> Path:
+    """Where prepared models are kept: what `prepare.cache_dir` is without an override."""
+    from omegaconf import OmegaConf
+
+    from drpo_verl.integration.search_path import config_dir
+
+    return Path(OmegaConf.load(config_dir() / "train.yaml").prepare.cache_dir)
+
+
 def fingerprint(recipe: Mapping[str, Any]) -> str:
     """Hash a recipe to 12 hexadecimal digits, independent of key order and stable across processes.
 

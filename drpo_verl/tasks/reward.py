@@ -1,6 +1,12 @@
-r"""Rule-based reward for arithmetic: a response must commit to one number, and to the right one.
+r"""The reward that verl calls, by the data source of the problem, and the rule for arithmetic.
 
-The rule, in order:
+| data source | who decides |
+|---|---|
+| `drpo_verl/arithmetic` | the rule below |
+| `reasoning_gym/<task>` | the task's own scorer, given what stands between the answer tags (`gym`) |
+| any other (`math_dapo`, `aime24`, ...) | the last box or the answer's line, by math-verify (`mathematics`) |
+
+The rule for arithmetic: a response must commit to one number, and to the right one. In order:
 
 1. The *answer* is what the last `\boxed{...}` holds; without one, what follows the last "=", "answer is" or "answer:";
    without those, the whole response.
@@ -14,27 +20,15 @@ ever. Its protection is a SIGALRM time-out, which works in a main thread only, a
 threads. Handing it nothing but short number literals makes both dangers impossible, with its time-outs off.
 """
 
-import logging
 import re
-from functools import lru_cache
 from typing import Any
 
-from math_verify import ExprExtractionConfig, parse, verify
+from drpo_verl.tasks import gym, mathematics
+from drpo_verl.tasks.arithmetic import DATA_SOURCE as ARITHMETIC
+from drpo_verl.tasks.literals import NUMBER, equal
 
-# ASCII digits only (\d would take Arabic-Indic ones). At most 6 decimals, the precision math-verify compares at, so
-# 46.0000001 cannot round to 46. The bounds keep a number's cost constant.
-_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,32}|[0-9]{1,3}(?:,[0-9]{3}){1,8})(?:\.[0-9]{0,6})?")
 _ANSWER_CUE = re.compile(r"=|\banswer(?: is:?|:)", re.IGNORECASE)
 _BOXED = "\\boxed{"
-
-
-def _is_no_timeout_notice(record: logging.LogRecord) -> bool:
-    return "Timeout is disabled" not in record.getMessage()
-
-
-# math-verify warns once per process that without its time-outs the caller must bound the work. The literals do.
-for _name in ("math_verify.parser", "math_verify.grader"):
-    logging.getLogger(_name).addFilter(_is_no_timeout_notice)
 
 
 def extract_answer(response: str) -> str | None:
@@ -49,17 +43,7 @@ def extract_answer(response: str) -> str | None:
         for cue in _ANSWER_CUE.finditer(response):
             candidate = response[cue.end() :]
     candidate = candidate.strip(" \t\r\n$*").removesuffix(".").rstrip(" $*")
-    return candidate if _NUMBER.fullmatch(candidate) else None
-
-
-@lru_cache(maxsize=65_536)  # answers repeat within a group and over steps: ~1 ms the first time, ~1 us after
-def _equal(literal: str, ground_truth: str) -> bool:
-    """Compare two number literals by value with math-verify."""
-    gold, answer = (
-        parse(text, extraction_config=[ExprExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
-        for text in (ground_truth, literal.removeprefix("+").removesuffix("."))
-    )
-    return bool(gold) and bool(answer) and verify(gold, answer, timeout_seconds=None)
+    return candidate if NUMBER.fullmatch(candidate) else None
 
 
 def compute_score(
@@ -71,19 +55,34 @@ def compute_score(
 ) -> float:
     """Score one response, as verl's `custom_reward_function` (`name=compute_score`): 1.0 if right, else 0.0.
 
-    Safe in any thread, and it never evaluates what the model wrote. Any text at all yields a score.
+    verl's reward managers call it, with these keywords, in threads of the reward loop's processes. Safe in any thread,
+    and it never evaluates what the model wrote. Any text at all yields a score.
 
     Args:
-        data_source: unused; verl passes it.
+        data_source: of the problem; see the module.
         solution_str: the decoded response, special tokens removed.
-        ground_truth: the right number, as a literal.
-        extra_info: unused; verl passes it.
+        ground_truth: the right answer; a number literal for arithmetic.
+        extra_info: of the problem; for reasoning-gym's, `entry` is the problem as its scorer wants it.
         **kwargs: whatever other arguments a reward manager passes; ignored.
 
     Raises:
-        ValueError: `ground_truth` is not a number literal: a broken data set must not look like a low score.
+        ValueError: what is wrong with the problem: a broken data set must not look like a low score.
     """
-    if not _NUMBER.fullmatch(ground_truth):
-        raise ValueError(f"ground truth must be a number, got {ground_truth!r} (data source {data_source!r})")
-    literal = extract_answer(solution_str)
-    return float(literal is not None and _equal(literal, ground_truth))
+    if data_source == ARITHMETIC:
+        return _score_arithmetic(solution_str, ground_truth)
+    if data_source.startswith(gym.PREFIX):
+        entry = (extra_info or {}).get("entry")
+        if not isinstance(entry, str):
+            raise ValueError(f"a problem of {data_source!r} has no extra_info.entry: make it with drpo-verl data")
+        return gym.score(data_source.removeprefix(gym.PREFIX), solution_str, entry)
+    try:
+        return mathematics.score(solution_str, ground_truth)
+    except ValueError as error:
+        raise ValueError(f"{error} (data source {data_source!r})") from error
+
+
+def _score_arithmetic(response: str, ground_truth: str) -> float:
+    if not NUMBER.fullmatch(ground_truth):
+        raise ValueError(f"ground truth must be a number, got {ground_truth!r} (data source {ARITHMETIC!r})")
+    literal = extract_answer(response)
+    return float(literal is not None and equal(literal, ground_truth))

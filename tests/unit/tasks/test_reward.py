@@ -83,7 +83,7 @@ def test_a_ground_truth_that_is_no_number_is_an_error() -> None:
 
 
 def test_arguments_verl_may_add_are_ignored() -> None:
-    assert compute_score("x", "46", "46", {"index": 0}, reward_router_address=None) == 1.0
+    assert compute_score("drpo_verl/arithmetic", "46", "46", {"index": 0}, reward_router_address=None) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""Parquet files and their manifest, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from drpo_verl.data import rows as reading
+from drpo_verl.data import source as sources
+from drpo_verl.data.table import DATASETS, Part
+from drpo_verl.environment import environment
+from drpo_verl.errors import UserError
+
+MANIFEST_FILE = "manifest.json"
+
+
+def default_folder(name: str) -> Path:
+    """Where the configurations look for a data set: `$DRPO_VERL_DATA/<name>`, or in the cache of prepared models."""
+    from drpo_verl.tasks.cache import default_dir
+
+    return Path(os.environ.get("DRPO_VERL_DATA") or default_dir() / "data").expanduser() / name
+
+
+def from_source(name: str, copy: Path | None, out: Path, *, accept_changes: bool, console: Console) -> dict[str, Any]:
+    """Write a data set of the table.
+
+    Args:
+        name: in `DATASETS`.
+        copy: a local copy of its repository, or one file of it; None for the hub.
+        out: the folder.
+        accept_changes: take files and counts that are not those of the papers, or of the earlier manifest.
+        console: for the progress.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: with the remedy; nothing is written then.
+    """
+    dataset = DATASETS[name]
+    earlier = _earlier(out, dataset.repository)
+    files = sources.fetch(dataset) if copy is None else sources.find(dataset, copy)
+    written: dict[str, list[dict[str, Any]]] = {}
+    parts = []
+    with progress_bar(console) as progress:
+        verified = sources.verify(dataset, files, earlier, accept_changes=accept_changes, progress=progress)
+        for part in dataset.parts:
+            mine = {each: files.paths[each] for each in sources.matching(part.files, files.paths)}
+            if not mine and (accept_changes or (copy is not None and copy.is_file())):
+                continue
+            rows, counts = reading.read(part, mine, progress)
+            parts.append({"output": part.output, "files": part.files, "data_source": part.data_source,
+                          "same": part.same, "expected": list(part.expected), **counts.as_dict()})  # fmt: skip
+            if not accept_changes:
+                _require_count(dataset.repository, part, len(rows))
+            written.setdefault(part.output, []).extend(rows)
+    for rows in written.values():
+        for index, row in enumerate(rows):
+            row["extra_info"]["index"] = index
+    return write(
+        out,
+        written,
+        {
+            "dataset": name,
+            "source": {
+                "repository": dataset.repository,
+                "revision": files.revision,
+                "from": None if copy is None else str(copy.absolute()),
+                "files": verified,
+            },
+            "parts": parts,
+            "changes_accepted": accept_changes,
+        },
+    )
+
+
+def write(out: Path, written: Mapping[str, list[dict[str, Any]]], manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write rows as `<name>.parquet`, and last the manifest, each by a rename.
+
+    Args:
+        out: the folder, made if need be.
+        written: rows by the name of the file.
+        manifest: what it says beside the outputs and the versions.
+
+    Returns:
+        The manifest.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out.mkdir(parents=True, exist_ok=True)
+    outputs = {}
+    for name, rows in written.items():
+        path = out / f"{name}.parquet"
+        partial = path.with_suffix(".partial")
+        pq.write_table(pa.Table.from_pylist(rows), partial)
+        partial.replace(path)
+        outputs[path.name] = {"rows": len(rows), "bytes": path.stat().st_size, "sha256": sources.sha256(path)}
+    whole = {
+        **manifest,
+        "outputs": outputs,
+        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": environment() | _versions(),
+    }
+    partial = (out / MANIFEST_FILE).with_suffix(".partial")
+    partial.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+    partial.replace(out / MANIFEST_FILE)
+    return whole
+
+
+def _require_count(repository: str, part: Part, count: int) -> None:
+    low, high = part.expected
+    if not low <= count <= high:
+        wanted = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        raise UserError(
+            f"{part.files} of {repository} gives {count:,} problems, not {wanted}: a part of it is missing, or it is "
+            "another edition. Download it again; --accept-changes takes it as it is, and records it."
+        )
+
+
+def _earlier(out: Path, repository: str) -> dict[str, Any]:
+    path = out / MANIFEST_FILE
+    if not path.exists():
+        return {}
+    try:
+        source = json.loads(path.read_text())["source"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged: delete it, and with it the record of the source's hashes.") from error
+    files: dict[str, Any] = source.get("files", {}) if source.get("repository") == repository else {}
+    return files
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("pyarrow", "huggingface_hub", "reasoning-gym", "math-verify"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def progress_bar(console: Console) -> Progress:
+    """Of bytes, rows or problems."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn(),
+        console=console,
+    )  # fmt: skip

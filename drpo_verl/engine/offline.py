@@ -1,0 +1,72 @@
+"""vLLM's offline engine, asked as verl asks its rollout engine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from drpo_verl.cpu import vllm_distribution
+from drpo_verl.errors import UserError
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+# Before vLLM is imported, here and in the workers that it spawns, which import the process's main module, and so this.
+vllm_distribution.install()
+
+
+def start(
+    model: str,
+    prompts: Sequence[Sequence[int]],
+    *,
+    device: str,
+    max_tokens: int,
+    tensor_parallel_size: int,
+    **settings: Any,
+) -> LLM:
+    """Start vLLM with room for the longest of the prompts and its response.
+
+    Args:
+        model: a folder, or a name on the hub.
+        prompts: their token ids.
+        device: see ``drpo_verl.probe.device.device_type``.
+        max_tokens: the longest response; fewer where the model has no room for so many.
+        tensor_parallel_size: vLLM's.
+        **settings: more of vLLM's.
+
+    Raises:
+        UserError: when a prompt leaves no room for a response.
+    """
+    from vllm import LLM
+
+    on_cpu = device == "cpu"
+    return LLM(
+        model=model,
+        tensor_parallel_size=tensor_parallel_size,
+        max_model_len=_length(model, max(map(len, prompts)), max_tokens),
+        # As the CPU experiments have it: compiling takes longer than what it saves.
+        enforce_eager=on_cpu,
+        **({"distributed_executor_backend": "uni"} if on_cpu and tensor_parallel_size == 1 else {}),
+        **settings,
+    )
+
+
+def encode(tokenizer: Any, messages: list[dict[str, Any]]) -> list[int]:
+    """The token ids of a prompt, as verl's agent loop makes them; plain text for a model without a chat template."""
+    if tokenizer.chat_template:
+        return list(
+            tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        )
+    return list(tokenizer("\n".join(message["content"] for message in messages))["input_ids"])
+
+
+def _length(model: str, longest_prompt: int, max_tokens: int) -> int:
+    from transformers import AutoConfig
+
+    room = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None) or sys.maxsize
+    if longest_prompt >= room:
+        raise UserError(
+            f"a prompt has {longest_prompt} tokens, and the model takes {room} with its response: leave it out."
+        )
+    return int(min(longest_prompt + max_tokens, room))

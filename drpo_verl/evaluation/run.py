@@ -1,0 +1,174 @@
+"""An evaluation from beginning to end."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from drpo_verl.data.source import sha256
+from drpo_verl.data.write import progress_bar
+from drpo_verl.engine import process
+from drpo_verl.environment import environment as versions
+from drpo_verl.errors import UserError
+from drpo_verl.evaluation import report
+from drpo_verl.evaluation.estimators import Estimate, over_problems, pass_at_k
+from drpo_verl.evaluation.problems import Problem, read
+from drpo_verl.evaluation.settings import Settings
+from drpo_verl.probe.device import device_type, environment
+from drpo_verl.probe.model import resolve
+
+RESULT_FILE, SAMPLES_FILE, TEXT_FILE, LOG_FILE = "eval.json", "samples.jsonl", "eval.txt", "eval.log"
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response and what it is worth.
+
+    Attributes:
+        text: decoded.
+        tokens: of it.
+        truncated: by the longest response allowed.
+        score: of the reward, in [0, 1].
+    """
+
+    text: str
+    tokens: int
+    truncated: bool
+    score: float
+
+
+def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
+    """Sample, score, and leave the result in ``out`` as JSON, text and samples.
+
+    Args:
+        settings: what to evaluate.
+        out: the folder; made if need be, and files of an earlier evaluation in it are replaced.
+        console: where the table is printed.
+
+    Returns:
+        What is in the JSON.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    problems = read(settings.data)
+    with console.status("looking for the model"):
+        model = resolve(settings.model)
+    out.mkdir(parents=True, exist_ok=True)
+    log = out / LOG_FILE
+    log.unlink(missing_ok=True)
+    with progress_bar(console) as progress:
+        sampled = _sample(settings, problems, model, log, progress)
+        responses = _score(problems, sampled, progress)
+    result = {
+        "model": settings.model,
+        "model_folder": model,
+        "data": {"file": str(settings.data), "sha256": sha256(settings.data)},
+        "results": summarise(problems, responses, settings.k, settings.seed),
+        "settings": {**asdict(settings), "data": str(settings.data)},
+        "versions": versions(),
+    }
+    with (out / SAMPLES_FILE).open("w") as file:
+        for problem, mine in zip(problems, responses, strict=True):
+            line = {**asdict(problem), "responses": [asdict(response) for response in mine]}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    (out / RESULT_FILE).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    with (out / TEXT_FILE).open("w") as text:
+        report.show(result, Console(file=text, width=110))
+    report.show(result, console)
+    return result
+
+
+def summarise(
+    problems: Sequence[Problem], responses: Sequence[Sequence[Response]], k: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """avg@k, pass@1, 2, 4, ... and k with their intervals, and what the responses are like, by data source.
+
+    Args:
+        problems: as they were sampled.
+        responses: of each; at least k.
+        k: samples a row.
+        seed: of the intervals.
+    """
+    results = {}
+    for source in dict.fromkeys(problem.data_source for problem in problems):
+        mine = [each for problem, each in zip(problems, responses, strict=True) if problem.data_source == source]
+        right = [(len(each), sum(response.score >= 1 for response in each)) for each in mine]
+        every = [response for each in mine for response in each]
+        figures: dict[str, Estimate] = {
+            f"avg@{k}": over_problems([sum(r.score for r in each) / len(each) for each in mine], seed=seed)
+        }
+        for at in sorted({2**power for power in range(k.bit_length())} | {k}):
+            figures[f"pass@{at}"] = over_problems([pass_at_k(n, c, at) for n, c in right], seed=seed)
+        results[source] = {
+            "problems": len(mine),
+            "samples": len(every),
+            **{name: asdict(estimate) for name, estimate in figures.items()},
+            "mean_tokens": sum(response.tokens for response in every) / len(every),
+            "truncated": sum(response.truncated for response in every) / len(every),
+        }
+    return results
+
+
+def _sample(
+    settings: Settings, problems: Sequence[Problem], model: str, log: Path, progress: Progress
+) -> list[list[dict[str, Any]]]:
+    from drpo_verl.evaluation import sample
+
+    device = device_type()
+    job = {
+        **asdict(settings),
+        "data": None,
+        "model": model,
+        "device": device,
+        "prompts": [problem.prompt for problem in problems],
+        "samples": [problem.rows * settings.k for problem in problems],
+    }
+    total = sum(problem.rows * settings.k for problem in problems)
+    bar = progress.add_task(f"sampling {total:,} responses on {device}", total=total)
+    with tempfile.TemporaryDirectory(prefix="drpo-verl-eval-") as name:
+        folder = Path(name)
+        done = folder / sample.PROGRESS_FILE
+
+        def watch() -> None:
+            if done.exists() and (written := done.read_text()):
+                progress.update(bar, completed=float(written))
+
+        (folder / sample.JOB_FILE).write_text(json.dumps(job))
+        try:
+            process.run(sample.__name__, folder, log, environment(device, model), watch)
+        except UserError as error:
+            raise UserError(f"MODEL={settings.model!r}: {error} The log is in {log}.") from error
+        progress.update(bar, completed=total)
+        return [json.loads(line) for line in (folder / sample.RESPONSES_FILE).read_text().splitlines()]
+
+
+def _score(
+    problems: Sequence[Problem], sampled: Sequence[Sequence[dict[str, Any]]], progress: Progress
+) -> list[list[Response]]:
+    from drpo_verl.tasks.reward import compute_score
+
+    pairs = [(problem, each) for problem, mine in zip(problems, sampled, strict=True) for each in mine]
+    bar = progress.add_task("scoring", total=len(pairs))
+
+    def score(pair: tuple[Problem, dict[str, Any]]) -> Response:
+        problem, each = pair
+        value = compute_score(problem.data_source, each["text"], problem.ground_truth, problem.extra_info)
+        progress.advance(bar)
+        return Response(**each, score=value)
+
+    try:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            scored = iter(list(pool.map(score, pairs)))
+    except ValueError as error:
+        raise UserError(f"the problems can not be scored: {error}") from error
+    return [[next(scored) for _ in mine] for mine in sampled]
