@@ -61,3 +61,15 @@ def _replay_buffer(module: ModuleType) -> None:
         original(self, *args, **{"poll_interval": 0.05, **kwargs})
 
     module.ReplayBuffer.__init__ = initialise
+
+
+@when_imported("verl.trainer.ppo.v1.trainer_separate_async", "It fails with hybrid_engine=False: info() got 'flush'.")
+def _separate_async(module: ModuleType) -> None:
+    # Without hybrid replicas verl calls logger.info(..., flush=True), as if it were print.
+    logger = module.logger
+    original = logger.info
+
+    def info(message: object, *args: object, flush: bool = False, **kwargs: Any) -> None:
+        original(message, *args, **kwargs)
+
+    logger.info = info
