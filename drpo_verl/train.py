@@ -116,7 +116,11 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
 
 
 def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # of a submitted job: Ray removes it when the job is stopped
+        return str(path)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _validation_count(config: DictConfig) -> int | None:

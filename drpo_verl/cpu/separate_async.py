@@ -77,9 +77,7 @@ class FileCheckpointEngine(CheckpointEngine):
             written.replace(self._path)
         return {}
 
-    async def receive_weights(
-        self, global_steps: int | None = None
-    ) -> AsyncGenerator[tuple[str, torch.Tensor], None]:
+    async def receive_weights(self, global_steps: int | None = None) -> AsyncGenerator[tuple[str, torch.Tensor], None]:
         """Read the weights, once they are all there."""
         assert self._path is not None
         while not self._path.exists():

@@ -45,10 +45,10 @@ def test_there_are_two_images() -> None:
     assert [path.name for path in DOCKERFILES] == ["Dockerfile.cpu", "Dockerfile.gpu"]
 
 
-@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed")
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.suffix)
 def test_hadolint_finds_nothing(dockerfile: Path) -> None:
-    assert HADOLINT is not None
+    if HADOLINT is None:
+        pytest.skip("hadolint is not installed")
     run = subprocess.run([HADOLINT, "--no-color", dockerfile], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
 
@@ -78,7 +78,7 @@ def test_what_is_copied_is_there_and_in_the_context(dockerfile: Path) -> None:
 
 def test_the_context_has_no_secret_nor_what_runs_leave() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
-    assert [line for line in lines if not line.startswith("#")][0] == "*"
+    assert next(line for line in lines if not line.startswith("#")) == "*"
     assert not {"!outputs", "!.venv", "!.git", "!docker", "!wandb"} & set(lines)
     for line in lines:
         assert not line.startswith("!") or (ROOT / line[1:]).exists(), line
@@ -114,10 +114,10 @@ def test_the_gpu_image_has_a_supported_verl_and_moves_nothing_else() -> None:
 def test_compose_is_valid() -> None:
     compose_spec = pytest.importorskip("compose_spec")
     text = (DOCKER / "compose.yaml").read_text()
-    # The parser knows types, not variables: each with its default, and without an escape for one that has none.
+    # It knows neither variables nor YAML's merge keys.
     text = re.sub(r"\$\{(\w+):-([^}]*)\}", r"\2", text)
     text = re.sub(r"\$\{(\w+):\?[^}]*\}", "./token", text)
-    parsed = compose_spec.PyCompose.from_dict(yaml.safe_load(text))
+    parsed = compose_spec.PyCompose.from_yaml(yaml.safe_dump(yaml.safe_load(text)))
     assert set(parsed.service_names()) == {"head", "worker"}
 
 
