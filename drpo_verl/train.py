@@ -118,7 +118,7 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
 def _shown(path: Path) -> str:
     try:
         here = Path.cwd()
-    except FileNotFoundError:  # of a submitted job: Ray removes it when the job is stopped
+    except FileNotFoundError:  # of a submitted job: Ray may have removed it by the end
         return str(path)
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 

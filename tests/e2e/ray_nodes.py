@@ -2,7 +2,7 @@
 
     python ray_nodes.py TEMP_DIR DASHBOARD_PORT
 
-The environment decides how it authenticates. Prints the clusters' address once it is up.
+The environment decides how it authenticates. Prints the cluster's address once it is up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def main() -> None:
         cluster.add_node(
             temp_dir=temp_dir, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=dashboard_port, **NODE
         )
-        cluster.add_node(temp_dir=temp_dir, **NODE)
+        # A folder of its own, as on a machine of its own: a node removes a job's files when it no longer needs them.
+        cluster.add_node(temp_dir=f"{temp_dir}-2", **NODE)
         print(cluster.address, flush=True)
         sys.stdin.read()
     finally:

@@ -120,7 +120,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
             yield RayNodes(process, dashboard, token, environment, shared)
         finally:
             process.communicate(timeout=120)
-            shutil.rmtree(temp_dir, ignore_errors=True)
+            for folder in (temp_dir, f"{temp_dir}-2"):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

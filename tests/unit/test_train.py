@@ -33,5 +33,5 @@ def test_a_path_is_shown_even_when_the_current_folder_is_gone(tmp_path: Path, mo
     here.mkdir()
     monkeypatch.chdir(here)
     assert _shown(here / "outputs" / "train.log") == "outputs/train.log"
-    here.rmdir()  # what Ray does to a job that is stopped
+    here.rmdir()  # what Ray does to a submitted job's
     assert _shown(here / "outputs" / "train.log") == str(here / "outputs" / "train.log")
