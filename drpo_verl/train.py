@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from drpo_verl.alerts import SECTION, Monitor, parse_alerts
+from drpo_verl.cluster import cluster_address, join_cluster, require_free_cluster, require_shared_folder
 from drpo_verl.console import Follower, logs_to_file
 from drpo_verl.environment import write_environment
 from drpo_verl.integration import search_path
@@ -116,7 +117,11 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
 
 
 def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # of a submitted job: Ray may have removed it by the end
+        return str(path)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _validation_count(config: DictConfig) -> int | None:
@@ -130,6 +135,7 @@ def _validation_count(config: DictConfig) -> int | None:
 
 
 def _run(config: DictConfig) -> None:
+    require_shared_folder(config.run.dir)
     folder = Path(config.run.dir).absolute()
     log, metrics = folder / LOG_FILE, folder / METRICS_FILE
     for earlier in (log, metrics, folder / WORST_TOKENS_FILE):
@@ -141,6 +147,9 @@ def _run(config: DictConfig) -> None:
         loggers = [loggers] if isinstance(loggers, str) else list(loggers)
         # The terminal view, the picture and the summary are made of the metrics file.
         config.trainer.logger = loggers if "file" in loggers else [*loggers, "file"]
+        cluster = cluster_address(config)
+        if cluster is not None:
+            join_cluster(config)
         export_environment(config)
         OmegaConf.update(config, f"{_ENVIRONMENT}.VERL_FILE_LOGGER_PATH", str(metrics), force_add=True)
         os.environ["VERL_FILE_LOGGER_PATH"] = str(metrics)
@@ -149,9 +158,13 @@ def _run(config: DictConfig) -> None:
         validate(config)
     with open_dict(config):
         prepare(config)
+        OmegaConf.resolve(config)  # verl does it in a worker, whose environment (a cluster's) may be another
     import ray
 
     with logs_to_file(log) as console:
+        if cluster is not None:
+            console.print(f"joining the Ray cluster at {cluster}", highlight=False, soft_wrap=True)
+            require_free_cluster(cluster)
         monitor = Monitor(parse_alerts(config.get(SECTION)))
         follower = Follower(
             folder, console, config.trainer.total_training_steps, config.run.stall_seconds, log, monitor
@@ -159,6 +172,13 @@ def _run(config: DictConfig) -> None:
         follower.start()
         try:
             run_verl(config)
+        except SystemExit:  # raised by Ray's handler of SIGTERM, which `ray job stop` sends
+            console.print(
+                "stopped. The same command with trainer.resume_mode=auto goes on from the last checkpoint in "
+                f"{_shown(Path(config.trainer.default_local_dir))}",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+            raise
         finally:
             follower.finish()
             ray.shutdown()  # here, since what its processes say as they end belongs into the logs

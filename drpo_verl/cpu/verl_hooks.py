@@ -88,3 +88,15 @@ class _Replacing:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
+
+
+@when_imported("verl.trainer.ppo.v1.trainer_separate_async", "It fails with hybrid_engine=False: info() got 'flush'.")
+def _separate_async(module: ModuleType) -> None:
+    # Without hybrid replicas verl calls logger.info(..., flush=True), as if it were print.
+    logger = module.logger
+    original = logger.info
+
+    def info(message: object, *args: object, flush: bool = False, **kwargs: Any) -> None:
+        original(message, *args, **kwargs)
+
+    logger.info = info

@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# The tiny policy on a CPU; every argument is a Hydra override.
+# The tiny policy | FSDP2 over gloo | CPUs. Every argument is a Hydra override.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-exec .venv/bin/python -m drpo_verl.train experiment=cpu_tiny "$@"
+
+EXPERIMENT=cpu_tiny
+
+source "$(dirname "$0")/../launch.sh"
+launch "$@"

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from drpo_verl.integration import search_path
-from drpo_verl.train import export_environment
+from drpo_verl.train import _shown, export_environment
 
 
 @pytest.mark.parametrize("experiment", [[], ["experiment=cpu_tiny"]])
@@ -26,3 +26,12 @@ def test_wandb_writes_into_the_runs_folder_unless_told_otherwise(
             assert os.environ["WANDB_DIR"] == expected
         of_the_workers = config.ray_kwargs.ray_init.runtime_env.env_vars
         assert of_the_workers["WANDB_DIR"] == expected
+
+
+def test_a_path_is_shown_even_when_the_current_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "job"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert _shown(here / "outputs" / "train.log") == "outputs/train.log"
+    here.rmdir()  # what Ray does to a submitted job's
+    assert _shown(here / "outputs" / "train.log") == str(here / "outputs" / "train.log")

@@ -1,0 +1,61 @@
+# shellcheck shell=bash
+# Sourced by the recipes' scripts, which choose the experiment: `launch` runs it. Its arguments are Hydra overrides, and
+# have the last word.
+
+# ---- user-adjustable; empty: as the experiment has it ----
+SHARED_DIR=${SHARED_DIR:-}    # on a cluster, a folder that every node has: data/, huggingface/, cache/, runs/
+METHOD=${METHOD:-}            # of hydra_configs/method
+HARDWARE=${HARDWARE:-}        # of hydra_configs/hardware
+MODEL_PATH=${MODEL_PATH:-}    # a copy of the model's folder
+RUN_NAME=${RUN_NAME:-}        # the same name again is the same run
+RESUME_MODE=${RESUME_MODE:-}  # auto: on from the run's last checkpoint; disable: from the start
+TOTAL_STEPS=${TOTAL_STEPS:-}
+SAVE_FREQ=${SAVE_FREQ:-}      # steps
+TEST_FREQ=${TEST_FREQ:-}      # steps
+# ---- end user-adjustable ----
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [[ -z ${PYTHON:-} ]]; then
+    PYTHON=python3
+    [[ -x $ROOT/.venv/bin/python ]] && PYTHON=$ROOT/.venv/bin/python
+fi
+
+RUNS=outputs
+if [[ -n $SHARED_DIR ]]; then
+    RUNS=$SHARED_DIR/runs
+    export DRPO_VERL_DATA=${DRPO_VERL_DATA:-$SHARED_DIR/data}
+    export DRPO_VERL_CACHE=${DRPO_VERL_CACHE:-$SHARED_DIR/cache}
+    export HF_HOME=${HF_HOME:-$SHARED_DIR/huggingface}
+fi
+
+RUN=(
+    experiment="$EXPERIMENT"
+    ${METHOD:+method="$METHOD"}
+    ${HARDWARE:+hardware="$HARDWARE"}
+    ${MODEL_PATH:+actor_rollout_ref.model.path="$MODEL_PATH"}
+    run.dir="$RUNS/\${trainer.experiment_name}" # resolved by Hydra
+)
+
+TRAINER=(
+    ${RUN_NAME:+trainer.experiment_name="$RUN_NAME"}
+    ${RESUME_MODE:+trainer.resume_mode="$RESUME_MODE"}
+    ${TOTAL_STEPS:+trainer.total_training_steps="$TOTAL_STEPS"}
+    ${SAVE_FREQ:+trainer.save_freq="$SAVE_FREQ"}
+    ${TEST_FREQ:+trainer.test_freq="$TEST_FREQ"}
+)
+
+# For every process of the run, on every node.
+ENVIRONMENT=(
+    # Where drpo-verl is not installed, the checkout that came with the job is verl's plugin.
+    VERL_USE_EXTERNAL_MODULES="${VERL_USE_EXTERNAL_MODULES:-drpo_verl.plugin}"
+    ${HF_HOME:+HF_HOME="$HF_HOME"}
+)
+
+launch() {
+    cd "$ROOT" || exit
+    exec "$PYTHON" -m drpo_verl.train \
+        "${RUN[@]}" \
+        "${TRAINER[@]}" \
+        "${ENVIRONMENT[@]/#/++ray_kwargs.ray_init.runtime_env.env_vars.}" \
+        "$@"
+}
