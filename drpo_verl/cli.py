@@ -86,7 +86,8 @@ def check(
     """Verify a run's configuration in seconds, without a GPU and without starting anything.
 
     Batch arithmetic, parallel sizes, the method and its anchor, lengths, precision, files, the memory of a card; then
-    what it comes to: tokens and optimiser steps per rollout, expected staleness. Exit code 1 when it would not run as meant.
+    what it comes to: tokens and optimiser steps per rollout, expected staleness. Exit code 1 if it would not run as
+    meant.
 
     Example: `drpo-verl check experiment=cpu_tiny method=dppo_binary_tv data.train_batch_size=30`
     """

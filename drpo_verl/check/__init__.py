@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "check", "refuse", "rules", "stop"]
 
+VERLS_OWN = "accepted_by_verl"
+"""The rule that asks verl."""
+
 
 def rules() -> dict[str, Rule]:
     """All rules by name, in the order in which they are applied."""
@@ -45,12 +48,10 @@ def check(config: DictConfig) -> list[Finding]:
 
 def apply_rules(run: Run, chosen: Callable[[Rule], bool] = lambda rule: True) -> list[Finding]:
     """As ``check``, with the rules that are chosen."""
-    from drpo_verl.check.verl import accepted_by_verl
-
     findings: list[Finding] = []
     for rule in rules().values():
         # verl stops at its first complaint, which is worth repeating only when it is not one of these.
-        known = rule.find is accepted_by_verl and any(finding.level == "error" for finding in findings)
+        known = rule.name == VERLS_OWN and any(finding.level == "error" for finding in findings)
         if chosen(rule) and not known:
             findings += rule(run)
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
@@ -74,7 +75,7 @@ def refuse(config: DictConfig) -> list[Finding]:
     run = Run(config)
     ours = run.loss_mode in OBJECTIVES
     # verl is about to say itself what it does not accept.
-    findings = apply_rules(run, lambda rule: (ours and rule.name != "accepted_by_verl") or rule.for_any_loss)
+    findings = apply_rules(run, lambda rule: (ours and rule.name != VERLS_OWN) or rule.for_any_loss)
     stop(findings)
     return findings
 

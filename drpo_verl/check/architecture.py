@@ -90,7 +90,7 @@ class Architecture:
     def attention_layers(self) -> int:
         """Layers with a KV cache that grows with the context (hybrid models have others)."""
         types = self.fields.get("layer_types")
-        return sum(_FULL_ATTENTION == each for each in types) if types else self.layers
+        return sum(each == _FULL_ATTENTION for each in types) if types else self.layers
 
     @property
     def intermediate(self) -> int:
@@ -145,7 +145,9 @@ def _count(text: str) -> Parameters:
     fields = json.loads(text)
     try:
         return _count_exactly(fields)
-    except Exception:  # a model that transformers does not know, or knows under other fields: the formula is what is left
+    except (
+        Exception
+    ):  # a model that transformers does not know, or knows under other fields: the formula is what is left
         return _count_by_formula(fields)
 
 

@@ -127,13 +127,14 @@ def _divisor(total: int, near: int) -> int:
 
 @rule
 def log_prob_micro_batch(run: Run) -> Iterable[Finding]:
-    """Micro-batches of recomputed and reference log-probabilities are set, fit the batch, and are cut like the actor's."""
+    """Micro-batches of recomputed and reference log-probabilities are set, fit the batch, and are cut like updates."""
     name = f"{ROLLOUT}.log_prob_use_dynamic_bsz"
     if bool(run.get(name, run.dynamic_batch)) != run.dynamic_batch:
         yield run.error(
-            name, f"but {ACTOR}.use_dynamic_bsz={run.dynamic_batch}, and verl asserts that they are equal.",
+            name,
+            f"but {ACTOR}.use_dynamic_bsz={run.dynamic_batch}, and verl asserts that they are equal.",
             f"Set it to {run.dynamic_batch}.",
-        )  # fmt: skip
+        )
     users = [(ROLLOUT, not run.bypass, True)]
     if run.needs_reference:
         users.append(("actor_rollout_ref.ref", True, True))
@@ -152,18 +153,20 @@ def log_prob_micro_batch(run: Run) -> Iterable[Finding]:
         elif used and samples % run.data_parallel == 0 and (samples // run.data_parallel) % size:
             share = samples // run.data_parallel
             yield run.error(
-                name, f"does not divide a rank's {share} samples of a rollout.",
+                name,
+                f"does not divide a rank's {share} samples of a rollout.",
                 f"Set it to {_divisor(share, size)}.",
-            )  # fmt: skip
+            )
 
 
 def _log_prob_tokens(run: Run, section: str, used: bool) -> Iterable[Finding]:
     name, longest = f"{section}.log_prob_max_token_len_per_gpu", run.prompt_length + run.response_length
     if used and run.whole(name, 16384) * run.context_parallel < longest:
         yield run.error(
-            name, f"has no room for a sequence of {longest} tokens.",
+            name,
+            f"has no room for a sequence of {longest} tokens.",
             f"Set it to at least {math.ceil(longest / run.context_parallel)}.",
-        )  # fmt: skip
+        )
 
 
 @rule
@@ -171,6 +174,7 @@ def epochs(run: Run) -> Iterable[Finding]:
     """More than one pass over a rollout is said: both papers take one."""
     if run.epochs > 1:
         yield run.note(
-            f"{ACTOR}.ppo_epochs", f"passes over each rollout: {run.updates_per_rollout} updates on the same samples, "
+            f"{ACTOR}.ppo_epochs",
+            f"passes over each rollout: {run.updates_per_rollout} updates on the same samples, "
             "where both papers take one pass.",
-        )  # fmt: skip
+        )

@@ -34,8 +34,8 @@ def facts(run: Run, memory: Memory | None) -> dict[str, str]:
     if memory is not None and memory.kv_tokens is not None:
         longest = run.prompt_length + run.response_length
         stated["KV cache"] = (
-            f"{memory.kv_tokens:,.0f} tokens a replica: {memory.kv_tokens / longest:.0f} sequences of {longest:,} tokens "
-            f"at once, on {run.rollout_world // run.replica_size} replicas"
+            f"{memory.kv_tokens:,.0f} tokens a replica: {memory.kv_tokens / longest:.0f} sequences of {longest:,} "
+            f"tokens at once, on {run.rollout_world // run.replica_size} replicas"
         )
     return stated
 
@@ -52,8 +52,12 @@ def _model(run: Run) -> str:
 def _cards(run: Run) -> str:
     kind = "worker slots (CPU)" if run.on_cpu else "cards"
     parts = [f"data parallel {run.data_parallel}"]
-    for name, size in (("tensor", run.tensor_parallel), ("pipeline", run.pipeline_parallel),
-                       ("context", run.context_parallel), ("expert", run.expert_parallel)):  # fmt: skip
+    for name, size in (
+        ("tensor", run.tensor_parallel),
+        ("pipeline", run.pipeline_parallel),
+        ("context", run.context_parallel),
+        ("expert", run.expert_parallel),
+    ):
         if size > 1:
             parts.append(f"{name} {size}")
     replicas = run.rollout_world // run.replica_size
@@ -80,7 +84,9 @@ def _staleness(run: Run) -> str:
     within = run.updates_per_rollout - 1
     if run.trainer_mode == "sync":
         steps = f"the weights that sample are 0 to {within} optimiser steps old when they are trained on"
-        return f"0 versions: {steps}" if within else "0 versions, fully on-policy: mu and pi differ by their engines only"
+        return (
+            f"0 versions: {steps}" if within else "0 versions, fully on-policy: mu and pi differ by their engines only"
+        )
     ahead = run.number(f"trainer.v1.{run.trainer_mode}.num_warmup_batches", 1)
     limit = run.get("trainer.v1.sampler.max_off_policy_threshold")
     bound = f", at most {limit}" if limit is not None else ", without a bound"

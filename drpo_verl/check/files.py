@@ -42,9 +42,10 @@ def model_path(run: Run) -> Iterable[Finding]:
         yield run.warning(name, "is not on this machine.", "Is it on every node?")
     if run.architecture is None:
         yield run.note(
-            "check.architecture", "is not set, and the model is no folder on this machine: its sizes are not checked, and "
+            "check.architecture",
+            "is not set, and the model is no folder on this machine: its sizes are not checked, and "
             "its memory is not estimated. Set it to the fields of the model's config.json.",
-        )  # fmt: skip
+        )
 
 
 def _is_local(path: str) -> bool:
@@ -78,9 +79,11 @@ def data_files(run: Run) -> Iterable[Finding]:
                 complete = False
         if key == "train_files" and complete and rows < run.prompts:
             yield run.error(
-                name, f"has {rows} rows, less than the {run.prompts} prompts of a rollout: verl drops an incomplete one, "
-                "so there is no step.", "Set a smaller data.train_batch_size.",
-            )  # fmt: skip
+                name,
+                f"has {rows} rows, less than the {run.prompts} prompts of a rollout: verl drops an incomplete one, "
+                "so there is no step.",
+                "Set a smaller data.train_batch_size.",
+            )
 
 
 def _read_parquet(run: Run, name: str, path: Path) -> tuple[int, list[Finding]]:
@@ -94,9 +97,10 @@ def _read_parquet(run: Run, name: str, path: Path) -> tuple[int, list[Finding]]:
     wanted = (run.get("data.prompt_key", "prompt"), run.get("data.reward_fn_key", "data_source"), "reward_model")
     missing = [each for each in wanted if each not in columns]
     problem = run.error(
-        name, f"has {path.name} without the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}.",
+        name,
+        f"has {path.name} without the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}.",
         "Make it with `drpo-verl data`, or set data.prompt_key and data.reward_fn_key.",
-    )  # fmt: skip
+    )
     return metadata.num_rows, [problem] if missing else []
 
 
@@ -149,9 +153,9 @@ def paths(run: Run) -> Iterable[Finding]:
     """Other files and folders that the configuration names are there."""
     for name in _PATHS:
         path = run.get(name)
-        if isinstance(path, str) and _is_local(path) and not path.startswith(_REMOTE):
-            if not Path(path).expanduser().exists():
-                yield run.warning(name, "is not on this machine.", "Is it on every node?")
+        local = isinstance(path, str) and _is_local(path) and not path.startswith(_REMOTE)
+        if local and not Path(path).expanduser().exists():
+            yield run.warning(name, "is not on this machine.", "Is it on every node?")
 
 
 @rule

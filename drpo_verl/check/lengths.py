@@ -16,7 +16,9 @@ def lengths(run: Run) -> Iterable[Finding]:
         name, other = f"{ROLLOUT}.{rollouts}", f"data.{datas}"
         if run.get(name) is not None and run.get(other) is not None and run.get(name) != run.get(other):
             yield run.warning(
-                name, f"is not {other}={run.get(other)}: the two are one length in verl's default.", f"Set {other} alone."
+                name,
+                f"is not {other}={run.get(other)}: the two are one length in verl's default.",
+                f"Set {other} alone.",
             )
 
 
@@ -31,9 +33,10 @@ def context(run: Run) -> Iterable[Finding]:
         return
     if given is not None and positions is not None and given > positions:
         yield run.error(
-            name, f"is above the model's max_position_embeddings={positions}, which verl refuses.",
+            name,
+            f"is above the model's max_position_embeddings={positions}, which verl refuses.",
             f"Set it to at most {positions}.",
-        )  # fmt: skip
+        )
     if room is None:
         return
     if given is None:
@@ -48,9 +51,11 @@ def context(run: Run) -> Iterable[Finding]:
         )
     elif room < longest:
         yield run.warning(
-            name, f"but prompt {run.prompt_length} + response {run.response_length} are {longest} tokens, more than "
-            f"{whose}: after a long prompt, responses are cut short without being told.", f"Allow {longest}.",
-        )  # fmt: skip
+            name,
+            f"but prompt {run.prompt_length} + response {run.response_length} are {longest} tokens, more than "
+            f"{whose}: after a long prompt, responses are cut short without being told.",
+            f"Allow {longest}.",
+        )
 
 
 @rule
@@ -60,13 +65,16 @@ def scheduler(run: Run) -> Iterable[Finding]:
     tokens, sequences = run.whole(name, 8192), run.whole(f"{ROLLOUT}.max_num_seqs", 256)
     if tokens < sequences:
         yield run.error(
-            name, f"is below max_num_seqs={sequences}, which vLLM refuses: each takes a token a step.",
+            name,
+            f"is below max_num_seqs={sequences}, which vLLM refuses: each takes a token a step.",
             f"Set it to at least {sequences}, better 8192.",
-        )  # fmt: skip
+        )
     elif not run.get(f"{ROLLOUT}.enable_chunked_prefill", True) and run.max_model_len and tokens < run.max_model_len:
         yield run.warning(
-            name, f"is below the context of {run.max_model_len}, and enable_chunked_prefill is off: verl raises it, and "
-            "with it vLLM's memory.", "Set enable_chunked_prefill to True.",
-        )  # fmt: skip
+            name,
+            f"is below the context of {run.max_model_len}, and enable_chunked_prefill is off: verl raises it, and "
+            "with it vLLM's memory.",
+            "Set enable_chunked_prefill to True.",
+        )
     elif not run.on_cpu and tokens < 1024:
         yield run.warning(name, "makes prefilling slow.", "Set it to 8192 or more.")

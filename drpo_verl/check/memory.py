@@ -101,14 +101,23 @@ def _fsdp_states(run: Run, model: Architecture) -> list[Part]:
     parts = [
         Part("weights", total * _BYTES[dtype] / shards, f"{total / 1e9:.2f} G x {dtype} / {shards} shards"),
         Part("gradients", trained * _BYTES[dtype] / shards, f"{trained / 1e9:.2f} G x {dtype} / {shards}"),
-        Part("optimiser states", trained * 2 * _BYTES[dtype] / shards, f"2 x {trained / 1e9:.2f} G x {dtype} / {shards}"),
-        Part("gathered weights", whole * compute, f"embedding, head and two layers in {compute_dtype(run)}"
-             if whole < total else f"all layers in {compute_dtype(run)} (reshard_after_forward=False)"),
-    ]  # fmt: skip
+        Part(
+            "optimiser states", trained * 2 * _BYTES[dtype] / shards, f"2 x {trained / 1e9:.2f} G x {dtype} / {shards}"
+        ),
+        Part(
+            "gathered weights",
+            whole * compute,
+            f"embedding, head and two layers in {compute_dtype(run)}"
+            if whole < total
+            else f"all layers in {compute_dtype(run)} (reshard_after_forward=False)",
+        ),
+    ]
     if run.get(f"{run.engine}.use_no_sync_for_gradient_accumulation", False):
         parts.append(Part("unsharded gradients", trained * 4, "use_no_sync_for_gradient_accumulation=True"))
     else:
-        parts.append(Part("gradients of a layer", (ends + layer) * 4 if not run.lora_rank else 0, "fp32, until reduced"))
+        parts.append(
+            Part("gradients of a layer", (ends + layer) * 4 if not run.lora_rank else 0, "fp32, until reduced")
+        )
     return parts
 
 
@@ -129,9 +138,12 @@ def _megatron_states(run: Run, model: Architecture) -> list[Part]:
     parts = [
         Part("weights", 2 * (dense + experts), f"{here} x bf16 (TP {tensor}, PP {stages}, EP {run.expert_parallel})"),
         Part("gradients", 4 * trained * (dense + experts), f"{here} x fp32"),
-        Part("optimiser states", 12 * states, f"fp32 weights and two moments, over {replicas} ranks "
-             f"({expert_replicas} for experts)"),
-    ]  # fmt: skip
+        Part(
+            "optimiser states",
+            12 * states,
+            f"fp32 weights and two moments, over {replicas} ranks ({expert_replicas} for experts)",
+        ),
+    ]
     if fp8_training(run):
         parts.append(Part("FP8 weights", dense + experts, "a second copy, beside the bf16 one"))
     return parts
@@ -143,9 +155,9 @@ def _activations(run: Run, model: Architecture) -> list[Part]:
     query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
     # Of one layer: norms (with their fp32 copies) and residuals; q, k, v, their rotated copies and the output of flash
     # attention; gate, up, their activation and product.
-    layer = tokens * (
-        8 * size * model.hidden + size * (3 * query + 4 * key) + 4 * size * model.active_intermediate
-    ) / split  # fmt: skip
+    layer = (
+        tokens * (8 * size * model.hidden + size * (3 * query + 4 * key) + 4 * size * model.active_intermediate) / split
+    )
     checkpointed = bool(run.get(f"{MODEL}.enable_gradient_checkpointing", True)) and not run.is_megatron
     if run.is_megatron:
         checkpointed = run.get(f"{run.engine}.override_transformer_config.recompute_granularity") == "full"
@@ -155,10 +167,14 @@ def _activations(run: Run, model: Architecture) -> list[Part]:
         if run.get(f"{MODEL}.enable_activation_offload", False):
             held = 2 * held / max(1, model.layers)
         parts = [
-            Part("activations", held + layer, f"{model.layers} layers' inputs for {tokens} tokens, and one layer's all"),
+            Part(
+                "activations", held + layer, f"{model.layers} layers' inputs for {tokens} tokens, and one layer's all"
+            ),
         ]
     else:
-        parts = [Part("activations", model.layers * layer, f"{model.layers} layers, {tokens} tokens, nothing recomputed")]
+        parts = [
+            Part("activations", model.layers * layer, f"{model.layers} layers, {tokens} tokens, nothing recomputed")
+        ]
     if run.get(f"{MODEL}.use_fused_kernels", False):
         return parts
     each = 4 if not run.is_megatron else 6
@@ -204,7 +220,9 @@ def _rollout(run: Run, model: Architecture) -> tuple[list[Part], float | None]:
     if not is_number(card):
         return parts, None
     room = run.number(_UTILISATION, 0.5) * card * GIB - Memory.total(parts)
-    parts.append(Part("KV cache", max(0.0, room), f"what is left of gpu_memory_utilization={run.number(_UTILISATION, 0.5)}"))
+    parts.append(
+        Part("KV cache", max(0.0, room), f"what is left of gpu_memory_utilization={run.number(_UTILISATION, 0.5)}")
+    )
     return parts, max(0.0, room) / kv_bytes(run, model)
 
 
@@ -233,16 +251,22 @@ def memory(run: Run) -> Iterable[Finding]:
         certain = sum(part.size for part in held.update[:3])
         level = run.error if certain > limit else run.warning
         yield level(
-            _CARD, f"GiB a card, and the update is estimated to take {update / GIB:.0f} ({largest.name}: "
-            f"{largest.size / GIB:.0f}).", _less(run, largest.name),
-        )  # fmt: skip
+            _CARD,
+            f"GiB a card, and the update is estimated to take {update / GIB:.0f} ({largest.name}: "
+            f"{largest.size / GIB:.0f}).",
+            _less(run, largest.name),
+        )
     yield from _rollout_memory(run, held, limit, share)
 
 
 def _less(run: Run, name: str) -> str:
     if name in ("activations", "logits", "Top-K"):
         setting = "ppo_max_token_len_per_gpu" if run.dynamic_batch else "ppo_micro_batch_size_per_gpu"
-        more = "" if run.get(f"{MODEL}.enable_gradient_checkpointing", True) else ", set enable_gradient_checkpointing=true"
+        more = (
+            ""
+            if run.get(f"{MODEL}.enable_gradient_checkpointing", True)
+            else ", set enable_gradient_checkpointing=true"
+        )
         return f"Lower {ACTOR}.{setting}, or split sequences over more cards{more}."
     if run.is_megatron:
         return "Raise the tensor, pipeline or expert parallel size, or take more cards."
@@ -257,25 +281,30 @@ def _rollout_memory(run: Run, held: Memory, limit: float, share: float) -> Itera
     weights = next(part.size for part in engine if part.name == "weights")
     if kept + share * limit > limit:
         yield run.warning(
-            _UTILISATION, f"of the card, and the {kept / GIB:.0f} GiB that the trainer keeps on it meanwhile, are more than "
-            "the whole.", f"Lower it to {max(0.05, (limit - kept) / limit):.2f}, or set {run.engine}.param_offload=true "
+            _UTILISATION,
+            f"of the card, and the {kept / GIB:.0f} GiB that the trainer keeps on it meanwhile, are more than "
+            "the whole.",
+            f"Lower it to {max(0.05, (limit - kept) / limit):.2f}, or set {run.engine}.param_offload=true "
             "and optimizer_offload=true.",
-        )  # fmt: skip
+        )
     if weights > share * limit:
         yield run.error(
-            _UTILISATION, f"has no room for the rollout's weights ({weights / GIB:.0f} GiB a card).",
+            _UTILISATION,
+            f"has no room for the rollout's weights ({weights / GIB:.0f} GiB a card).",
             f"Raise it, or {ROLLOUT}.tensor_model_parallel_size.",
-        )  # fmt: skip
+        )
         return
     longest = min(run.max_model_len or math.inf, run.prompt_length + run.response_length)
     sequences = (held.kv_tokens or 0) / longest
     if sequences < 1:
         yield run.error(
-            _UTILISATION, f"leaves a KV cache of {held.kv_tokens or 0:.0f} tokens, and one sequence has {longest:.0f}.",
+            _UTILISATION,
+            f"leaves a KV cache of {held.kv_tokens or 0:.0f} tokens, and one sequence has {longest:.0f}.",
             f"Raise it, or {ROLLOUT}.tensor_model_parallel_size.",
-        )  # fmt: skip
+        )
     elif sequences < 8:
         yield run.warning(
-            _UTILISATION, f"leaves a KV cache for {sequences:.1f} sequences of full length: vLLM will preempt, and be slow.",
+            _UTILISATION,
+            f"leaves a KV cache for {sequences:.1f} sequences of full length: vLLM will preempt, and be slow.",
             f"Raise it, or {ROLLOUT}.tensor_model_parallel_size.",
-        )  # fmt: skip
+        )

@@ -15,7 +15,7 @@ _CPUS_A_CARD = 3
 
 @rule
 def trainer_parallel(run: Run) -> Iterable[Finding]:
-    """The training engine's parallel sizes (Megatron TP, PP, CP, EP; Ulysses; `fsdp_size`) divide the trainer's cards."""
+    """The training engine's sizes (Megatron TP, PP, CP, EP; Ulysses; `fsdp_size`) divide the trainer's cards."""
     if run.is_megatron:
         model = run.tensor_parallel * run.pipeline_parallel * run.context_parallel
         if run.world % model:
@@ -35,20 +35,20 @@ def trainer_parallel(run: Run) -> Iterable[Finding]:
             )
         return
     if run.world % run.context_parallel:
-        yield run.error(
-            _ulysses(run), f"does not divide the {run.world} cards.", "Set it to a divisor of them."
-        )  # fmt: skip
+        yield run.error(_ulysses(run), f"does not divide the {run.world} cards.", "Set it to a divisor of them.")
     if run.context_parallel > 1 and not run.get(f"{MODEL}.use_remove_padding", True):
         yield run.error(
-            f"{MODEL}.use_remove_padding", f"but sequence parallelism ({_ulysses(run)}={run.context_parallel}) needs it.",
+            f"{MODEL}.use_remove_padding",
+            f"but sequence parallelism ({_ulysses(run)}={run.context_parallel}) needs it.",
             "Set it to true.",
-        )  # fmt: skip
+        )
     size = run.get(f"{run.engine}.fsdp_size", -1)
     if is_whole(size) and 0 <= size < run.world and (size == 0 or run.world % size):
         yield run.error(
-            f"{run.engine}.fsdp_size", f"does not divide the {run.world} cards.",
+            f"{run.engine}.fsdp_size",
+            f"does not divide the {run.world} cards.",
             "Set it to -1 to shard over all of them, or to a divisor.",
-        )  # fmt: skip
+        )
 
 
 def _ulysses(run: Run) -> str:
@@ -58,7 +58,7 @@ def _ulysses(run: Run) -> str:
 
 @rule
 def rollout_parallel(run: Run) -> Iterable[Finding]:
-    """The rollout engine's sizes (TP, DP, PP, EP) divide its cards, a node's cards, and are ones that verl implements."""
+    """The rollout engine's sizes (TP, DP, PP, EP) divide its cards and a node's, and are ones that verl implements."""
     name = f"{ROLLOUT}.tensor_model_parallel_size"
     if run.whole(f"{ROLLOUT}.pipeline_model_parallel_size", 1) > 1:
         yield run.error(
@@ -79,14 +79,16 @@ def rollout_parallel(run: Run) -> Iterable[Finding]:
     node = run.whole(f"{ROLLOUT}.n_gpus_per_node", run.gpus_per_node)
     if run.replica_size > node and run.replica_size % node:
         yield run.error(
-            name, f"makes replicas of {run.replica_size} cards, which are no whole nodes of {node}.",
+            name,
+            f"makes replicas of {run.replica_size} cards, which are no whole nodes of {node}.",
             "Choose a product of tensor and data parallel sizes that is.",
-        )  # fmt: skip
+        )
     elif run.rollout_tensor_parallel > node:
         yield run.warning(
-            name, f"is more than the {node} cards of a node: every layer of every token waits for the network.",
+            name,
+            f"is more than the {node} cards of a node: every layer of every token waits for the network.",
             f"Set it to at most {node}.",
-        )  # fmt: skip
+        )
     experts = run.whole(f"{ROLLOUT}.expert_parallel_size", 1)
     product = run.rollout_tensor_parallel * run.rollout_data_parallel
     if experts > 1 and experts != product:
@@ -106,15 +108,17 @@ def heads(run: Run) -> Iterable[Finding]:
     name, size = f"{ROLLOUT}.tensor_model_parallel_size", run.rollout_tensor_parallel
     if model.heads % size or not _either_divides(model.kv_heads, size):
         yield run.error(
-            name, f"does not split {model.heads} attention heads and {model.kv_heads} key-value heads.",
-            f"Set it to {_divisor_of_heads(model.heads, model.kv_heads, size)}.",
-        )  # fmt: skip
+            name,
+            f"does not split {model.heads} attention heads and {model.kv_heads} key-value heads.",
+            f"Set it to {_divisor_of_heads(model.heads, model.kv_heads, run.rollout_world)}.",
+        )
     size = run.context_parallel
     if run.is_fsdp and size > 1 and (model.heads % size or not _either_divides(model.kv_heads, size)):
         yield run.error(
-            _ulysses(run), f"does not split {model.heads} attention heads and {model.kv_heads} key-value heads.",
-            f"Set it to {_divisor_of_heads(model.heads, model.kv_heads, size)}.",
-        )  # fmt: skip
+            _ulysses(run),
+            f"does not split {model.heads} attention heads and {model.kv_heads} key-value heads.",
+            f"Set it to {_divisor_of_heads(model.heads, model.kv_heads, run.world)}.",
+        )
     size = run.tensor_parallel
     if size > 1 and (model.heads % size or model.kv_heads % size):
         yield run.error(
@@ -128,9 +132,9 @@ def _either_divides(one: int, other: int) -> bool:
     return one % other == 0 or other % one == 0
 
 
-def _divisor_of_heads(heads: int, kv_heads: int, near: int) -> int:
-    fitting = (size for size in range(1, near) if heads % size == 0 and _either_divides(kv_heads, size))
-    return max(fitting, default=1)
+def _divisor_of_heads(heads: int, kv_heads: int, cards: int) -> int:
+    divisors = (size for size in range(1, heads + 1) if heads % size == 0 and cards % size == 0)
+    return max(size for size in divisors if _either_divides(kv_heads, size))
 
 
 @rule
@@ -153,8 +157,13 @@ def layers(run: Run) -> Iterable[Finding]:
     if run.architecture is None or not run.is_megatron:
         return
     override = run.get(f"{run.engine}.override_transformer_config", {})
-    uneven = ("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage", "pipeline_model_parallel_layout",
-              "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")  # fmt: skip
+    uneven = (
+        "num_layers_in_first_pipeline_stage",
+        "num_layers_in_last_pipeline_stage",
+        "pipeline_model_parallel_layout",
+        "account_for_embedding_in_pipeline_split",
+        "account_for_loss_in_pipeline_split",
+    )
     if any(override.get(each) for each in uneven):
         return
     stages = run.pipeline_parallel * run.whole(f"{run.engine}.virtual_pipeline_model_parallel_size", 1)
@@ -178,9 +187,10 @@ def separate_rollout(run: Run) -> Iterable[Finding]:
     name = f"{ROLLOUT}.checkpoint_engine.backend"
     if run.get(name, "naive") == "naive":
         yield run.error(
-            name, "copies weights within one process, and the rollout of trainer_mode=separate_async has its own.",
+            name,
+            "copies weights within one process, and the rollout of trainer_mode=separate_async has its own.",
             "Set it to nccl (or nixl, mooncake).",
-        )  # fmt: skip
+        )
 
 
 @rule

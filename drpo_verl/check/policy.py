@@ -26,9 +26,11 @@ def loss_mode(run: Run) -> Iterable[Finding]:
         yield run.error(name, f"is not a loss mode; known: {known}.", "Choose one with +method=<name>.")
     elif _ours(run) and run.get(f"{_SECTION}._target_") != _TARGET:
         yield run.error(
-            name, f"was set without its configuration: use +method={run.loss_mode} instead, which sets the loss mode, "
-            "its thresholds and its anchor.", "",
-        )  # fmt: skip
+            name,
+            f"was set without its configuration: use +method={run.loss_mode} instead, which sets the loss mode, "
+            "its thresholds and its anchor.",
+            "",
+        )
 
 
 def _ours(run: Run) -> bool:
@@ -63,79 +65,82 @@ class _Required:
     """A setting that some methods need at certain values.
 
     Args:
-        allowed: those values.
-        remedy: why, and what to do, as a sentence.
+        allowed: those values, the one to set first.
+        why: as a sentence.
         default: what a configuration without the setting means.
     """
 
     allowed: tuple[Any, ...]
-    remedy: str
+    why: str
     default: Any = None
+
+    @property
+    def remedy(self) -> str:
+        """What to do."""
+        return f"Set it to {'null' if self.allowed[0] is None else self.allowed[0]}."
 
 
 _TRAINER: Mapping[str, _Required] = {
-    "trainer.use_v1": _Required(
-        (True,), "the legacy trainer replaces the loss mode in bypass mode. Set it to True.", default=True
-    ),
+    "trainer.use_v1": _Required((True,), "the legacy trainer replaces the loss mode in bypass mode.", default=True),
     "distillation.enabled": _Required(
-        (False, None), "verl's distillation replaces the loss function that ours is wrapped around. Set it to False."
+        (False, None), "verl's distillation replaces the loss function that ours is wrapped around."
     ),
 }
 _SAMPLING: Mapping[str, _Required] = {
     **{
         f"{ROLLOUT}.{name}": _Required(
-            (value, None), f"the rollout would sample from another distribution than the policy. Set it to {value}."
+            (value, None), "the rollout would sample from another distribution than the policy."
         )
         for name, value in (("top_p", 1.0), ("top_k", -1), ("repetition_penalty", 1.0))
     },
     **{
         name: _Required(
-            ("processed_logprobs", None), "log mu has to be that of the distribution that was sampled from, "
-            "temperature included. Set it to processed_logprobs.",
+            ("processed_logprobs", None),
+            "log mu has to be that of the distribution that was sampled from, temperature included.",
         )
         for name in (f"{ROLLOUT}.logprobs_mode", f"{ROLLOUT}.engine_kwargs.vllm.logprobs_mode")
     },
-}  # fmt: skip
+}
 _BYPASS: Mapping[str, _Required] = {
-    f"{CORRECTION}.{name}": _Required((None,), f"verl's V1 trainer {does} nothing in bypass mode. Set it to null.")
+    f"{CORRECTION}.{name}": _Required((None,), f"verl's V1 trainer {does} nothing in bypass mode.")
     for name, does in (("rollout_rs", "rejects"), ("rollout_is", "weighs"))
 }
 _RECOMPUTED: Mapping[str, _Required] = {
     f"{CORRECTION}.rollout_is": _Required(
-        (None,), "the loss truncates pi / mu itself (policy_loss.ratio_cap), and a second weight would count mu twice. "
-        "Set it to null.",
+        (None,),
+        "the loss truncates pi / mu itself (policy_loss.ratio_cap), and a second weight would count mu twice.",
     ),
-}  # fmt: skip
+}
 _TOP_K: Mapping[str, _Required] = {
     f"{ROLLOUT}.name": _Required(("vllm",), "the Top-K log-probabilities come from vLLM."),
     f"{ACTOR}.strategy": _Required(("fsdp", "fsdp2"), "Top-K is gathered from FSDP's logits."),
     f"{MODEL}.use_fused_kernels": _Required(
-        (False, None), "Top-K is gathered from the logits, which fused kernels never make. Set it to False."
+        (False, None), "Top-K is gathered from the logits, which fused kernels never make."
     ),
     f"{ROLLOUT}.multi_turn.enable": _Required(
-        (False, None), "the Top-K log-probabilities travel with single-turn samples only. Set it to False."
+        (False, None), "the Top-K log-probabilities travel with single-turn samples only."
     ),
     f"{ROLLOUT}.agent.default_agent_loop": _Required(
         ("single_turn_agent", None), "the Top-K log-probabilities travel with single-turn samples only."
     ),
     f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": _Required(
-        (1, None), "Top-K is not gathered across sequence-parallel ranks. Set it to 1."
+        (1, None), "Top-K is not gathered across sequence-parallel ranks."
     ),
     f"{ACTOR}.ulysses_sequence_parallel_size": _Required(
-        (1, None), "Top-K is not gathered across sequence-parallel ranks. Set it to 1."
+        (1, None), "Top-K is not gathered across sequence-parallel ranks."
     ),
     "trainer.v1.trainer_mode": _Required(
         ("sync", None),
-        "an asynchronous trainer's interrupted samples lose their Top-K log-probabilities. Set it to sync.",
+        "an asynchronous trainer's interrupted samples lose their Top-K log-probabilities.",
     ),
     f"{ROLLOUT}.agent.agent_loop_config_path": _Required(
-        (None,), "the Top-K log-probabilities travel with verl's own single-turn samples only. Set it to null."
+        (None,), "the Top-K log-probabilities travel with verl's own single-turn samples only."
     ),
     f"{ROLLOUT}.disaggregation.enabled": _Required(
-        (False, None), "a disaggregated rollout does not return Top-K log-probabilities. Set it to False."
+        (False, None), "a disaggregated rollout does not return Top-K log-probabilities."
     ),
     f"{ACTOR}.fsdp_config.pad_to_length": _Required(
-        (None, False, 0), "the rows of Top-K would not be those of the padded logits. Set it to null."
+        (None, False, 0), "the rows of Top-K would not be those of the padded logits."
     ),
 }
 
@@ -143,7 +148,7 @@ _TOP_K: Mapping[str, _Required] = {
 def _refused(run: Run, requirements: Mapping[str, _Required]) -> Iterable[Finding]:
     for name, required in requirements.items():
         if run.get(name, required.default) not in required.allowed:
-            yield run.error(name, f"but with loss_mode={run.loss_mode!r} {required.remedy}", "")
+            yield run.error(name, f"but with loss_mode={run.loss_mode!r} {required.why}", required.remedy)
 
 
 @rule
@@ -155,13 +160,13 @@ def trainer(run: Run) -> Iterable[Finding]:
 
 @rule
 def sampling_distribution(run: Run) -> Iterable[Finding]:
-    """The rollout samples from the policy itself: top-p 1, top-k -1, no repetition penalty, processed log-probabilities."""
+    """The rollout samples from the policy itself: top-p 1, top-k -1, no penalty, processed log-probabilities."""
     if _ours(run):
         yield from _refused(run, _SAMPLING)
         return
     for name, required in _SAMPLING.items():
         if run.get(name, required.default) not in required.allowed:
-            yield run.warning(name, f"means that {required.remedy}", "")
+            yield run.warning(name, f"means that {required.why}", required.remedy)
 
 
 @rule
@@ -188,9 +193,10 @@ def top_k(run: Run) -> Iterable[Finding]:
     name, asked = f"{ROLLOUT}.custom.drpo_verl.top_k", run.get(f"{_SECTION}.top_k")
     if run.get(name) != asked:
         yield run.error(
-            name, f"but {_SECTION}.top_k={asked}: the rollout has to return what the loss expects.",
+            name,
+            f"but {_SECTION}.top_k={asked}: the rollout has to return what the loss expects.",
             f"+method={run.loss_mode} ties the two; leave rollout.custom alone.",
-        )  # fmt: skip
+        )
 
 
 @rule
@@ -200,22 +206,28 @@ def anchor(run: Run) -> Iterable[Finding]:
     if not _ours(run):
         if run.bypass and not returned:
             yield run.error(
-                f"{ROLLOUT}.calculate_log_probs", "but bypass_mode takes the rollout's log-probabilities for pi_old.",
+                f"{ROLLOUT}.calculate_log_probs",
+                "but bypass_mode takes the rollout's log-probabilities for pi_old.",
                 "Set it to True.",
-            )  # fmt: skip
+            )
         elif run.loss_mode.startswith("dppo") and not run.bypass:
             yield run.warning(
-                f"{CORRECTION}.bypass_mode", f"anchors loss_mode={run.loss_mode!r} on a recomputed pi_old, with which "
-                "the DPPO paper sees it collapse.", "Set it to True.",
-            )  # fmt: skip
+                f"{CORRECTION}.bypass_mode",
+                f"anchors loss_mode={run.loss_mode!r} on a recomputed pi_old, with which "
+                "the DPPO paper sees it collapse.",
+                "Set it to True.",
+            )
         return
-    for name, original in (("bypass_mode", f"{CORRECTION}.bypass_mode"),
-                           ("rollout_log_probs", f"{ROLLOUT}.calculate_log_probs")):  # fmt: skip
+    for name, original in (
+        ("bypass_mode", f"{CORRECTION}.bypass_mode"),
+        ("rollout_log_probs", f"{ROLLOUT}.calculate_log_probs"),
+    ):
         if bool(run.get(f"{_SECTION}.{name}", True)) != bool(run.get(original, False)):
             yield run.error(
-                f"{_SECTION}.{name}", f"is a copy of {original}={run.get(original)}, which is what counts.",
+                f"{_SECTION}.{name}",
+                f"is a copy of {original}={run.get(original)}, which is what counts.",
                 f"Leave it alone, and set {original}.",
-            )  # fmt: skip
+            )
 
 
 @rule
@@ -225,58 +237,70 @@ def temperature(run: Run) -> Iterable[Finding]:
     value = run.get(name, 1.0)
     if not is_number(value) or value <= 0:
         yield run.error(
-            name, "is no temperature to sample at: both engines divide the logits by it.",
+            name,
+            "is no temperature to sample at: both engines divide the logits by it.",
             "Set it to 1.0, as both papers do.",
-        )  # fmt: skip
+        )
     elif value != 1:
         yield run.note(
-            name, "is what both engines divide the logits by, as verl hands it to the actor too. Both papers sample "
+            name,
+            "is what both engines divide the logits by, as verl hands it to the actor too. Both papers sample "
             "at 1.0: the policy that is evaluated elsewhere at 1.0 is another one.",
-        )  # fmt: skip
+        )
     if not run.get(f"{ROLLOUT}.do_sample", True):
         yield run.error(
-            f"{ROLLOUT}.do_sample", "but training samples from the policy; verl's agent loop does not read it.",
+            f"{ROLLOUT}.do_sample",
+            "but training samples from the policy; verl's agent loop does not read it.",
             "Set it to True.",
-        )  # fmt: skip
+        )
     for key in ("override_generation_config", "generation_config"):
         setting = f"{ROLLOUT}.engine_kwargs.vllm.{key}"
         if run.get(setting) is not None:
             yield run.warning(
-                setting, "can change vLLM's sampling behind the rollout's settings, which are what the actor gets.",
+                setting,
+                "can change vLLM's sampling behind the rollout's settings, which are what the actor gets.",
                 "Leave it out, and set actor_rollout_ref.rollout.{temperature,top_p,top_k}.",
-            )  # fmt: skip
+            )
     validation = f"{ROLLOUT}.val_kwargs"
     if run.get(f"{validation}.do_sample", False) and run.number(f"{validation}.temperature", 1.0) <= 0:
         yield run.error(
-            f"{validation}.temperature", "but val_kwargs.do_sample=True samples.",
+            f"{validation}.temperature",
+            "but val_kwargs.do_sample=True samples.",
             "Set a temperature above 0, or do_sample to False.",
-        )  # fmt: skip
+        )
     if not run.get(f"{validation}.do_sample", False) and run.whole(f"{validation}.n", 1) > 1:
         yield run.warning(
-            f"{validation}.n", "responses to each prompt are all the same one: val_kwargs.do_sample is False.",
+            f"{validation}.n",
+            "responses to each prompt are all the same one: val_kwargs.do_sample is False.",
             "Set do_sample to True and a temperature, or n to 1.",
-        )  # fmt: skip
+        )
 
 
 @rule
 def router_replay(run: Run) -> Iterable[Finding]:
-    """Router replay: R2 not with bypass mode, R3 with the rollout's routes, on an engine that has it, of a model with experts."""
+    """Router replay: R2 not with bypass mode, R3 with the rollout's routes; of experts, and not with FSDP."""
     name, routes = f"{run.engine}.router_replay.mode", f"{ROLLOUT}.enable_rollout_routing_replay"
     mode, recorded = run.get(name, "disabled"), bool(run.get(routes, False))
     if mode == "R2" and run.bypass:
         yield run.error(
-            name, "but bypass_mode=True skips the forward pass that R2 records the routes in.",
+            name,
+            "but bypass_mode=True skips the forward pass that R2 records the routes in.",
             "Use R3 with actor_rollout_ref.rollout.enable_rollout_routing_replay=true, which replays the rollout's.",
-        )  # fmt: skip
+        )
     if mode == "R3" and not recorded:
         yield run.error(routes, f"but {name}=R3 replays the routes of the rollout.", "Set it to True.")
     if recorded and mode != "R3":
         yield run.error(
-            routes, f"returns the rollout's routes, and {name}={mode} does not replay them.",
-            f"Set {name} to R3, or this to False." if not run.is_fsdp else "Set it to False: FSDP has no router replay.",
-        )  # fmt: skip
+            routes,
+            f"returns the rollout's routes, and {name}={mode} does not replay them.",
+            f"Set {name} to R3, or this to False."
+            if not run.is_fsdp
+            else "Set it to False: FSDP has no router replay.",
+        )
     if mode != "disabled" and run.is_fsdp:
-        yield run.error(name, "is not read by the FSDP engine.", "Use Megatron (model_engine=megatron), or leave it out.")
+        yield run.error(
+            name, "is not read by the FSDP engine.", "Use Megatron (model_engine=megatron), or leave it out."
+        )
     if mode != "disabled" and run.architecture is not None and not run.architecture.experts:
         yield run.error(name, "but the model has no experts.", "Set it to disabled.")
 
@@ -290,16 +314,19 @@ def loss_scale(run: Run) -> Iterable[Finding]:
     value = run.get(name)
     if value is None:
         yield run.error(
-            name, "is not set: verl then divides by the padded width of each micro-batch, and the loss depends on how "
-            "the batch was cut.", "Set it to data.max_response_length, as +method= does.",
-        )  # fmt: skip
+            name,
+            "is not set: verl then divides by the padded width of each micro-batch, and the loss depends on how "
+            "the batch was cut.",
+            "Set it to data.max_response_length, as +method= does.",
+        )
     elif not is_number(value) or value <= 0:
         yield run.error(name, "is no number above 0.", "Set it to data.max_response_length.")
     elif value != run.response_length:
         yield run.note(
-            name, f"is not the response length ({run.response_length}): the gradient is {run.response_length / value:.3g} "
+            name,
+            f"is not the response length ({run.response_length}): the gradient is {run.response_length / value:.3g} "
             "times what it is with it, which matters where it is clipped.",
-        )  # fmt: skip
+        )
 
 
 @rule
@@ -316,9 +343,10 @@ def thresholds(run: Run) -> Iterable[Finding]:
         for each in ("clip_ratio", "clip_ratio_low", "clip_ratio_high"):
             if run.number(f"{ACTOR}.{each}", 0.2) != 0.2:
                 yield run.warning(
-                    f"{ACTOR}.{each}", f"is PPO's, and is not read by loss_mode={run.loss_mode!r}.",
+                    f"{ACTOR}.{each}",
+                    f"is PPO's, and is not read by loss_mode={run.loss_mode!r}.",
                     f"Set {_SECTION}.delta instead.",
-                )  # fmt: skip
+                )
         return
     low, high = run.number(f"{ACTOR}.clip_ratio_low", 0.2), run.number(f"{ACTOR}.clip_ratio_high", 0.2)
     if low >= 1:
@@ -332,7 +360,9 @@ def thresholds(run: Run) -> Iterable[Finding]:
     plain = run.number(f"{ACTOR}.clip_ratio", 0.2)
     if plain not in (low, high):
         yield run.warning(
-            f"{ACTOR}.clip_ratio", f"has no effect beside clip_ratio_low={low} and clip_ratio_high={high}.", "Set those."
+            f"{ACTOR}.clip_ratio",
+            f"has no effect beside clip_ratio_low={low} and clip_ratio_high={high}.",
+            "Set those.",
         )
 
 
@@ -348,19 +378,22 @@ def _deltas(run: Run, row: Any) -> Iterable[Finding]:
         if bounded and value >= 1:
             if row.enforcement.attenuates and key != "region_delta":
                 yield run.note(
-                    name, f"is never reached, as no probability moves by more than 1: the weight stays within "
+                    name,
+                    f"is never reached, as no probability moves by more than 1: the weight stays within "
                     f"[{1 - 1 / value:.2f}, {1 + 1 / value:.2f}], a mild regulariser. Below 1 the boundary binds.",
-                )  # fmt: skip
+                )
             else:
                 yield run.warning(
-                    name, "is never reached, as no probability moves by 1: no token is masked.",
+                    name,
+                    "is never reached, as no probability moves by 1: no token is masked.",
                     "Set it below 1; the DPPO paper has 0.1 to 0.2.",
-                )  # fmt: skip
+                )
         elif value < 1e-4:
             yield run.warning(
-                name, "is below the mismatch of two engines in bf16 (1e-3): it acts on their noise.",
+                name,
+                "is below the mismatch of two engines in bf16 (1e-3): it acts on their noise.",
                 "Measure that with `drpo-verl probe`, and set it above.",
-            )  # fmt: skip
+            )
 
 
 def _ratio_cap(run: Run) -> Iterable[Finding]:
@@ -368,9 +401,10 @@ def _ratio_cap(run: Run) -> Iterable[Finding]:
     cap = run.get(name)
     if is_number(cap) and 0 < cap < 1:
         yield run.warning(
-            name, "is below 1, and so shrinks the gradient of tokens on which the two policies agree.",
+            name,
+            "is below 1, and so shrinks the gradient of tokens on which the two policies agree.",
             "Set it to at least 1: CISPO has 1, PG-TIS 3, DPPO 5.",
-        )  # fmt: skip
+        )
     elif is_number(cap) and cap > 1000:
         yield run.note(name, "caps next to nothing. The DPPO paper has 5, or none (null).")
 
@@ -420,9 +454,11 @@ def advantages(run: Run) -> Iterable[Finding]:
     estimator = str(run.get("algorithm.adv_estimator", "gae"))
     if run.responses == 1 and estimator.startswith(("grpo", "rloo", "gdpo", "opo")):
         yield run.warning(
-            f"{ROLLOUT}.n", f"makes groups of one for adv_estimator={estimator}, which has nothing to centre on: the "
-            "advantage is the raw reward, and a wrong response teaches nothing.", "Set it to 8 or more.",
-        )  # fmt: skip
+            f"{ROLLOUT}.n",
+            f"makes groups of one for adv_estimator={estimator}, which has nothing to centre on: the "
+            "advantage is the raw reward, and a wrong response teaches nothing.",
+            "Set it to 8 or more.",
+        )
     if not _ours(run):
         return
     if estimator == "gae":
@@ -431,7 +467,8 @@ def advantages(run: Run) -> Iterable[Finding]:
         )
     if estimator.startswith("grpo") and run.get("algorithm.norm_adv_by_std_in_grpo", True):
         yield run.note(
-            "algorithm.norm_adv_by_std_in_grpo", "divides the advantages by their standard deviation; neither paper does."
+            "algorithm.norm_adv_by_std_in_grpo",
+            "divides the advantages by their standard deviation; neither paper does.",
         )
 
 
@@ -446,9 +483,11 @@ def learning_rate(run: Run) -> Iterable[Finding]:
         yield run.error(name, "learns nothing.", "Set it to 1e-6, the papers'.")
     elif rate > 10 * highest:
         yield run.error(
-            name, "destroys the policy within a few steps"
-            + (" (Megatron's default in verl is 1e-3)." if run.is_megatron else "."), "Set it to 1e-6, the papers'.",
-        )  # fmt: skip
+            name,
+            "destroys the policy within a few steps"
+            + (" (Megatron's default in verl is 1e-3)." if run.is_megatron else "."),
+            "Set it to 1e-6, the papers'.",
+        )
     elif rate > highest:
         yield run.warning(
             name, "is far above what is used for post-training.", "The papers have 1e-6, and 1e-5 with LoRA."
@@ -458,9 +497,10 @@ def learning_rate(run: Run) -> Iterable[Finding]:
     actors, read = run.get(f"{ACTOR}.grad_clip"), run.number(f"{ACTOR}.optim.clip_grad", 1.0)
     if is_number(actors) and actors not in (1.0, read):
         yield run.warning(
-            f"{ACTOR}.grad_clip", f"is not read by verl's engines, which clip at {ACTOR}.optim.clip_grad={read}.",
+            f"{ACTOR}.grad_clip",
+            f"is not read by verl's engines, which clip at {ACTOR}.optim.clip_grad={read}.",
             f"Set {ACTOR}.optim.clip_grad.",
-        )  # fmt: skip
+        )
     if read <= 0:
         yield run.error(f"{ACTOR}.optim.clip_grad", "clips every gradient to nothing.", "Set it to 1.0.")
     total = run.get("trainer.total_training_steps")

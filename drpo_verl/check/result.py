@@ -111,9 +111,8 @@ def _memory_table(memory: Memory, card_gib: float | None) -> Table:
     table = _table("Memory of one card (an estimate)", "while", "what", "GiB", "how")
     table.columns[2].justify = "right"
     for phase, parts in (("updating", memory.update), ("sampling", memory.rollout)):
-        for part in parts:
-            table.add_row(phase, part.name, f"{part.size / GIB:.1f}", Text(part.how))
-            phase = ""
+        for row, part in enumerate(parts):
+            table.add_row("" if row else phase, part.name, f"{part.size / GIB:.1f}", Text(part.how))
         of = f"of {card_gib:g}" if card_gib else "(the card's size is not known: check.gpu_memory_gib)"
         table.add_row("", Text("total", style="bold"), Text(f"{Memory.total(parts) / GIB:.1f}", style="bold"), of)
         table.add_section()

@@ -35,7 +35,7 @@ class Run:
     def _resolve(self, node: Any, path: str) -> Any:
         # As OmegaConf.to_container(resolve=True), which stops at the first setting that does not resolve.
         if isinstance(node, DictConfig):
-            return {str(key): self._child(node, key, f"{path}{key}") for key in node}
+            return {str(key): self._child(node, key, f"{path}{key!s}") for key in node}
         if isinstance(node, ListConfig):
             return [self._child(node, index, f"{path}{index}") for index in range(len(node))]
         return node

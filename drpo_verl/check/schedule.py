@@ -81,8 +81,10 @@ def steps(run: Run) -> Iterable[Finding]:
         yield run.warning(
             "trainer.save_freq", "saves nothing: a run that is interrupted starts from the beginning.", "Set it to 20."
         )
-    if run.get("trainer.test_freq", -1) == -1 and not run.get("trainer.val_before_train", True) and (
-        total is None or total > 50
+    if (
+        run.get("trainer.test_freq", -1) == -1
+        and not run.get("trainer.val_before_train", True)
+        and (total is None or total > 50)
     ):
         yield run.warning("trainer.test_freq", "validates nothing.", "Set it to 10.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import warnings
 from collections.abc import Iterable
@@ -24,13 +25,13 @@ def rollout_engine(run: Run) -> Iterable[Finding]:
 
 @rule
 def accepted_by_verl(run: Run) -> Iterable[Finding]:
-    """verl's own validation accepts the configuration: its dataclasses of actor, rollout and critic, and `validate_config`."""
+    """verl's own `validate_config` and its dataclasses accept the configuration; asked when nothing else is wrong."""
     from hydra.errors import InstantiationException
     from omegaconf import OmegaConf, open_dict
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils import config as verl_config
 
-    config = run.config.copy()
+    config = copy.deepcopy(run.config)
     with open_dict(config):
         # validate_config imports vLLM for the rank of adapters, which the rule lora is about.
         for name in (f"{MODEL}.lora_rank", f"{MODEL}.lora.rank"):

@@ -196,8 +196,8 @@ class TrustRegionLossConfig(PolicyLossConfig):
             raise SettingError(
                 _BYPASS_MODE,
                 False,
-                f"but loss_mode={self.loss_mode!r} is anchored on the behaviour policy (the rollout log-probabilities), "
-                "not on a recomputed pi_old: set it to True.",
+                f"but loss_mode={self.loss_mode!r} is anchored on the behaviour policy (the rollout log-probabilities),"
+                " not on a recomputed pi_old: set it to True.",
             )
 
     def objective(self) -> Objective:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import models
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from drpo_verl.check import Finding, check
 from drpo_verl.check.compose import compose_run
@@ -57,8 +60,19 @@ ASYNC = (
 )  # fmt: skip
 
 
+@cache
+def _composed(*overrides: str) -> DictConfig:
+    return compose_run(overrides)
+
+
 def composed(base: Sequence[str], *overrides: str) -> DictConfig:
-    return compose_run([*base, *overrides])
+    """A valid run with overrides. It is composed once, with its groups; values are put in as Hydra would parse them."""
+    groups = [each for each in overrides if each.startswith("method=")]
+    config = copy.deepcopy(_composed(*base, *groups))
+    with open_dict(config):
+        for override in OverridesParser.create().parse_overrides([each for each in overrides if each not in groups]):
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
+    return config
 
 
 def findings(base: Sequence[str], *overrides: str) -> list[Finding]:

@@ -60,7 +60,12 @@ def test_what_hydra_can_not_compose_is_a_finding(override: str, message: str) ->
     [
         (DENSE, [], "0 versions: the weights that sample are 0 to 3 optimiser steps old", "4"),
         (DENSE, ["actor_rollout_ref.actor.ppo_mini_batch_size=64"], "fully on-policy", "1"),
-        (DENSE, ["trainer.v1.trainer_mode=colocate_async"], "about 1 to 2 versions of 4 optimiser steps, at most 8", "4"),
+        (
+            DENSE,
+            ["trainer.v1.trainer_mode=colocate_async"],
+            "about 1 to 2 versions of 4 optimiser steps, at most 8",
+            "4",
+        ),
         (ASYNC, ["trainer.v1.sampler.max_off_policy_threshold=null"], "without a bound", "4"),
     ],
 )
@@ -80,7 +85,12 @@ def test_neither_vllm_nor_ray_is_started_and_a_gpu_is_not_needed() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
     lora = ["actor_rollout_ref.model.lora_rank=32"]
     run = subprocess.run(
-        [sys.executable, "-c", code, *DENSE, *lora], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", code, *DENSE, *lora],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
 

@@ -12,7 +12,7 @@ EXPERIMENTS = sorted(str(path.relative_to(_EXPERIMENTS).with_suffix("")) for pat
 METHODS = sorted(path.stem for path in (config_dir() / "method").glob("*.yaml"))
 
 EXPECTED: dict[tuple[str, str], set[str]] = {}
-"""The rules whose errors are expected of an experiment with a method (either may be "*"), each for a reason given here."""
+"""The rules whose errors are expected of an experiment with a method (either may be "*"), with the reason."""
 
 
 def _expected(experiment: str, method: str) -> set[str]:
@@ -24,7 +24,11 @@ def _expected(experiment: str, method: str) -> set[str]:
 def test_it_passes_with_every_method(experiment: str) -> None:
     wrong = {}
     for method in METHODS:
-        errors = [each for each in check_run([f"experiment={experiment}", f"method={method}"]).findings if each.level == "error"]
+        errors = [
+            each
+            for each in check_run([f"experiment={experiment}", f"method={method}"]).findings
+            if each.level == "error"
+        ]
         if {each.rule for each in errors} != _expected(experiment, method):
             wrong[method] = [f"{each.rule}: {each}" for each in errors] or "an error that is expected has gone"
     assert not wrong

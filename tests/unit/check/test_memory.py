@@ -68,7 +68,9 @@ def test_optimiser_states_are_zeros_16_bytes_a_parameter() -> None:
         (models.QWEN3_4B, 1, 7.6785),  # vLLM's log, kyuz0/amd-strix-halo-vllm-toolboxes pull request 5
     ],
 )
-def test_the_rollouts_weights_are_what_vllm_reports(fields: dict[str, Any], tensor_parallel: int, loaded: float) -> None:
+def test_the_rollouts_weights_are_what_vllm_reports(
+    fields: dict[str, Any], tensor_parallel: int, loaded: float
+) -> None:
     memory = estimated(architecture(fields), f"{ROLLOUT}.tensor_model_parallel_size={tensor_parallel}")
     assert sizes(memory.rollout)["weights"] == pytest.approx(loaded, rel=0.03)
 
