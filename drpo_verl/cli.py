@@ -89,6 +89,33 @@ def report(
 
 
 @app.command()
+def check(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="OVERRIDE", help="As for `python -m drpo_verl.train`.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Verify a run's configuration in seconds, without a GPU and without starting anything.
+
+    Batch arithmetic, parallel sizes, the method and its anchor, lengths, precision, files, the memory of a card; then
+    what it comes to: tokens and optimiser steps per rollout, expected staleness. Exit code 1 if it would not run as
+    meant.
+
+    Example: `drpo-verl check experiment=cpu_tiny method=dppo_binary_tv data.train_batch_size=30`
+    """
+    from rich.console import Console
+
+    from drpo_verl.check.command import check_run
+
+    result = check_run(overrides or [])
+    if as_json:
+        typer.echo(result.as_json())
+    else:
+        result.show(Console())
+    raise typer.Exit(0 if result.ok else 1)
+
+
+@app.command()
 def probe(
     model: Annotated[
         str, typer.Argument(help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `smollm2`.")

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from drpo_verl.alerts import SECTION, Monitor, parse_alerts
+from drpo_verl.check import check, stop
 from drpo_verl.cluster import cluster_address, join_cluster, require_free_cluster, require_shared_folder
 from drpo_verl.console import Follower, logs_to_file
 from drpo_verl.environment import write_environment
@@ -47,17 +48,17 @@ def prepare(config: DictConfig) -> None:
         config.data.train_files, config.data.val_files = str(train_file), str(val_file)
 
 
-def validate(config: DictConfig) -> None:
-    """Check the configuration as verl will, without starting anything.
+def validate(config: DictConfig, console: Console) -> None:
+    """Check the configuration (``drpo_verl.check``), without starting anything, and print the warnings.
 
     Raises:
-        ValueError: naming the setting and the remedy.
-        AssertionError: from verl's own checks.
+        ValueError: with every setting that can not work, and its remedy.
     """
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
-
-    validate_config(config, need_reference_policy(config), need_critic(config))
+    findings = check(config)
+    for finding in findings:
+        if finding.level == "warning":
+            console.print(f"warning: {finding}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    stop(findings)
 
 
 def run_verl(config: DictConfig) -> None:
@@ -155,7 +156,7 @@ def _run(config: DictConfig) -> None:
         os.environ["VERL_FILE_LOGGER_PATH"] = str(metrics)
     with logs_to_file(log) as console:
         console.print(f"checking the configuration; logs: {_shown(log)}", highlight=False, soft_wrap=True)
-        validate(config)
+        validate(config, console)
     with open_dict(config):
         prepare(config)
         OmegaConf.resolve(config)  # verl does it in a worker, whose environment (a cluster's) may be another

@@ -7,11 +7,10 @@ Ray; the ``+method=`` groups select this class by ``_target_`` and fill its cont
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from verl.workers.config import PolicyLossConfig
 
 from drpo_verl.objectives import OBJECTIVES, PENALTIES, Objective, TrustRegion
@@ -19,12 +18,27 @@ from drpo_verl.objectives.adaptive import DeltaController
 from drpo_verl.objectives.geometry import PROBABILITY
 
 _SECTION = "actor_rollout_ref.actor.policy_loss"
-_TARGET = "drpo_verl.integration.config.TrustRegionLossConfig"
+_BYPASS_MODE = "algorithm.rollout_correction.bypass_mode"
 
 _Applies = Callable[[Objective], bool]
 
 _EVERYWHERE = 1.0
 """No probability moves by more: the boundary of a method without one, for what is counted about its tokens."""
+
+
+class SettingError(ValueError):
+    """A setting that can not work.
+
+    Args:
+        setting: its full name.
+        value: its value; None when it is not set.
+        problem: what is wrong and the remedy, to be read after ``setting=value``.
+    """
+
+    def __init__(self, setting: str, value: Any, problem: str) -> None:
+        self.setting, self.value, self.problem = setting, value, problem
+        place = setting if value is None else f"{setting}={value!r}"
+        super().__init__(f"{place}{',' if problem.startswith('but ') else ''} {problem}")
 
 
 def _takes_threshold(row: Objective) -> bool:
@@ -96,9 +110,9 @@ class TrustRegionLossConfig(PolicyLossConfig):
     def __post_init__(self) -> None:
         """Validate; see the class."""
         if self.loss_mode not in OBJECTIVES:
-            raise ValueError(
-                f"{_SECTION}.loss_mode={self.loss_mode!r} is not a method of drpo-verl. "
-                f"Choose one with +method=<name>: {', '.join(OBJECTIVES)}."
+            self._refuse(
+                "loss_mode",
+                f"is not a method of drpo-verl. Choose one with +method=<name>: {', '.join(OBJECTIVES)}.",
             )
         row = OBJECTIVES[self.loss_mode]
         self._require_behaviour_log_probs(row)
@@ -108,7 +122,7 @@ class TrustRegionLossConfig(PolicyLossConfig):
         self._require_anchor(row)
 
     def _refuse(self, name: str, remedy: str) -> None:
-        raise ValueError(f"{_SECTION}.{name}={getattr(self, name)!r} {remedy}")
+        raise SettingError(f"{_SECTION}.{name}", getattr(self, name), remedy)
 
     def _reject_what_has_no_effect(self, row: Objective) -> None:
         for each in fields(self):
@@ -141,9 +155,9 @@ class TrustRegionLossConfig(PolicyLossConfig):
                 each.name == "delta" and self.delta_low is not None and self.delta_high is not None
             )
             if value is None and not optional:
-                raise ValueError(
-                    f"{_SECTION}.{each.name} is not set, and loss_mode={self.loss_mode!r} needs it. "
-                    f"+method={self.loss_mode} sets a default."
+                self._refuse(
+                    each.name,
+                    f"is not set, and loss_mode={self.loss_mode!r} needs it. +method={self.loss_mode} sets a default.",
                 )
         if self.top_k is not None and not isinstance(self.top_k, int):
             self._refuse("top_k", "must be a whole number.")
@@ -164,21 +178,26 @@ class TrustRegionLossConfig(PolicyLossConfig):
 
     def _require_behaviour_log_probs(self, row: Objective) -> None:
         if not self.rollout_log_probs and (self.bypass_mode or row.verl_loss is None):
-            raise ValueError(
-                f"actor_rollout_ref.rollout.calculate_log_probs=False, but loss_mode={self.loss_mode!r} measures pi "
-                "against the rollout engine's own log-probabilities: set it to True."
+            raise SettingError(
+                "actor_rollout_ref.rollout.calculate_log_probs",
+                False,
+                f"but loss_mode={self.loss_mode!r} measures pi against the rollout engine's own log-probabilities: set "
+                "it to True.",
             )
 
     def _require_anchor(self, row: Objective) -> None:
         if row.recomputed_anchor and self.bypass_mode:
-            raise ValueError(
-                f"algorithm.rollout_correction.bypass_mode=True, but loss_mode={self.loss_mode!r} measures the ratio "
-                "from a recomputed pi_old: set it to False."
+            raise SettingError(
+                _BYPASS_MODE,
+                True,
+                f"but loss_mode={self.loss_mode!r} measures the ratio from a recomputed pi_old: set it to False.",
             )
         if not self.bypass_mode and row.verl_loss is None and not row.recomputed_anchor:
-            raise ValueError(
-                f"algorithm.rollout_correction.bypass_mode=False, but loss_mode={self.loss_mode!r} is anchored on the "
-                "behaviour policy (the rollout log-probabilities), not on a recomputed pi_old: set it to True."
+            raise SettingError(
+                _BYPASS_MODE,
+                False,
+                f"but loss_mode={self.loss_mode!r} is anchored on the behaviour policy (the rollout log-probabilities),"
+                " not on a recomputed pi_old: set it to True.",
             )
 
     def objective(self) -> Objective:
@@ -229,127 +248,6 @@ def verl_region(actor: Any) -> TrustRegion:
     """
     low, high = (actor.clip_ratio if one is None else one for one in (actor.clip_ratio_low, actor.clip_ratio_high))
     return TrustRegion(float(low), float(high), dual_clip=float(actor.clip_ratio_c))
-
-
-def check_run(config: DictConfig) -> None:
-    """Refuse, on the driver, what the workers would refuse, or would do otherwise than it was meant.
-
-    Args:
-        config: a whole run's.
-
-    Raises:
-        ValueError: naming the setting, its value and the remedy.
-    """
-    from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
-
-    section = config.actor_rollout_ref.actor.policy_loss
-    mode = section.loss_mode
-    # A library named there is imported by the workers only, and may register losses of its own.
-    if mode not in POLICY_LOSS_REGISTRY and not config.actor_rollout_ref.model.get("external_lib"):
-        raise ValueError(
-            f"{_SECTION}.loss_mode={mode!r} is not a loss mode; known: {', '.join(sorted(POLICY_LOSS_REGISTRY))}."
-        )
-    if mode not in OBJECTIVES:
-        return
-    if section.get("_target_") != _TARGET:
-        raise ValueError(
-            f"{_SECTION}.loss_mode={mode!r} was set without its configuration: use +method={mode} instead, which "
-            "sets the loss mode, its thresholds and its anchor."
-        )
-    row = OBJECTIVES[mode]
-    _refuse(config, mode, _ALWAYS)
-    if OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode"):
-        _refuse(config, mode, _BYPASS)
-    if row.recomputed_anchor:
-        _refuse(config, mode, _RECOMPUTED)
-    if row.needs_top_k:
-        _refuse(config, mode, _TOP_K)
-        asked, sent = section.top_k, OmegaConf.select(config, "actor_rollout_ref.rollout.custom.drpo_verl.top_k")
-        if asked != sent:
-            raise ValueError(
-                f"actor_rollout_ref.rollout.custom.drpo_verl.top_k={sent}, but {_SECTION}.top_k={asked}: the rollout "
-                f"has to return what the loss expects. +method={mode} ties the two; leave rollout.custom alone."
-            )
-
-
-@dataclass(frozen=True)
-class _Required:
-    """A setting that some methods need at certain values."""
-
-    allowed: tuple[Any, ...]
-    remedy: str
-    default: Any = None
-
-
-_ALWAYS: Mapping[str, _Required] = {
-    "trainer.use_v1": _Required(
-        (True,), "the legacy trainer replaces the loss mode in bypass mode. Set it to True.", default=True
-    ),
-    "distillation.enabled": _Required(
-        (False, None), "verl's distillation replaces the loss function that ours is wrapped around. Set it to False."
-    ),
-    **{
-        f"actor_rollout_ref.rollout.{name}": _Required(
-            (value, None), f"the rollout would sample from another distribution than the policy. Set it to {value}."
-        )
-        for name, value in (("top_p", 1.0), ("top_k", -1), ("repetition_penalty", 1.0))
-    },
-    "actor_rollout_ref.rollout.logprobs_mode": _Required(
-        ("processed_logprobs", None), "log mu has to be that of the distribution that was sampled from, temperature "
-        "included. Set it to processed_logprobs.",
-    ),
-}  # fmt: skip
-_BYPASS: Mapping[str, _Required] = {
-    f"algorithm.rollout_correction.{name}": _Required(
-        (None,), f"verl's V1 trainer {does} nothing in bypass mode. Set it to null."
-    )
-    for name, does in (("rollout_rs", "rejects"), ("rollout_is", "weighs"))
-}
-_RECOMPUTED: Mapping[str, _Required] = {
-    "algorithm.rollout_correction.rollout_is": _Required(
-        (None,), "the loss truncates pi / mu itself (policy_loss.ratio_cap), and a second weight would count mu twice. "
-        "Set it to null.",
-    ),
-}  # fmt: skip
-_TOP_K: Mapping[str, _Required] = {
-    "actor_rollout_ref.rollout.name": _Required(("vllm",), "the Top-K log-probabilities come from vLLM."),
-    "actor_rollout_ref.actor.strategy": _Required(("fsdp", "fsdp2"), "Top-K is gathered from FSDP's logits."),
-    "actor_rollout_ref.model.use_fused_kernels": _Required(
-        (False, None), "Top-K is gathered from the logits, which fused kernels never make. Set it to False."
-    ),
-    "actor_rollout_ref.rollout.multi_turn.enable": _Required(
-        (False, None), "the Top-K log-probabilities travel with single-turn samples only. Set it to False."
-    ),
-    "actor_rollout_ref.rollout.agent.default_agent_loop": _Required(
-        ("single_turn_agent", None), "the Top-K log-probabilities travel with single-turn samples only."
-    ),
-    "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size": _Required(
-        (1, None), "Top-K is not gathered across sequence-parallel ranks. Set it to 1."
-    ),
-    "actor_rollout_ref.actor.ulysses_sequence_parallel_size": _Required(
-        (1, None), "Top-K is not gathered across sequence-parallel ranks. Set it to 1."
-    ),
-    "trainer.v1.trainer_mode": _Required(
-        ("sync", None),
-        "an asynchronous trainer's interrupted samples lose their Top-K log-probabilities. Set it to sync.",
-    ),
-    "actor_rollout_ref.rollout.agent.agent_loop_config_path": _Required(
-        (None,), "the Top-K log-probabilities travel with verl's own single-turn samples only. Set it to null."
-    ),
-    "actor_rollout_ref.rollout.disaggregation.enabled": _Required(
-        (False, None), "a disaggregated rollout does not return Top-K log-probabilities. Set it to False."
-    ),
-    "actor_rollout_ref.actor.fsdp_config.pad_to_length": _Required(
-        (None, False, 0), "the rows of Top-K would not be those of the padded logits. Set it to null."
-    ),
-}
-
-
-def _refuse(config: DictConfig, mode: str, requirements: Mapping[str, _Required]) -> None:
-    for name, required in requirements.items():
-        value = OmegaConf.select(config, name, default=required.default)
-        if value not in required.allowed:
-            raise ValueError(f"{name}={value!r}, but with loss_mode={mode!r} {required.remedy}")
 
 
 def _is_positive(value: object) -> bool:

@@ -63,11 +63,11 @@ def _validation(module: ModuleType) -> None:
 
     @wraps(original)
     def validate_config(config: DictConfig, *args: Any, **kwargs: Any) -> Any:
-        from drpo_verl.alerts import SECTION, parse_alerts
-        from drpo_verl.integration.config import check_run
+        from drpo_verl.check import refuse
 
-        check_run(config)
-        parse_alerts(config.get(SECTION))
+        for finding in refuse(config):
+            if finding.level == "warning":
+                seams.warn(str(finding))
         return original(config, *args, **kwargs)
 
     vars(module)["validate_config"] = validate_config

@@ -72,10 +72,16 @@ def test_without_the_override_verl_is_as_it_was() -> None:
     ],
 )
 def test_bad_input_is_refused_by_verls_own_validation(override: str, message: str) -> None:
-    with pytest.raises(InstantiationException) as error:
+    with pytest.raises(ValueError, match=message):
         _validate(_compose("+method=drpo", override))
-    assert isinstance(error.value.__cause__, ValueError)
-    assert re.search(message, str(error.value.__cause__))
+
+
+def test_all_that_is_wrong_is_said_at_once_and_warnings_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    wrong = ["actor_rollout_ref.actor.policy_loss.delta=0", "actor_rollout_ref.rollout.top_p=0.9"]
+    with pytest.raises(ValueError, match=r"(?s)2 settings can not work.*delta=0 must be.*top_p=0\.9, but"):
+        _validate(_compose("+method=drpo", *wrong))
+    _validate(_compose("+method=drpo", "actor_rollout_ref.actor.entropy_coeff=0.5"))
+    assert "entropy_coeff=0.5 outweighs the reward" in caplog.text
 
 
 @pytest.mark.parametrize(

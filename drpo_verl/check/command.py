@@ -1,0 +1,31 @@
+"""``drpo-verl check``: compose, verify, summarise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from drpo_verl.check import apply_rules
+from drpo_verl.check.compose import CompositionError, compose_run
+from drpo_verl.check.finding import Finding
+from drpo_verl.check.result import Result, summarise
+from drpo_verl.check.run import Run
+
+
+def check_run(overrides: Sequence[str]) -> Result:
+    """Check the run that ``python -m drpo_verl.train`` would start.
+
+    Args:
+        overrides: as on its command line.
+    """
+    try:
+        config = compose_run(overrides)
+    except CompositionError as error:
+        message = f"is what Hydra can not compose: {error}"
+        return Result([Finding("error", " ".join(overrides) or "train.yaml", None, message, rule="composition")])
+    run = Run(config)
+    # A run's processes get it from there (hardware=cpu); without it verl looks for a GPU when it is imported.
+    platform = run.get("ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM")
+    if platform is not None:
+        os.environ.setdefault("VERL_PLATFORM", str(platform))
+    return summarise(run, apply_rules(run))

@@ -1,0 +1,333 @@
+"""Each wrong configuration is one or two overrides away from a valid run, and is found with its name and its remedy."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import models
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from configurations import ACTOR, ASYNC, CPU, DENSE, EXPERTS, MEGATRON, MODEL, PARTS, ROLLOUT, architecture, composed
+from configurations import findings as found
+from omegaconf import OmegaConf, open_dict
+
+from drpo_verl.check import Finding, check, rules
+
+LOSS = f"{ACTOR}.policy_loss"
+CORRECTION = "algorithm.rollout_correction"
+
+
+@pytest.mark.parametrize("base", [CPU, DENSE, PARTS, EXPERTS, ASYNC], ids=["cpu", "dense", "parts", "experts", "async"])
+def test_the_valid_ones_are_valid(base: tuple[str, ...]) -> None:
+    unexpected = [each for each in found(base) if each.level != "note" and each.rule != "data_files"]
+    assert not unexpected, [str(each) for each in unexpected]
+
+
+WRONG = [
+    # Batches.
+    (CPU, [f"{ROLLOUT}.n=0"], "error", "counts", r"rollout\.n=0 is not a whole number of at least 1"),
+    (CPU, ["data.train_batch_size=2.5"], "error", "counts", r"train_batch_size=2\.5 is not a whole number"),
+    (PARTS, ["data.train_batch_size=63", f"{ROLLOUT}.n=1"],
+     "error", "rollout_batch", r"63 samples.*8 ranks.*multiple of 8"),
+    (DENSE, [f"{ACTOR}.ppo_mini_batch_size=128"],
+     "error", "mini_batch", r"=128 is more than the 64 prompts of a rollout"),
+    (DENSE, [f"{ACTOR}.ppo_mini_batch_size=24"],
+     "warning", "mini_batch", r"does not divide the 64 prompts.*8 empty.*67%"),
+    (DENSE, [f"{ACTOR}.ppo_mini_batch_size=1", f"{ROLLOUT}.n=4"],
+     "error", "mini_batch", r"4 samples, which 8 data-parallel.*multiple of 2"),
+    (ASYNC, ["data.train_batch_size=128"],
+     "error", "mini_batch", r"=128 is not parameter_sync_step=4 x ppo_mini_batch_size=16.*Set it to 64"),
+    (PARTS, [f"{ACTOR}.ppo_micro_batch_size_per_gpu=3"],
+     "error", "micro_batch", r"=3 does not divide a rank's 16 samples.*Set it to 2"),
+    (PARTS, [f"{ACTOR}.ppo_micro_batch_size_per_gpu=null"],
+     "error", "micro_batch", r"per_gpu is not a whole number.*divisor of 16"),
+    (PARTS, [f"{ACTOR}.ppo_micro_batch_size_per_gpu=null", f"{ACTOR}.ppo_micro_batch_size=16"],
+     "error", "micro_batch", r"do not read the deprecated"),
+    (DENSE, [f"{ACTOR}.ppo_max_token_len_per_gpu=8192"],
+     "error", "micro_batch", r"=8192 has no room for a sequence of 10240.*at least 10240"),
+    (PARTS, [f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=null"],
+     "error", "log_prob_micro_batch", r"log_prob_micro_batch_size_per_gpu is not a whole"),
+    (PARTS, ["method=minirl", f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=48"],
+     "error", "log_prob_micro_batch", r"=48 does not divide a rank's 64.*Set it to 32"),
+    (DENSE, [f"{ROLLOUT}.log_prob_use_dynamic_bsz=false"],
+     "error", "log_prob_micro_batch", r"dynamic_bsz=False, but.*use_dynamic_bsz=True"),
+    (PARTS, [f"{ACTOR}.use_kl_loss=true"],
+     "error", "log_prob_micro_batch", r"ref\.log_prob_micro_batch_size_per_gpu is not a whole"),
+    # Parallel sizes.
+    (EXPERTS, [f"{MEGATRON}.tensor_model_parallel_size=3"],
+     "error", "trainer_parallel", r"=3 x pipeline 1 x context 1 = 3 does not divide the 32"),
+    (EXPERTS, [f"{MEGATRON}.expert_model_parallel_size=64"],
+     "error", "trainer_parallel", r"=64 x expert tensor 1.*does not divide the 32"),
+    (DENSE, [f"{ACTOR}.fsdp_config.fsdp_size=3"],
+     "error", "trainer_parallel", r"fsdp_size=3 does not divide the 8 cards"),
+    (DENSE, [f"{ACTOR}.ulysses_sequence_parallel_size=3"],
+     "error", "trainer_parallel", r"sequence_parallel_size=3 does not divide the 8"),
+    (DENSE, [f"{ACTOR}.ulysses_sequence_parallel_size=2", f"{MODEL}.use_remove_padding=false"],
+     "error", "trainer_parallel", r"use_remove_padding=False, but"),
+    (DENSE, [f"{ROLLOUT}.tensor_model_parallel_size=3"],
+     "error", "rollout_parallel", r"=3 x data parallel 1 makes replicas of 3"),
+    (DENSE, [f"{ROLLOUT}.pipeline_model_parallel_size=2"], "error", "rollout_parallel", r"=2 is not implemented"),
+    (DENSE, [f"{ROLLOUT}.expert_parallel_size=4"],
+     "error", "rollout_parallel", r"=4 is neither 1 nor tensor x data parallel size = 2"),
+    (EXPERTS, [f"{ROLLOUT}.tensor_model_parallel_size=16"],
+     "warning", "rollout_parallel", r"=16 is more than the 8 cards of a node"),
+    (DENSE, [architecture(models.R1_DISTILL_QWEN_1_5B), f"{ROLLOUT}.tensor_model_parallel_size=8"],
+     "error", "heads", r"=8 does not split 12 attention heads.*Set it to 4"),
+    (DENSE, [architecture(models.R1_DISTILL_QWEN_1_5B), f"{ACTOR}.ulysses_sequence_parallel_size=8"],
+     "error", "heads", r"=8 does not split 12"),
+    (EXPERTS, [f"{MEGATRON}.tensor_model_parallel_size=8"],
+     "error", "heads", r"=8 does not divide 32 attention heads and 4 key-value"),
+    (EXPERTS, [architecture(models.QWEN3_4B)], "error", "experts", r"=8, but the model has no experts"),
+    (EXPERTS, [architecture({**models.QWEN3_30B_A3B, "num_experts": 100})],
+     "error", "experts", r"=8 does not divide the 100 experts"),
+    (EXPERTS, [architecture({**models.QWEN3_30B_A3B, "num_hidden_layers": 47}),
+               f"{MEGATRON}.pipeline_model_parallel_size=2"],
+     "error", "layers", r"=2 makes 2 stages.*47 layers"),
+    (ASYNC, [f"{ROLLOUT}.nnodes=0"], "error", "separate_rollout", r"nnodes=0, but trainer_mode=separate_async"),
+    (ASYNC, [f"{ROLLOUT}.checkpoint_engine.backend=naive"],
+     "error", "separate_rollout", r"backend='naive' copies weights within one process.*nccl"),
+    (DENSE, ["check.cpus_per_node=16"], "error", "cpus", r"cpus_per_node=16 is less than the 24.*num_cpus to 32"),
+    # The method and what it is measured against.
+    (DENSE, [f"{LOSS}.loss_mode=drppo"], "error", "loss_mode", r"'drppo' is not a loss mode; known:.*drpo"),
+    (DENSE, [f"{LOSS}._target_=verl.workers.config.PolicyLossConfig"],
+     "error", "loss_mode", r"without its configuration: use \+method=drpo"),
+    (DENSE, [f"{LOSS}.delta=-1"], "error", "policy_loss", r"delta=-1 must be a number above 0"),
+    (DENSE, [f"{LOSS}.top_k=20"], "error", "policy_loss", r"top_k=20 has no effect on loss_mode='drpo'"),
+    (DENSE, [f"{CORRECTION}.bypass_mode=false"],
+     "error", "policy_loss", r"bypass_mode=False, but loss_mode='drpo' is anchored"),
+    (DENSE, [f"{ROLLOUT}.calculate_log_probs=false"],
+     "error", "policy_loss", r"calculate_log_probs=False, but.*set it to True"),
+    (DENSE, [f"{LOSS}.bypass_mode=true", f"{CORRECTION}.bypass_mode=false"],
+     "error", "anchor", r"policy_loss\.bypass_mode=True is a copy of.*=False"),
+    (DENSE, ["trainer.use_v1=false"], "error", "trainer", r"use_v1=False, but.*legacy trainer"),
+    (DENSE, [f"{ROLLOUT}.top_p=0.95"],
+     "error", "sampling_distribution", r"top_p=0\.95, but.*another distribution.*Set it to 1\.0"),
+    (DENSE, [f"{ROLLOUT}.top_k=50"], "error", "sampling_distribution", r"top_k=50, but.*Set it to -1"),
+    (DENSE, [f"+{ROLLOUT}.repetition_penalty=1.1"], "error", "sampling_distribution", r"repetition_penalty=1\.1, but"),
+    (DENSE, [f"+{ROLLOUT}.engine_kwargs.vllm.logprobs_mode=raw_logprobs"],
+     "error", "sampling_distribution", r"raw_logprobs.*processed_logprobs"),
+    (DENSE, [f"{CORRECTION}.rollout_is=token"],
+     "error", "rollout_correction", r"rollout_is='token', but.*nothing in bypass mode"),
+    (DENSE, ["method=dppo_topk_tv", f"{ACTOR}.ulysses_sequence_parallel_size=2"],
+     "error", "top_k", r"=2, but.*not gathered across"),
+    (EXPERTS, ["method=dppo_topk_tv"], "error", "top_k", r"strategy='megatron', but.*FSDP's logits"),
+    (ASYNC, ["method=dppo_topk_kl"], "error", "top_k", r"'separate_async', but.*Set it to sync"),
+    (DENSE, [f"{ROLLOUT}.temperature=0"], "error", "temperature", r"temperature=0 is no temperature to sample at"),
+    (DENSE, [f"{ROLLOUT}.temperature=0.6"], "note", "temperature", r"temperature=0\.6 is what both engines divide"),
+    (DENSE, [f"+{ROLLOUT}.engine_kwargs.vllm.override_generation_config={{temperature:0.5}}"],
+     "warning", "temperature", r"behind the rollout's settings"),
+    (DENSE, [f"{ROLLOUT}.val_kwargs.n=16"], "warning", "temperature", r"val_kwargs\.n=16 responses.*all the same"),
+    (DENSE, [f"{ROLLOUT}.val_kwargs.do_sample=true"],
+     "error", "temperature", r"val_kwargs\.temperature=0, but.*do_sample=True samples"),
+    (EXPERTS, [f"+{MEGATRON}.router_replay.mode=R2"],
+     "error", "router_replay", r"mode='R2', but bypass_mode=True.*Use R3"),
+    (EXPERTS, [f"+{MEGATRON}.router_replay.mode=R3"],
+     "error", "router_replay", r"replay=False, but.*R3 replays the routes"),
+    (DENSE, [f"{ROLLOUT}.enable_rollout_routing_replay=true"], "error", "router_replay", r"FSDP has no router replay"),
+    (DENSE, [f"{ACTOR}.loss_scale_factor=null"],
+     "error", "loss_scale", r"loss_scale_factor is not set.*max_response_length"),
+    (DENSE, [f"{ACTOR}.loss_scale_factor=4096"],
+     "note", "loss_scale", r"=4096 is not the response length \(8192\).*2 times"),
+    (DENSE, ["method=dppo_binary_tv", f"{LOSS}.delta=1.5"],
+     "warning", "thresholds", r"delta=1\.5 is never reached.*no token is masked"),
+    (DENSE, [f"{LOSS}.delta=12.5"], "note", "thresholds", r"delta=12\.5 is never reached.*\[0\.92, 1\.08\]"),
+    (DENSE, [f"{LOSS}.delta=0.00001"], "warning", "thresholds", r"below the mismatch of two engines in bf16"),
+    (DENSE, ["method=dppo_binary_tv", f"{LOSS}.ratio_cap=0.5"], "warning", "thresholds", r"ratio_cap=0\.5 is below 1"),
+    (DENSE, [f"{ACTOR}.clip_ratio_high=0.28"],
+     "warning", "thresholds", r"clip_ratio_high=0\.28 is PPO's, and is not read"),
+    (DENSE, ["method=grpo", f"{ACTOR}.clip_ratio=0.1"],
+     "warning", "thresholds", r"clip_ratio=0\.1 has no effect beside"),
+    (DENSE, [f"{ACTOR}.use_kl_loss=true", f"{ACTOR}.kl_loss_coef=-0.1"],
+     "error", "kl", r"kl_loss_coef=-0\.1 rewards the distance"),
+    (DENSE, [f"{ACTOR}.use_kl_loss=true", f"{ACTOR}.kl_loss_coef=0"],
+     "warning", "kl", r"kl_loss_coef=0 pays for a reference"),
+    (DENSE, [f"{ACTOR}.use_kl_loss=true", f"{ACTOR}.kl_loss_type=k4"],
+     "error", "kl", r"kl_loss_type='k4' is none of kl"),
+    (DENSE, [f"{ACTOR}.entropy_coeff=-0.01"], "warning", "entropy", r"=-0\.01 penalises entropy"),
+    (DENSE, [f"{ROLLOUT}.n=1"], "warning", "advantages", r"rollout\.n=1 makes groups of one"),
+    (DENSE, ["algorithm.adv_estimator=gae"], "warning", "advantages", r"'gae' trains a critic"),
+    (DENSE, [f"{ACTOR}.optim.lr=1e-3"], "error", "learning_rate", r"lr=0\.001 destroys the policy.*1e-6"),
+    (DENSE, [f"{ACTOR}.optim.lr=5e-5"], "warning", "learning_rate", r"lr=5e-05 is far above"),
+    (DENSE, [f"{ACTOR}.optim.lr=0"], "error", "learning_rate", r"lr=0 learns nothing"),
+    (DENSE, [f"{ACTOR}.grad_clip=0.5"], "warning", "learning_rate", r"grad_clip=0\.5 is not read.*optim\.clip_grad"),
+    (DENSE, [f"{ACTOR}.optim.lr_warmup_steps=500"], "warning", "learning_rate", r"warmup_steps=500 is not over"),
+    # Lengths.
+    (DENSE, [f"{ROLLOUT}.response_length=4096"],
+     "warning", "lengths", r"response_length=4096 is not data\.max_response_length=8192"),
+    (DENSE, [f"{ROLLOUT}.max_model_len=65536"],
+     "error", "context", r"=65536 is above the model's max_position_embeddings=32768"),
+    (DENSE, [f"{ROLLOUT}.max_model_len=1024"], "error", "context", r"=1024, but the longest prompt \(2048\) fills"),
+    (DENSE, [f"{ROLLOUT}.max_model_len=9000"],
+     "warning", "context", r"=9000, but prompt 2048 \+ response 8192.*cut short.*10240"),
+    (DENSE, ["data.max_response_length=40000", f"{ACTOR}.ppo_max_token_len_per_gpu=50000"],
+     "error", "context", r"no response can reach its 40000 tokens"),
+    (DENSE, [f"{ROLLOUT}.max_num_batched_tokens=128"], "error", "scheduler", r"=128 is below max_num_seqs=256"),
+    # Precision.
+    (DENSE, [f"{ROLLOUT}.dtype=int8"], "error", "precision", r"dtype='int8' is no dtype of vLLM"),
+    (DENSE, [f"{ROLLOUT}.dtype=float16"], "warning", "precision", r"samples in fp16, and the trainer computes in bf16"),
+    (DENSE, [f"{ACTOR}.fsdp_config.model_dtype=bf16"],
+     "warning", "precision", r"model_dtype='bf16' is what the optimiser updates"),
+    (DENSE, [f"{ROLLOUT}.quantization=awq"], "error", "fp8", r"'awq' is none of fp8"),
+    (CPU, [f"{ROLLOUT}.quantization=fp8"], "error", "fp8", r"needs AMX on a CPU"),
+    (EXPERTS, [f"{ROLLOUT}.quantization=fp8", f"{ROLLOUT}.tensor_model_parallel_size=4"],
+     "warning", "fp8", r"leaves 192 of the 768 columns of an expert.*cuts them finer.*Set it to 2,"),
+    (DENSE, [f"{ROLLOUT}.quantization=fp8", f"{ROLLOUT}.tensor_model_parallel_size=8"],
+     "error", "fp8", r"leaves 1216 of the 9728 columns of an MLP.*vLLM refuses.*Set it to 4"),
+    (DENSE, [f"+{ACTOR}.megatron.override_transformer_config.fp8=hybrid"],
+     "error", "fp8", r"'hybrid' is Megatron's, and the engine is fsdp2"),
+    (EXPERTS, [f"+{MEGATRON}.override_transformer_config.fp8=hybrid"],
+     "warning", "fp8", r"quantization.*the trainer computes in FP8"),
+    (EXPERTS, [f"+{MEGATRON}.override_transformer_config.fp8=hybrid",
+               f"+{MEGATRON}.override_transformer_config.fp8_recipe=blockwise"],
+     "error", "fp8", r"optimizer_config\.fp8_recipe is not the model's \(blockwise\)"),
+    (DENSE, [f"{MODEL}.lora.rank=32"], "error", "lora", r"lora\.rank=32 is not read by fsdp2"),
+    (DENSE, [f"{MODEL}.lora_rank=1024"], "error", "lora", r"lora_rank=1024 is above 512"),
+    # The course of the run.
+    (DENSE, ["trainer.v1.trainer_mode=asynchronous"], "error", "staleness", r"'asynchronous' is none of sync"),
+    (DENSE, ["trainer.v1.trainer_mode=colocate_async", "trainer.v1.colocate_async.num_warmup_batches=0"],
+     "warning", "staleness", r"=0 prefetches nothing"),
+    (ASYNC, ["trainer.v1.separate_async.num_warmup_batches=8"],
+     "warning", "staleness", r"=8 batches ahead are as stale"),
+    (DENSE, ["trainer.v1.sampler.max_off_policy_threshold=0"],
+     "error", "staleness", r"=0 is not a whole number of at least 1"),
+    (DENSE, ["trainer.total_training_steps=0"], "error", "steps", r"total_training_steps=0 is not a whole number"),
+    (DENSE, ["trainer.save_freq=-1"], "warning", "steps", r"save_freq=-1 saves nothing"),
+    (DENSE, ["trainer.test_freq=500"], "note", "steps", r"test_freq=500 is more than the 400 steps"),
+    (EXPERTS, ["trainer.default_local_dir=checkpoints"],
+     "warning", "checkpoints", r"='checkpoints' is relative, and each of 4 nodes"),
+    (DENSE, ["trainer.resume_mode=resume_path"], "error", "checkpoints", r"resume_from_path is not set"),
+    (DENSE, ["trainer.logger=[console,wanbd]"], "error", "loggers", r"has 'wanbd', which verl does not know"),
+    (DENSE, ["alerts.kl.steps=0"], "error", "alerts", r"alerts\.kl\.steps=0 must be a whole number"),
+    # What is read.
+    (DENSE, [f"{MODEL}.path=/nowhere/model"], "warning", "model_path", r"path='/nowhere/model' is not on this machine"),
+    (DENSE, ["check.architecture=null"], "note", "model_path", r"check\.architecture is not set"),
+    (DENSE, ["data.train_files=/nowhere/train.parquet"],
+     "warning", "data_files", r"train_files='/nowhere/train\.parquet' is not on this"),
+    (DENSE, ["data.train_files=null"], "error", "data_files", r"data\.train_files is not set"),
+    (DENSE, ["reward.custom_reward_function.path=pkg://drpo_verl.tasks.rewards"],
+     "error", "custom_code", r"rewards' is no module"),
+    (DENSE, ["reward.custom_reward_function.name=score"],
+     "error", "custom_code", r"name='score' is not defined in pkg://"),
+    (DENSE, ["reward.custom_reward_function.path=/nowhere/reward.py"],
+     "warning", "custom_code", r"reward\.py' is no module"),
+    (DENSE, [f"{ROLLOUT}.agent.agent_loop_config_path=/nowhere/agents.yaml"],
+     "warning", "paths", r"agents\.yaml' is not on this machine"),
+    (DENSE, ["trainer.experiment_name=${oc.env:NO_SUCH_VARIABLE}"],
+     "error", "interpolations", r"experiment_name does not resolve.*NO_SUCH_VARIABLE"),
+    # Memory.
+    (DENSE, [f"{ROLLOUT}.gpu_memory_utilization=1.5"], "error", "memory", r"=1\.5 is a share of the card"),
+    (DENSE, [f"{ACTOR}.ppo_max_token_len_per_gpu=131072"],
+     "warning", "memory", r"gpu_memory_gib=80 GiB a card.*logits.*ppo_max_token_len"),
+    (DENSE, ["check.gpu_memory_gib=4"], "error", "memory", r"gpu_memory_gib=4 GiB a card, and the update is estimated"),
+    (DENSE, [f"{ROLLOUT}.gpu_memory_utilization=0.95"], "warning", "memory", r"=0\.95 of the card.*param_offload=true"),
+    (EXPERTS, [f"{ROLLOUT}.gpu_memory_utilization=0.2"],
+     "error", "memory", r"=0\.2 has no room for the rollout's weights"),
+    (DENSE, [f"{ROLLOUT}.gpu_memory_utilization=0.1"], "error", "memory", r"=0\.1 leaves a KV cache of"),
+    # What is left to verl.
+    (DENSE, [f"{ROLLOUT}.name=???"], "error", "rollout_engine", r"rollout\.name is not set"),
+    (DENSE, [f"{ACTOR}.loss_agg_mode=mean"],
+     "error", "accepted_by_verl", r"is refused by verl: Invalid loss_agg_mode: mean"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("base", "overrides", "level", "rule", "message"), WRONG, ids=[f"{row[3]}:{','.join(row[1])}"[:90] for row in WRONG]
+)
+def test_it_is_found(base: tuple[str, ...], overrides: list[str], level: str, rule: str, message: str) -> None:
+    findings = found(base, *overrides)
+    ours = [str(each) for each in findings if (each.level, each.rule) == (level, rule)]
+    assert any(re.search(message, text) for text in ours), [(each.level, each.rule, str(each)) for each in findings]
+    assert not [each for each in findings if each.setting.startswith("rule ")], "a rule raised"
+
+
+def test_every_rule_has_a_wrong_configuration() -> None:
+    assert {row[3] for row in WRONG} | {"epochs"} == set(rules())
+
+
+def test_more_than_one_pass_over_a_rollout_is_said() -> None:
+    assert "8 updates on the same samples" in str(
+        next(each for each in found(DENSE, f"{ACTOR}.ppo_epochs=2") if each.rule == "epochs")
+    )
+
+
+def test_all_errors_are_found_at_once() -> None:
+    errors = [
+        each
+        for each in found(DENSE, f"{LOSS}.delta=0", f"{ROLLOUT}.top_p=0.9", "data.train_files=null")
+        if each.level == "error"
+    ]
+    assert {each.rule for each in errors} == {"policy_loss", "sampling_distribution", "data_files"}
+
+
+@pytest.mark.parametrize(
+    "section", ["trainer", "data", "actor_rollout_ref", "algorithm", "reward", "critic", "check", "run"]
+)
+def test_a_missing_section_is_no_crash(section: str) -> None:
+    config = composed(DENSE)
+    with open_dict(config):
+        del config[section]
+    assert all(isinstance(each, Finding) for each in check(config))
+
+
+def test_an_empty_configuration_is_no_crash() -> None:
+    assert all(isinstance(each, Finding) for each in check(OmegaConf.create({})))
+
+
+def test_a_rule_that_raises_is_a_warning_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from drpo_verl.check.registry import Rule
+
+    def broken(run: object) -> list[Finding]:
+        raise KeyError("oops")
+
+    monkeypatch.setitem(rules(), "broken", Rule("broken", "", broken))  # type: ignore[arg-type]
+    finding = next(each for each in found(DENSE) if each.rule == "broken")
+    assert finding.level == "warning" and "rule broken could not be evaluated (KeyError" in str(finding)
+
+
+def test_data_files_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"prompt": [["a"]] * 10, "data_source": ["x"] * 10, "reward_model": ["y"] * 10}), file)
+    few = found(DENSE, f"data.train_files={file}", f"data.val_files={file}")
+    assert ["has 10 rows, less than the 64 prompts" in str(each) for each in few if each.rule == "data_files"] == [True]
+    pq.write_table(pa.table({"question": ["a"] * 64}), file)
+    columns = next(each for each in found(DENSE, f"data.train_files=[{file}]") if each.rule == "data_files")
+    assert "without the columns prompt, data_source, reward_model" in str(columns)
+    file.write_text("no parquet")
+    assert "is no parquet file" in str(
+        next(each for each in found(DENSE, f"data.train_files={file}") if each.rule == "data_files")
+    )
+
+
+def test_a_model_folder_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**models.QWEN3_4B, "max_position_embeddings": 8192}))
+    context = next(
+        each for each in found(DENSE, "check.architecture=null", f"{MODEL}.path={tmp_path}") if each.rule == "context"
+    )
+    assert "in the rollout's context of 8192 tokens" in str(
+        context
+    ) or "more than the rollout's context of 8192" in str(context)
+
+
+def test_a_rewards_file_is_parsed_and_not_run(tmp_path: Path) -> None:
+    file = tmp_path / "reward.py"
+    file.write_text("raise SystemExit('run')\ndef compute_score(): ...\n")
+    assert not [
+        each for each in found(DENSE, f"reward.custom_reward_function.path={file}") if each.rule == "custom_code"
+    ]
+
+
+def test_verls_own_losses_are_checked_too() -> None:
+    config = composed(DENSE, f"{CORRECTION}.bypass_mode=false", f"{ROLLOUT}.top_p=0.9")
+    with open_dict(config):
+        config.actor_rollout_ref.actor.policy_loss = {
+            "_target_": "verl.workers.config.PolicyLossConfig", "loss_mode": "dppo_tv",
+        }  # fmt: skip
+    findings = check(config)
+    assert {(each.level, each.rule) for each in findings} >= {
+        ("warning", "anchor"),
+        ("warning", "sampling_distribution"),
+    }
+    assert not [str(each) for each in findings if each.level == "error"]
