@@ -1,5 +1,7 @@
 """A small real policy: a Qwen3 of ~2 M parameters that has half learned two-digit arithmetic, built in a minute.
 
+Or, with `TinyMoeRecipe`, a Qwen3-MoE.
+
 RL needs a policy that is right sometimes: one that never is gets no reward, one that always is has nothing to gain. So
 a supervised warm-up trains a fresh model on the "train" split and stops when its accuracy at temperature 1 reaches a
 target. At that point it is spread over near misses (a forgotten carry), with pass@8 far above pass@1.
@@ -21,7 +23,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from drpo_verl.tasks.arithmetic import Difficulty, Problem, Split, make_problems, render_prompt
 from drpo_verl.tasks.cache import ensure_folder
@@ -104,6 +113,21 @@ class TinyPolicyRecipe:
 
 
 @dataclass(frozen=True)
+class TinyMoeRecipe(TinyPolicyRecipe):
+    """The same policy with a mixture of experts in each block instead of the gated MLP.
+
+    Attributes:
+        num_experts: in each block.
+        num_experts_per_tok: that a token goes through.
+        expert_size: width of an expert; a multiple of 32 for vLLM's CPU kernels.
+    """
+
+    num_experts: int = 8
+    num_experts_per_tok: int = 2
+    expert_size: int = 160
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """Accuracy of a policy on a set of problems, computed from its probabilities rather than estimated by sampling.
 
@@ -159,27 +183,40 @@ def build_tokenizer(max_positions: int = 128) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(recipe: TinyPolicyRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+def build_model(
+    recipe: TinyPolicyRecipe, tokenizer: PreTrainedTokenizerFast
+) -> Qwen3ForCausalLM | Qwen3MoeForCausalLM:
     """Build the untrained fp32 model, initialised from torch's global generator."""
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-    config = Qwen3Config(
+    common = {
         # Exactly the tokenizer's: vLLM masks logits beyond it and a trainer does not, so spare rows would make the two
         # disagree on every probability.
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.hidden_size,
-        intermediate_size=recipe.intermediate_size,
-        num_hidden_layers=recipe.num_layers,
-        num_attention_heads=recipe.num_heads,
-        num_key_value_heads=recipe.num_kv_heads,
-        head_dim=recipe.head_dim,
-        max_position_embeddings=recipe.max_positions,
+        "vocab_size": len(tokenizer),
+        "hidden_size": recipe.hidden_size,
+        "intermediate_size": recipe.intermediate_size,
+        "num_hidden_layers": recipe.num_layers,
+        "num_attention_heads": recipe.num_heads,
+        "num_key_value_heads": recipe.num_kv_heads,
+        "head_dim": recipe.head_dim,
+        "max_position_embeddings": recipe.max_positions,
         # vLLM refuses a weight sync that splits a tied pair over two buckets, and the saving would be 18 rows.
-        tie_word_embeddings=False,
-        architectures=["Qwen3ForCausalLM"],
-        dtype="float32",
+        "tie_word_embeddings": False,
+        "dtype": "float32",
         **ids,
-    )
-    model = Qwen3ForCausalLM(config).float()
+    }
+    model: Qwen3ForCausalLM | Qwen3MoeForCausalLM
+    if isinstance(recipe, TinyMoeRecipe):
+        config = Qwen3MoeConfig(
+            **common,
+            architectures=["Qwen3MoeForCausalLM"],
+            num_experts=recipe.num_experts,
+            num_experts_per_tok=recipe.num_experts_per_tok,
+            moe_intermediate_size=recipe.expert_size,
+            norm_topk_prob=True,  # as Qwen3-30B-A3B
+        )
+        model = Qwen3MoeForCausalLM(config).float()
+    else:
+        model = Qwen3ForCausalLM(Qwen3Config(**common, architectures=["Qwen3ForCausalLM"])).float()
     model.generation_config = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, **ids)
     return model
 
@@ -241,7 +278,7 @@ def measure_accuracy(model: nn.Module, ids: Tensor, labels: Tensor) -> Accuracy:
 
 
 def warm_up(
-    model: Qwen3ForCausalLM,
+    model: Qwen3ForCausalLM | Qwen3MoeForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     recipe: TinyPolicyRecipe,
     *,
@@ -355,9 +392,10 @@ def _encode_split(
     return encode_problems(tokenizer, make_problems(split, count, seed=seed, difficulty=recipe.difficulty))
 
 
-def _make_optimizers(model: Qwen3ForCausalLM, recipe: TinyPolicyRecipe) -> list[torch.optim.Optimizer]:
+def _make_optimizers(model: nn.Module, recipe: TinyPolicyRecipe) -> list[torch.optim.Optimizer]:
     # Muon learns addition in a third of AdamW's steps here, which is what makes a minute enough. It orthogonalises
-    # updates of matrices; embeddings, head and norms are not its business.
+    # updates of matrices; embeddings, head and norms are not its business, and neither are the experts, whose matrices
+    # are stacked in one parameter.
     matrices = [p for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2]
     ids = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in ids]

@@ -2,17 +2,19 @@
 
 import io
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from drpo_verl.tasks.arithmetic import Problem, make_problems
 from drpo_verl.tasks.muon import Muon
 from drpo_verl.tasks.tiny_policy import (
+    TinyMoeRecipe,
     TinyPolicyRecipe,
     build_model,
     build_tokenizer,
@@ -34,6 +36,9 @@ MICRO = TinyPolicyRecipe(
     n_train=64,
     n_calibration=16,
     n_val=16,
+)
+MICRO_MOE = TinyMoeRecipe(
+    **{each.name: getattr(MICRO, each.name) for each in fields(MICRO)}, num_experts=4, expert_size=32
 )
 QUIET = Console(file=io.StringIO())
 
@@ -194,3 +199,23 @@ def test_muon_updates_are_those_of_torch_but_for_its_precision(shape: tuple[int,
         for optimizer in optimizers:
             optimizer.step()
     assert (ours - torchs).norm() < 0.02 * (ours - start).norm()  # bf16 has three digits
+
+
+def test_a_mixture_of_experts_is_another_policy_in_the_form_that_vllm_loads(tmp_path: Path) -> None:
+    folder = ensure_tiny_policy(tmp_path, recipe=MICRO_MOE, console=QUIET)
+    assert folder != ensure_tiny_policy(tmp_path, recipe=MICRO, console=QUIET)
+    assert read_warmup_result(folder).reached_target
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.architectures == ["Qwen3MoeForCausalLM"]
+    assert (model.config.num_experts, model.config.num_experts_per_tok) == (4, 2)
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert "model.layers.0.mlp.experts.3.down_proj.weight" in names and "model.layers.0.mlp.gate.weight" in names
+
+
+def test_default_mixture_is_a_model_of_millions_that_vllm_can_run(tokenizer: PreTrainedTokenizerFast) -> None:
+    recipe = TinyMoeRecipe()
+    with torch.device("meta"):
+        model = build_model(recipe, tokenizer)
+    assert 2e6 <= model.num_parameters() <= 6e6
+    assert recipe.expert_size % 32 == 0

@@ -1,0 +1,57 @@
+"""Experiments of both papers, rehearsed for two real steps on the CPU: DRPO, Top-K, and an asynchronous trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from stack import Run, start
+
+STALENESS = "training/off_policy/trajectory_staleness"
+
+
+def _rehearse(folder: Path, experiment: str, *overrides: str) -> Run:
+    run = start(folder, f"experiment={experiment}", "rehearsal=cpu", *overrides)
+    assert [step.step for step in run.steps] == [1, 2]
+    return run
+
+
+def test_drpo_with_four_updates_a_rollout(tmp_path: Path) -> None:
+    run = _rehearse(tmp_path / "drpo", "drpo/qwen3_4b")
+    for step in run.steps:
+        # bf16 in vLLM, and three of four updates after the first: both are seen, and apart.
+        assert 0 < step.metrics["inference_mismatch/abs_prob_diff_mean"] < 0.05
+        assert step.metrics["policy_drift/abs_prob_diff_mean"] > step.metrics["inference_mismatch/abs_prob_diff_mean"]
+        assert step.metrics["trust_region/weight_min"] >= 1 - 1 / 12.5
+
+
+def test_dppo_with_top_k(tmp_path: Path) -> None:
+    run = _rehearse(tmp_path / "topk", "dppo/qwen3_30b_a3b_base", "method=dppo_topk_tv")
+    for step in run.steps:
+        # Of the same tokens as the sampled ones, it is never below the binary partition's.
+        partition, binary = (
+            step.metrics[f"mismatch/{name}_mean"] for name in ("partition_divergence", "abs_prob_diff")
+        )
+        assert 0.99 * binary - 1e-3 <= partition < 0.3
+
+
+@pytest.fixture(scope="module")
+def asynchronous_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Samplers of their own, which get new weights after four updates and are a step ahead."""
+    return _rehearse(tmp_path_factory.mktemp("async"), "dppo/qwen3_8b", "staleness=separate_async")
+
+
+def test_an_asynchronous_trainers_samples_are_stale(asynchronous_run: Run) -> None:
+    last = asynchronous_run.steps[-1].metrics
+    assert last[f"{STALENESS}/max"] >= 1
+    assert last[f"{STALENESS}/min"] <= last[f"{STALENESS}/mean"] <= last[f"{STALENESS}/max"]
+
+
+def test_an_asynchronous_trainer_tells_mismatch_and_drift(asynchronous_run: Run) -> None:
+    for step in asynchronous_run.steps:
+        assert step.metrics["mismatch/abs_prob_diff_mean"] > 0
+        assert step.metrics["mismatch/abs_prob_diff_max"] <= 1
+
+
+def test_nothing_is_left_in_shared_memory(asynchronous_run: Run) -> None:
+    assert not list(Path("/dev/shm").glob("drpo_verl_weights_*"))

@@ -1,0 +1,324 @@
+"""Every experiment with every method: composed, accepted or refused for a reason, and what it means for each paper.
+
+The papers' numbers are written here once more, independently of the YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf
+from transformers import AutoConfig, AutoModelForCausalLM
+from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+from drpo_verl.integration import search_path
+from drpo_verl.integration.config import check_run
+
+CONFIGS = search_path.config_dir()
+
+
+def _names(group: str) -> list[str]:
+    folder = CONFIGS / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+METHODS = _names("method")
+EXPERIMENTS = _names("experiment")
+TOP_K = {name for name in METHODS if "topk" in name}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _files_are_read_once() -> Iterator[None]:
+    # Two hundred compositions of the same files: parsing them is nearly all of the time.
+    read: dict[str, Any] = {}
+    original = CachingConfigRepository.__init__
+
+    def initialise(self: CachingConfigRepository, delegate: Any) -> None:
+        original(self, delegate)
+        self.cache = read
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CachingConfigRepository, "__init__", initialise)
+        search_path.register()
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            yield
+
+
+def _compose(experiment: str, *overrides: str) -> DictConfig:
+    return compose("train", [f"experiment={experiment}", *overrides])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a paper says of one of its settings.
+
+    Attributes:
+        model: on Hugging Face.
+        prompts: a rollout.
+        mini_batch: prompts an update.
+        n: responses to a prompt.
+        prompt: tokens.
+        response: tokens.
+        evaluation: samples a problem, temperature, top-p.
+        lr: learning rate.
+        quantization: of the rollout.
+        trainer: FSDP2, or Megatron where the setting needs it.
+        aggregation: of the loss.
+    """
+
+    model: str
+    prompts: int
+    mini_batch: int
+    n: int
+    prompt: int
+    response: int
+    evaluation: tuple[int, float, float]
+    lr: float = 1e-6
+    quantization: str | None = None
+    trainer: str = "fsdp2"
+    aggregation: str = "seq-mean-token-sum-norm"
+    data: str = "dapo_math"
+
+
+DRPO_EVALUATION, DPPO_EVALUATION = (16, 1.0, 1.0), (32, 0.7, 0.95)
+DRPO_BATCH: dict[str, Any] = {"prompts": 64, "mini_batch": 16, "n": 8, "evaluation": DRPO_EVALUATION}
+DPPO_MOE: dict[str, Any] = {
+    "prompts": 256, "mini_batch": 32, "n": 16, "prompt": 1024, "response": 16384, "evaluation": DPPO_EVALUATION
+}  # fmt: skip
+LENGTHS: dict[str, Any] = {"prompt": 2048, "response": 8192}
+BASE = "Qwen/Qwen3-30B-A3B-Base"
+R1D = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+SETTINGS = {
+    "drpo/qwen3_4b": Setting("Qwen/Qwen3-4B-Base", **DRPO_BATCH, **LENGTHS),
+    "drpo/qwen3_30b_a3b_bf16": Setting(BASE, **DRPO_BATCH, **LENGTHS),
+    "drpo/qwen3_30b_a3b_fp8_rollout": Setting(BASE, **DRPO_BATCH, **LENGTHS, quantization="fp8"),
+    "drpo/qwen3_30b_a3b_fp8_e2e": Setting(BASE, **DRPO_BATCH, **LENGTHS, quantization="fp8", trainer="megatron"),
+    "drpo/qwen3_5_35b_a3b": Setting("Qwen/Qwen3.5-35B-A3B-Base", **DRPO_BATCH, **LENGTHS),
+    "drpo/r1d_1_5b": Setting(R1D, **DRPO_BATCH, prompt=1024, response=6976, data="sanity_r1d"),
+    "dppo/qwen3_30b_a3b_base": Setting(BASE, **DPPO_MOE),
+    "dppo/qwen3_30b_a3b_base_r3": Setting(BASE, **DPPO_MOE, trainer="megatron"),
+    "dppo/qwen3_30b_a3b_thinking": Setting("Qwen/Qwen3-30B-A3B", **DPPO_MOE),
+    "dppo/qwen3_8b": Setting("Qwen/Qwen3-8B-Base", 128, 32, 8, 1024, 8000, DPPO_EVALUATION),
+    "dppo/lora": Setting(BASE, 128, 16, 8, 1024, 8000, DPPO_EVALUATION, lr=1e-5),
+    "dppo/sanity_r1d": Setting(R1D, 64, 16, 8, 1024, 6976, DPPO_EVALUATION, data="sanity_r1d"),
+    "dppo/verl_script": Setting(
+        "Qwen/Qwen3-30B-A3B", 256, 32, 16, 2048, 8192, (1, 0.0, 1.0), trainer="megatron",
+        aggregation="seq-mean-token-sum",
+    ),
+}  # fmt: skip
+ON_THE_CPU = ["cpu_smollm2", "cpu_tiny", "cpu_tiny_moe"]
+
+# By method: threshold (or the pair of clipping's), cap on the ratio. None: it has none.
+Thresholds = dict[str, tuple[Any, float | None]]
+DPPO_LARGE: Thresholds = {
+    "cispo": (None, 1.0), "pg_tis": (None, 3.0), "spo": (12.5, None), "drpo": (12.5, None), "mask_drpo": (0.15, None),
+    "surrogate": (None, None), "minirl": ((0.2, 0.27), 5.0), "grpo": ((0.2, 0.2), None),
+    "grpo_clip_higher": ((0.2, 0.27), None), "dppo_binary_tv": (0.2, 5.0), "dppo_topk_tv": (0.2, 5.0),
+    "dppo_binary_kl": (0.05, 5.0), "dppo_topk_kl": (0.05, 5.0), "drpo_topk": (0.5, None), "drpo_adaptive": (0.2, None),
+}  # fmt: skip
+DRPO_ALL: Thresholds = {
+    **DPPO_LARGE, "grpo_clip_higher": ((0.2, 0.28), None), "dppo_binary_tv": (0.15, 5.0), "dppo_topk_tv": (0.15, 5.0)
+}  # fmt: skip
+WITHOUT_CAP: Thresholds = {
+    "dppo_binary_tv": (0.15, None), "dppo_topk_tv": (0.15, None), "dppo_binary_kl": (0.05, None),
+    "dppo_topk_kl": (0.05, None),
+}  # fmt: skip
+THRESHOLDS: dict[str, Thresholds] = {
+    **{name: DRPO_ALL if name.startswith("drpo/") else DPPO_LARGE for name in SETTINGS},
+    "drpo/qwen3_30b_a3b_fp8_e2e": {
+        **DRPO_ALL, "dppo_binary_tv": (0.6, 5.0), "dppo_topk_tv": (0.6, 5.0), "mask_drpo": (0.6, None)
+    },
+    "drpo/r1d_1_5b": {**DRPO_ALL, **WITHOUT_CAP},
+    "dppo/lora": {**DPPO_LARGE, "dppo_binary_tv": (0.15, 5.0), "dppo_topk_tv": (0.15, 5.0)},
+    "dppo/sanity_r1d": {
+        **DPPO_LARGE, **WITHOUT_CAP, "grpo_clip_higher": ((0.2, 0.28), None), "minirl": ((0.2, 0.28), 5.0)
+    },
+    "dppo/verl_script": {
+        **DPPO_LARGE, "grpo_clip_higher": ((0.2, 0.28), None),
+        "dppo_binary_tv": (0.15, 1e4), "dppo_topk_tv": (0.15, 1e4),
+        "dppo_binary_kl": (0.05, 1e4), "dppo_topk_kl": (0.05, 1e4),
+    },
+}  # fmt: skip
+
+
+def _thresholds(config: DictConfig, method: str) -> tuple[Any, float | None]:
+    actor = config.actor_rollout_ref.actor
+    if method.startswith("grpo"):
+        return (actor.clip_ratio_low, actor.clip_ratio_high), None
+    loss = actor.policy_loss
+    if method == "mask_drpo":
+        assert loss.delta == 12.5
+        return loss.region_delta, loss.ratio_cap
+    pair = (loss.delta_low, loss.delta_high)
+    return (loss.delta if pair == (None, None) else pair), loss.ratio_cap
+
+
+def test_the_table_knows_every_experiment_and_method() -> None:
+    assert sorted([*SETTINGS, *ON_THE_CPU]) == EXPERIMENTS
+    assert set(DPPO_LARGE) == set(METHODS) and len(METHODS) == 15
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_takes_every_method(experiment: str) -> None:
+    for method in METHODS:
+        config = _compose(experiment, f"method={method}")
+        omega_conf_to_dataclass(config.actor_rollout_ref.actor.policy_loss)
+        actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+        if method in TOP_K and actor.strategy == "megatron":
+            with pytest.raises(ValueError, match="strategy='megatron'.*gathered from FSDP's logits"):
+                check_run(config)
+        else:
+            check_run(config)
+        if experiment in THRESHOLDS:
+            assert _thresholds(config, method) == THRESHOLDS[experiment][method], method
+        if actor.loss_agg_mode == "seq-mean-token-sum-norm":
+            assert actor.loss_scale_factor == config.data.max_response_length
+        assert (rollout.temperature, rollout.top_p, rollout.top_k) == (1.0, 1.0, -1)
+        assert config.algorithm.rollout_correction.bypass_mode is (method != "minirl")
+        assert config.algorithm.norm_adv_by_std_in_grpo is False
+        if not method.startswith("grpo"):  # PPO's fields are verl's, untouched: no threshold hides there
+            assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.clip_ratio_c) == (0.2, 0.2, 3.0)
+
+
+@pytest.mark.parametrize("experiment", SETTINGS)
+def test_an_experiment_means_what_the_paper_does(experiment: str) -> None:
+    config, setting = _compose(experiment), SETTINGS[experiment]
+    data, actor, rollout = config.data, config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    found = Setting(
+        model=config.actor_rollout_ref.model.path, prompts=data.train_batch_size, mini_batch=actor.ppo_mini_batch_size,
+        n=rollout.n, prompt=data.max_prompt_length, response=data.max_response_length,
+        evaluation=(rollout.val_kwargs.n, rollout.val_kwargs.temperature, rollout.val_kwargs.top_p),
+        lr=actor.optim.lr, quantization=rollout.quantization, trainer=actor.strategy, aggregation=actor.loss_agg_mode,
+        data=Path(data.train_files).parent.name,
+    )  # fmt: skip
+    assert found == setting
+    assert rollout.val_kwargs.do_sample is (setting.evaluation[1] > 0) and rollout.val_kwargs.top_k == -1
+    assert Path(data.val_files).parts[-2:] == ("aime", "test.parquet")
+    assert rollout.max_model_len == data.max_prompt_length + data.max_response_length
+    assert actor.ppo_max_token_len_per_gpu >= rollout.max_model_len
+    optim = actor.optim
+    assert (optim.weight_decay, list(optim.betas), optim.clip_grad) == (0.01, [0.9, 0.999], 1.0)
+    assert (optim.get("lr_scheduler_type") or optim.lr_decay_style) == "constant"
+    assert (actor.use_kl_loss, actor.entropy_coeff, config.algorithm.use_kl_in_reward) == (False, 0, False)
+    assert config.check.gpu_memory_gib == 80 and config.trainer.n_gpus_per_node == 8
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_verl_accepts_an_experiment(experiment: str) -> None:
+    for config in (_compose(experiment), _compose(experiment, "method=minirl"), _compose(experiment, "rehearsal=cpu")):
+        validate_config(config, use_reference_policy=False, use_critic=False)
+        updates, rest = divmod(config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size)
+        assert (updates, rest) == (config.run.updates_per_rollout, 0)
+
+
+def test_fp8_end_to_end_is_fp8_in_both() -> None:
+    config = _compose("drpo/qwen3_30b_a3b_fp8_e2e")
+    megatron, optim = config.actor_rollout_ref.actor.megatron, config.actor_rollout_ref.actor.optim
+    assert (megatron.override_transformer_config.fp8, megatron.override_transformer_config.fp8_recipe) == (
+        "hybrid", "blockwise",
+    )  # fmt: skip
+    assert optim.override_optimizer_config.fp8_recipe == "blockwise"
+    assert config.ray_kwargs.ray_init.runtime_env.env_vars.NVTE_FP8_BLOCK_SCALING_FP32_SCALES == "1"
+    with pytest.raises(ConfigCompositionException, match=r"precision/fp8_e2e/fsdp2"):
+        _compose("drpo/qwen3_30b_a3b_bf16", "precision=fp8_e2e")  # verl has no FP8 in FSDP
+
+
+def test_router_replay_is_verls_r3_beside_the_rollouts_anchor() -> None:
+    config = _compose("dppo/qwen3_30b_a3b_base_r3")
+    assert config.actor_rollout_ref.actor.megatron.router_replay.mode == "R3"
+    assert config.actor_rollout_ref.rollout.enable_rollout_routing_replay is True
+    assert _compose("dppo/qwen3_30b_a3b_base").actor_rollout_ref.rollout.enable_rollout_routing_replay is False
+    with pytest.raises(ValueError, match="R2.*bypass"):
+        validate_config(
+            _compose("dppo/qwen3_30b_a3b_base_r3", "actor_rollout_ref.actor.megatron.router_replay.mode=R2"),
+            use_reference_policy=False, use_critic=False,
+        )  # fmt: skip
+
+
+def test_lora_is_set_for_both_trainers() -> None:
+    for trainer in ("fsdp2", "megatron"):
+        model = _compose("dppo/lora", f"backend={trainer}").actor_rollout_ref.model
+        assert (model.lora_rank, model.lora_alpha, model.lora.rank, model.lora.alpha) == (32, 64, 32, 64)
+
+
+@pytest.mark.parametrize("experiment", [*SETTINGS, "cpu_tiny"])
+@pytest.mark.parametrize("staleness", ["colocate_async", "separate_async"])
+def test_an_experiment_can_be_asynchronous(experiment: str, staleness: str) -> None:
+    config = _compose(experiment, f"staleness={staleness}")
+    validate_config(config, use_reference_policy=False, use_critic=False)
+    if staleness == "separate_async":  # verl's own condition, and its trainer's
+        period = config.trainer.v1.separate_async.parameter_sync_step
+        assert config.data.train_batch_size == period * config.actor_rollout_ref.actor.ppo_mini_batch_size
+        assert config.actor_rollout_ref.rollout.nnodes > 0
+        assert config.actor_rollout_ref.rollout.checkpoint_engine.backend != "naive"
+    if config.actor_rollout_ref.actor.strategy == "fsdp2":
+        with pytest.raises(ValueError, match="trainer_mode=.*interrupted samples lose their Top-K"):
+            check_run(_compose(experiment, f"staleness={staleness}", "method=dppo_topk_tv"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_rehearsal_is_small_and_keeps_what_the_experiment_is_about(experiment: str) -> None:
+    def about(config: DictConfig) -> dict[str, Any]:
+        actor = config.actor_rollout_ref.actor
+        return {
+            "loss": {name: value for name, value in actor.policy_loss.items() if name != "rollout_correction"},
+            "clipping": (actor.clip_ratio_low, actor.clip_ratio_high),
+            "anchor": config.algorithm.rollout_correction.bypass_mode,
+            "aggregation": actor.loss_agg_mode,
+            "updates": config.data.train_batch_size // actor.ppo_mini_batch_size,
+            "mode": config.trainer.v1.trainer_mode,
+            "lora": (config.actor_rollout_ref.model.lora_rank, config.actor_rollout_ref.model.lora_alpha),
+            "top_k": OmegaConf.select(config, "actor_rollout_ref.rollout.custom.drpo_verl.top_k"),
+        }
+
+    for overrides in (["method=dppo_topk_tv"], ["method=grpo_clip_higher", "staleness=colocate_async"]):
+        real = _compose(experiment, *overrides)
+        rehearsal = _compose(experiment, *overrides, "rehearsal=cpu")
+        assert about(rehearsal) == about(real)
+        check_run(rehearsal)  # also Top-K where the experiment has Megatron: a rehearsal has FSDP2
+        assert rehearsal.trainer.device == "cpu" and rehearsal.actor_rollout_ref.actor.strategy == "fsdp2"
+        assert rehearsal.prepare.policy is not None and rehearsal.prepare.data is not None
+        assert rehearsal.data.train_batch_size * rehearsal.actor_rollout_ref.rollout.n <= 32
+        assert rehearsal.actor_rollout_ref.rollout.quantization is None
+        assert rehearsal.actor_rollout_ref.rollout.tensor_model_parallel_size == 1
+        assert rehearsal.actor_rollout_ref.actor.loss_scale_factor in (6, None)
+        assert rehearsal.trainer.total_training_steps == 2
+    fp8 = "fp8" in experiment
+    assert rehearsal.actor_rollout_ref.rollout.engine_kwargs.vllm.get("kv_cache_dtype") == ("fp8_e4m3" if fp8 else None)
+
+
+def test_a_rehearsal_sends_its_weights_through_shared_memory() -> None:
+    config = _compose("dppo/qwen3_8b", "staleness=separate_async", "rehearsal=cpu")
+    assert config.actor_rollout_ref.rollout.checkpoint_engine.backend == "shared_file"
+    assert config.actor_rollout_ref.hybrid_engine is False
+    assert config.trainer.v1.separate_async.parameter_sync_step == 4 == config.data.train_batch_size
+
+
+# In billions, as the models' cards have it; a public index of their files has 8,190,735,360 for the 8B.
+PARAMETERS = {
+    "qwen3_4b_base": 4.02, "qwen3_8b_base": 8.19, "qwen3_30b_a3b": 30.5, "qwen3_30b_a3b_base": 30.5,
+    "r1d_qwen_1_5b": 1.78, "qwen3_5_35b_a3b_base": 34.7,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_fields_of_an_architecture_make_a_model_of_its_size(name: str) -> None:
+    fields = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / f"{name}.yaml").check.architecture)
+    if name == "qwen3_30b_a3b_base":  # what it changes of the other
+        fields = {
+            **OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / "qwen3_30b_a3b.yaml").check.architecture),
+            **fields,
+        }
+    text = fields.get("text_config", fields)
+    config = AutoConfig.for_model(**text)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert model.num_parameters() / 1e9 == pytest.approx(PARAMETERS[name], rel=5e-3)
