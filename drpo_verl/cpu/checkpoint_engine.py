@@ -1,7 +1,8 @@
-"""Weights from a trainer to samplers in other processes of one machine, for verl's ``separate_async`` trainer.
+"""Weights from a trainer to samplers in other processes, for verl's ``separate_async`` trainer.
 
 verl's engines for it (NCCL, NIXL, ...) are for accelerators. Selected by
-``rollout.checkpoint_engine.backend=shared_file`` with this module as ``custom_backend_module``.
+``rollout.checkpoint_engine.backend=shared_file`` with this module as ``custom_backend_module``. On several machines,
+``rollout.checkpoint_engine.engine_kwargs.shared_file.folder`` has to be one that all of them see.
 """
 
 from __future__ import annotations
@@ -17,28 +18,34 @@ import torch
 from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineRegistry
 
 BACKEND = "shared_file"
-_FOLDER = Path("/dev/shm")
 _POLL_SECONDS = 0.01
 
 
 @CheckpointEngineRegistry.register(BACKEND)
 class SharedFileCheckpointEngine(CheckpointEngine):
-    """One file in shared memory for each weight sync, written by the trainer's first rank and read by every sampler.
+    """One file for each weight sync, written by the trainer's first rank and read by every sampler.
 
     Args:
         bucket_size: of the other engines; the file holds the whole model.
         is_master: whether this is the trainer's first rank.
+        folder: of the file; shared memory by default.
         timeout_seconds: for a sampler that waits for the file; a trainer that failed would leave it waiting for ever.
     """
 
-    def __init__(self, bucket_size: int, is_master: bool = False, timeout_seconds: float = 600.0) -> None:
+    def __init__(
+        self, bucket_size: int, is_master: bool = False, folder: str = "/dev/shm", timeout_seconds: float = 600.0
+    ) -> None:
         self._is_master = is_master
+        self._folder = Path(folder)
         self._timeout_seconds = timeout_seconds
         self._path: Path | None = None
 
     def prepare(self) -> dict[str, Any]:
         """Name the file."""
-        return {"path": str(_FOLDER / f"drpo_verl_weights_{uuid.uuid4().hex}.pt")} if self._is_master else {}
+        if not self._is_master:
+            return {}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return {"path": str(self._folder / f"drpo_verl_weights_{uuid.uuid4().hex}.pt")}
 
     @classmethod
     def build_topology(
@@ -91,7 +98,10 @@ class SharedFileCheckpointEngine(CheckpointEngine):
         deadline = time.monotonic() + self._timeout_seconds
         while not self._path.exists():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"no weights in {self._path} after {self._timeout_seconds:.0f} s: the trainer failed")
+                waited = f"{self._timeout_seconds:.0f} s"
+                raise TimeoutError(
+                    f"no weights in {self._path} after {waited}: the trainer failed, or has another folder"
+                )
             await asyncio.sleep(_POLL_SECONDS)
         for name, weight in torch.load(self._path, map_location="cpu", weights_only=True).items():
             yield name, weight

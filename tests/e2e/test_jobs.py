@@ -200,7 +200,8 @@ def test_trainer_and_rollout_are_on_different_nodes(nodes: RayNodes) -> None:
         "cpu_tiny", "RUN_NAME=apart", "TOTAL_STEPS=2", "--submission-id=apart", *TWO_UPDATES,
         "trainer.save_freq=-1", "trainer.v1.trainer_mode=separate_async", "actor_rollout_ref.hybrid_engine=false",
         "trainer.v1.separate_async.parameter_sync_step=2", "actor_rollout_ref.rollout.nnodes=1",
-        "actor_rollout_ref.rollout.n_gpus_per_node=1", "actor_rollout_ref.rollout.checkpoint_engine.backend=shared_file",
+        "actor_rollout_ref.rollout.n_gpus_per_node=1",
+        "actor_rollout_ref.rollout.checkpoint_engine.backend=shared_file",
         "actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module=drpo_verl.cpu.checkpoint_engine",
         "+actor_rollout_ref.rollout.checkpoint_engine.engine_kwargs.shared_file.folder=${run.dir}/weights",
     )  # fmt: skip

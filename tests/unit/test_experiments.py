@@ -173,7 +173,7 @@ def test_an_experiment_takes_every_method(experiment: str) -> None:
         omega_conf_to_dataclass(config.actor_rollout_ref.actor.policy_loss)
         actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
         if method in TOP_K and actor.strategy == "megatron":
-            with pytest.raises(ValueError, match="strategy='megatron'.*gathered from FSDP's logits"):
+            with pytest.raises(ValueError, match=r"strategy='megatron'.*gathered from FSDP's logits"):
                 check_run(config)
         else:
             check_run(config)
@@ -236,7 +236,7 @@ def test_router_replay_is_verls_r3_beside_the_rollouts_anchor() -> None:
     assert config.actor_rollout_ref.actor.megatron.router_replay.mode == "R3"
     assert config.actor_rollout_ref.rollout.enable_rollout_routing_replay is True
     assert _compose("dppo/qwen3_30b_a3b_base").actor_rollout_ref.rollout.enable_rollout_routing_replay is False
-    with pytest.raises(ValueError, match="R2.*bypass"):
+    with pytest.raises(ValueError, match=r"R2.*bypass"):
         validate_config(
             _compose("dppo/qwen3_30b_a3b_base_r3", "actor_rollout_ref.actor.megatron.router_replay.mode=R2"),
             use_reference_policy=False, use_critic=False,
@@ -260,7 +260,7 @@ def test_an_experiment_can_be_asynchronous(experiment: str, staleness: str) -> N
         assert config.actor_rollout_ref.rollout.nnodes > 0
         assert config.actor_rollout_ref.rollout.checkpoint_engine.backend != "naive"
     if config.actor_rollout_ref.actor.strategy == "fsdp2":
-        with pytest.raises(ValueError, match="trainer_mode=.*interrupted samples lose their Top-K"):
+        with pytest.raises(ValueError, match=r"trainer_mode=.*interrupted samples lose their Top-K"):
             check_run(_compose(experiment, f"staleness={staleness}", "method=dppo_topk_tv"))
 
 
