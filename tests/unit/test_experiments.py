@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra._internal.config_repository import CachingConfigRepository
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
+from drpo_verl.check import refuse
 from drpo_verl.integration import search_path
-from drpo_verl.integration.config import check_run
 
 CONFIGS = search_path.config_dir()
+VERL = search_path.verl_config_dir()
 
 
 def _names(group: str) -> list[str]:
@@ -35,25 +35,38 @@ EXPERIMENTS = _names("experiment")
 TOP_K = {name for name in METHODS if "topk" in name}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _files_are_read_once() -> Iterator[None]:
-    # Two hundred compositions of the same files: parsing them is nearly all of the time.
-    read: dict[str, Any] = {}
-    original = CachingConfigRepository.__init__
-
-    def initialise(self: CachingConfigRepository, delegate: Any) -> None:
-        original(self, delegate)
-        self.cache = read
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CachingConfigRepository, "__init__", initialise)
-        search_path.register()
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            yield
-
-
 def _compose(experiment: str, *overrides: str) -> DictConfig:
-    return compose("train", [f"experiment={experiment}", *overrides])
+    search_path.register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", [f"experiment={experiment}", *overrides])
+
+
+# Of verl's own configuration, what no experiment and no method is about: most of it, and of the time to compose it.
+ASIDE = (
+    "critic", "distillation", "global_profiler", "profiler_config", "transfer_queue", "skip", "actor_rollout_ref.ref",
+    "actor_rollout_ref.actor.profiler", "actor_rollout_ref.rollout.profiler", "actor_rollout_ref.rollout.prometheus",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def slim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Within it, ``_compose`` puts ours over a slim copy of verl's configuration: for the product of all with all."""
+    folder = tmp_path_factory.mktemp("slim")
+    for engine in ("dp", "megatron"):
+        search_path.register()
+        with initialize_config_dir(str(search_path.verl_config_dir()), version_base="1.3"):
+            config = compose("ppo_trainer", [f"model_engine={engine}"])
+        OmegaConf.set_struct(config, False)
+        for name in ASIDE:
+            parent, _, key = name.rpartition(".")
+            OmegaConf.select(config, parent).pop(key, None) if parent else config.pop(key, None)
+        for group, text in (("model_engine", f"model_engine: {engine}\n"), ("slim", OmegaConf.to_yaml(config))):
+            (folder / group).mkdir(exist_ok=True)
+            (folder / group / f"{engine}.yaml").write_text(f"# @package _global_\n{text}")
+    (folder / "ppo_trainer.yaml").write_text("defaults:\n  - model_engine: dp\n  - slim: ${model_engine}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_path, "verl_config_dir", lambda: folder)
+        yield
 
 
 @dataclass(frozen=True)
@@ -166,28 +179,6 @@ def test_the_table_knows_every_experiment_and_method() -> None:
     assert set(DPPO_LARGE) == set(METHODS) and len(METHODS) == 15
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_an_experiment_takes_every_method(experiment: str) -> None:
-    for method in METHODS:
-        config = _compose(experiment, f"method={method}")
-        omega_conf_to_dataclass(config.actor_rollout_ref.actor.policy_loss)
-        actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-        if method in TOP_K and actor.strategy == "megatron":
-            with pytest.raises(ValueError, match=r"strategy='megatron'.*gathered from FSDP's logits"):
-                check_run(config)
-        else:
-            check_run(config)
-        if experiment in THRESHOLDS:
-            assert _thresholds(config, method) == THRESHOLDS[experiment][method], method
-        if actor.loss_agg_mode == "seq-mean-token-sum-norm":
-            assert actor.loss_scale_factor == config.data.max_response_length
-        assert (rollout.temperature, rollout.top_p, rollout.top_k) == (1.0, 1.0, -1)
-        assert config.algorithm.rollout_correction.bypass_mode is (method != "minirl")
-        assert config.algorithm.norm_adv_by_std_in_grpo is False
-        if not method.startswith("grpo"):  # PPO's fields are verl's, untouched: no threshold hides there
-            assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.clip_ratio_c) == (0.2, 0.2, 3.0)
-
-
 @pytest.mark.parametrize("experiment", SETTINGS)
 def test_an_experiment_means_what_the_paper_does(experiment: str) -> None:
     config, setting = _compose(experiment), SETTINGS[experiment]
@@ -213,7 +204,8 @@ def test_an_experiment_means_what_the_paper_does(experiment: str) -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_verl_accepts_an_experiment(experiment: str) -> None:
-    for config in (_compose(experiment), _compose(experiment, "method=minirl"), _compose(experiment, "rehearsal=cpu")):
+    for overrides in ([], ["rehearsal=cpu"]):
+        config = _compose(experiment, *overrides)
         validate_config(config, use_reference_policy=False, use_critic=False)
         updates, rest = divmod(config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size)
         assert (updates, rest) == (config.run.updates_per_rollout, 0)
@@ -261,7 +253,7 @@ def test_an_experiment_can_be_asynchronous(experiment: str, staleness: str) -> N
         assert config.actor_rollout_ref.rollout.checkpoint_engine.backend != "naive"
     if config.actor_rollout_ref.actor.strategy == "fsdp2":
         with pytest.raises(ValueError, match=r"trainer_mode=.*interrupted samples lose their Top-K"):
-            check_run(_compose(experiment, f"staleness={staleness}", "method=dppo_topk_tv"))
+            refuse(_compose(experiment, f"staleness={staleness}", "method=dppo_topk_tv"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -283,7 +275,7 @@ def test_a_rehearsal_is_small_and_keeps_what_the_experiment_is_about(experiment:
         real = _compose(experiment, *overrides)
         rehearsal = _compose(experiment, *overrides, "rehearsal=cpu")
         assert about(rehearsal) == about(real)
-        check_run(rehearsal)  # also Top-K where the experiment has Megatron: a rehearsal has FSDP2
+        refuse(rehearsal)  # also Top-K where the experiment has Megatron: a rehearsal has FSDP2
         assert rehearsal.trainer.device == "cpu" and rehearsal.actor_rollout_ref.actor.strategy == "fsdp2"
         assert rehearsal.prepare.policy is not None and rehearsal.prepare.data is not None
         assert rehearsal.data.train_batch_size * rehearsal.actor_rollout_ref.rollout.n <= 32
@@ -292,7 +284,9 @@ def test_a_rehearsal_is_small_and_keeps_what_the_experiment_is_about(experiment:
         assert rehearsal.actor_rollout_ref.actor.loss_scale_factor in (6, None)
         assert rehearsal.trainer.total_training_steps == 2
     fp8 = "fp8" in experiment
-    assert rehearsal.actor_rollout_ref.rollout.engine_kwargs.vllm.get("kv_cache_dtype") == ("fp8_e4m3" if fp8 else None)
+    assert rehearsal.actor_rollout_ref.rollout.engine_kwargs.vllm.get("kv_cache_dtype") == (
+        "fp8_e4m3" if fp8 else None
+    )
 
 
 def test_a_rehearsal_sends_its_weights_through_shared_memory() -> None:
@@ -322,3 +316,41 @@ def test_the_fields_of_an_architecture_make_a_model_of_its_size(name: str) -> No
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert model.num_parameters() / 1e9 == pytest.approx(PARAMETERS[name], rel=5e-3)
+
+
+# From here on over the slim copy.
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_takes_every_method(experiment: str, slim: None) -> None:
+    for method in METHODS:
+        config = _compose(experiment, f"method={method}")
+        omega_conf_to_dataclass(config.actor_rollout_ref.actor.policy_loss)
+        actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+        if method in TOP_K and actor.strategy == "megatron":
+            with pytest.raises(ValueError, match=r"strategy='megatron'.*gathered from FSDP's logits"):
+                refuse(config)
+        else:
+            refuse(config)
+        if experiment in THRESHOLDS:
+            assert _thresholds(config, method) == THRESHOLDS[experiment][method], method
+        if actor.loss_agg_mode == "seq-mean-token-sum-norm":
+            assert actor.loss_scale_factor == config.data.max_response_length
+        assert (rollout.temperature, rollout.top_p, rollout.top_k) == (1.0, 1.0, -1)
+        assert config.algorithm.rollout_correction.bypass_mode is (method != "minirl")
+        assert config.algorithm.norm_adv_by_std_in_grpo is False
+        if not method.startswith("grpo"):  # PPO's fields are verl's, untouched: no threshold hides there
+            assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.clip_ratio_c) == (0.2, 0.2, 3.0)
+
+
+def test_the_slim_copy_makes_no_difference(slim: None) -> None:
+    choice = ("drpo/qwen3_30b_a3b_fp8_e2e", "method=dppo_binary_tv")
+    ours = _compose(*choice)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_path, "verl_config_dir", lambda: VERL)
+        full = _compose(*choice)
+    for name in ASIDE:
+        parent, _, key = name.rpartition(".")
+        OmegaConf.set_struct(full, False)
+        OmegaConf.select(full, parent).pop(key, None) if parent else full.pop(key, None)
+    assert ours == full
