@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from drpo_verl.check.finding import LEVELS, Finding
@@ -18,18 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "check", "refuse", "rules", "stop"]
 
+_MODULES = ("policy", "batches", "parallel", "lengths", "precision", "memory", "schedule", "files", "verl")
 VERLS_OWN = "accepted_by_verl"
 """The rule that asks verl."""
 
 
 def rules() -> dict[str, Rule]:
     """All rules by name, in the order in which they are applied."""
-    # Importing a module of rules registers them.
-    from drpo_verl.check import batches, files, lengths, memory, parallel, policy, precision, schedule  # noqa: F401
-    from drpo_verl.check import verl as verls  # noqa: F401
     from drpo_verl.check.registry import RULES
 
-    return RULES
+    for module in _MODULES:  # which registers its rules
+        import_module(f"drpo_verl.check.{module}")
+    order = {f"drpo_verl.check.{module}": place for place, module in enumerate(_MODULES)}
+    return dict(sorted(RULES.items(), key=lambda item: order.get(item[1].find.__module__, len(order))))
 
 
 def check(config: DictConfig) -> list[Finding]:

@@ -11,13 +11,13 @@ _EXPERIMENTS = config_dir() / "experiment"
 EXPERIMENTS = sorted(str(path.relative_to(_EXPERIMENTS).with_suffix("")) for path in _EXPERIMENTS.rglob("*.yaml"))
 METHODS = sorted(path.stem for path in (config_dir() / "method").glob("*.yaml"))
 
-EXPECTED: dict[tuple[str, str], set[str]] = {}
-"""The rules whose errors are expected of an experiment with a method (either may be "*"), with the reason."""
-
-
-def _expected(experiment: str, method: str) -> set[str]:
-    keys = [(experiment, method), (experiment, "*"), ("*", method)]
-    return set().union(*(EXPECTED.get(key, set()) for key in keys))
+_MEGATRON = ("dppo/qwen3_30b_a3b_base_r3", "dppo/verl_script", "drpo/qwen3_30b_a3b_fp8_e2e")
+_TOP_K = ("dppo_topk_kl", "dppo_topk_tv", "drpo_topk")
+EXPECTED: dict[tuple[str, str], set[str]] = {
+    # Router replay and FP8 in training are Megatron's alone, and Top-K is gathered from FSDP's logits.
+    **{(experiment, method): {"top_k"} for experiment in _MEGATRON for method in _TOP_K},
+}
+"""The rules whose errors are expected of an experiment with a method."""
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -29,7 +29,7 @@ def test_it_passes_with_every_method(experiment: str) -> None:
             for each in check_run([f"experiment={experiment}", f"method={method}"]).findings
             if each.level == "error"
         ]
-        if {each.rule for each in errors} != _expected(experiment, method):
+        if {each.rule for each in errors} != EXPECTED.get((experiment, method), set()):
             wrong[method] = [f"{each.rule}: {each}" for each in errors] or "an error that is expected has gone"
     assert not wrong
 

@@ -15,6 +15,7 @@ from configurations import findings as found
 from omegaconf import OmegaConf, open_dict
 
 from drpo_verl.check import Finding, check, rules
+from drpo_verl.check.registry import RULES, Rule
 
 LOSS = f"{ACTOR}.policy_loss"
 CORRECTION = "algorithm.rollout_correction"
@@ -277,12 +278,10 @@ def test_an_empty_configuration_is_no_crash() -> None:
 
 
 def test_a_rule_that_raises_is_a_warning_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from drpo_verl.check.registry import Rule
-
     def broken(run: object) -> list[Finding]:
         raise KeyError("oops")
 
-    monkeypatch.setitem(rules(), "broken", Rule("broken", "", broken))  # type: ignore[arg-type]
+    monkeypatch.setitem(RULES, "broken", Rule("broken", "", broken))  # type: ignore[arg-type]
     finding = next(each for each in found(DENSE) if each.rule == "broken")
     assert finding.level == "warning" and "rule broken could not be evaluated (KeyError" in str(finding)
 
