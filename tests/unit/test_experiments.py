@@ -284,9 +284,7 @@ def test_a_rehearsal_is_small_and_keeps_what_the_experiment_is_about(experiment:
         assert rehearsal.actor_rollout_ref.actor.loss_scale_factor in (6, None)
         assert rehearsal.trainer.total_training_steps == 2
     fp8 = "fp8" in experiment
-    assert rehearsal.actor_rollout_ref.rollout.engine_kwargs.vllm.get("kv_cache_dtype") == (
-        "fp8_e4m3" if fp8 else None
-    )
+    assert rehearsal.actor_rollout_ref.rollout.engine_kwargs.vllm.get("kv_cache_dtype") == ("fp8_e4m3" if fp8 else None)
 
 
 def test_a_rehearsal_sends_its_weights_through_shared_memory() -> None:
