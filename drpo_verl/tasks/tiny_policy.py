@@ -182,9 +182,7 @@ def build_tokenizer(max_positions: int = 128) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(
-    recipe: TinyPolicyRecipe, tokenizer: PreTrainedTokenizerFast
-) -> Qwen3ForCausalLM | Qwen3MoeForCausalLM:
+def build_model(recipe: TinyPolicyRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM | Qwen3MoeForCausalLM:
     """Build the untrained fp32 model, initialised from torch's global generator."""
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     common = {
