@@ -9,7 +9,7 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke smollm2 test test-unit test-contract test-e2e browser lint methods weights probe bench lock clean
+.PHONY: help setup demo smoke smollm2 test test-unit test-contract test-e2e browser lint methods top-k instruments weights probe bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,10 +37,12 @@ smoke: $(INSTALLED)  ## three steps of the same job
 smollm2: $(INSTALLED)  ## the same job on SmolLM2-135M-Instruct, bf16 rollout against fp32 trainer
 	$(BIN)/python -m drpo_verl.train experiment=cpu_smollm2
 
-test: $(INSTALLED)  ## all tests
-	$(BIN)/python -m pytest
+test: test-unit test-contract test-e2e  ## all tests
 
-test-unit test-contract test-e2e: test-%: $(INSTALLED)
+test-unit: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/unit
+
+test-contract test-e2e: test-%: $(INSTALLED)
 	$(BIN)/python -m pytest tests/$*
 
 browser:  ## install chromium, in which the report is tested (Debian, as root)
@@ -51,6 +53,9 @@ lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+top-k instruments: %: $(INSTALLED)  ## what they cost in a step
+	$(BIN)/python -m benchmarks.$(subst -,_,$*)
 
 methods: $(INSTALLED)  ## three real steps of every method
 	$(BIN)/python -m benchmarks.methods

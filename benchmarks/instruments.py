@@ -1,8 +1,8 @@
-"""What the instruments cost in a step of the demo: ``python -m benchmarks.instruments RUN``.
+"""What the instruments cost in a step of the demo: ``python -m benchmarks.instruments [RUN]``.
 
 One FSDP2 rank of the demo's actor updates on a batch of the demo's size, by turns with all instruments (moments,
 quantiles, bins, the worst token) and with the trust region's own metrics only: the difference of each pair. It is given
-as a share of the time of a step of RUN, a finished run of the demo on the same machine, since the rest of a step has
+as a share of the time of a step of RUN (outputs/demo), a finished run of the demo on the same machine, since the rest of a step has
 none of it.
 """
 
@@ -47,7 +47,7 @@ def _batch() -> list[dict[str, torch.Tensor]]:
 def main() -> None:
     """Print the seconds of an update, the difference, and its share of a step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a finished run, e.g. outputs/demo")
+    parser.add_argument("run", type=Path, nargs="?", default=Path("outputs/demo"), help="folder of a finished run")
     step_seconds = statistics.median(
         step.metrics["timing_s/step"]
         for step in read_steps(parser.parse_args().run / METRICS_FILE)
