@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+from functools import wraps
+from types import ModuleType
+from typing import Any
 
-from drpo_verl.integration.seams import SeamError, expect_parameters, warn
+from drpo_verl.integration.seams import SeamError, expect_parameters, warn, when_imported
+
+_EXPERTS = "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method"
 
 
 def register() -> None:
-    """Keep the weights of linear layers where a weight sync writes them; only under ``VERL_PLATFORM=cpu``."""
+    """Let a weight sync change linear layers and experts; only under ``VERL_PLATFORM=cpu``."""
     if os.environ.get("VERL_PLATFORM", "").strip().lower() != "cpu":
         return
+    _linear_layers()
+    when_imported(_EXPERTS, "After a weight sync, a mixture of experts samples nonsense.")(repack_experts)
+
+
+def _linear_layers() -> None:
     import torch
     from vllm.model_executor.layers import utils
 
@@ -34,3 +44,25 @@ def register() -> None:
 
     dispatch.drpo_verl = True  # type: ignore[attr-defined]
     utils.dispatch_cpu_unquantized_gemm = dispatch
+
+
+def repack_experts(module: ModuleType) -> None:
+    """Pack the experts' weights again after each weight sync.
+
+    vLLM packs them for its CPU kernel when the model is loaded. Later weights it copies into place as they are, and the
+    kernel then reads plain weights as packed ones: no error, and other probabilities.
+
+    Args:
+        module: vLLM's, with the method of unquantised experts.
+    """
+    original = module.UnquantizedFusedMoEMethod._setup_kernel
+    expect_parameters(original, f"{_EXPERTS}.UnquantizedFusedMoEMethod._setup_kernel", "layer", "w13", "w2")
+
+    @wraps(original)
+    def setup_kernel(self: Any, layer: Any, w13: Any, w2: Any) -> None:
+        is_weight_update = self.moe_kernel is not None
+        original(self, layer, w13, w2)
+        if is_weight_update:
+            self.moe_kernel.fused_experts.process_weights_after_loading(layer)
+
+    module.UnquantizedFusedMoEMethod._setup_kernel = setup_kernel

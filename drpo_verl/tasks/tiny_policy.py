@@ -98,7 +98,7 @@ class TinyPolicyRecipe:
     num_kv_heads: int = 2
     head_dim: int = 64
     max_positions: int = 128
-    target_accuracy: float = 0.35
+    target_accuracy: float = 0.3
     min_accuracy: float = 0.1
     max_seconds: float = 600.0  # a minute is enough on an idle laptop
     batch_size: int = 128
@@ -106,7 +106,7 @@ class TinyPolicyRecipe:
     other_lr: float = 2e-3
     lr_ramp_steps: int = 20
     check_every: int = 5
-    declined_share: float = 0.25
+    declined_share: float = 0.4
     n_train: int = 12_000
     n_calibration: int = 256
     n_val: int = 512

@@ -25,9 +25,14 @@ def test_drpo_with_four_updates_a_rollout(tmp_path: Path) -> None:
         assert step.metrics["trust_region/weight_min"] >= 1 - 1 / 12.5
 
 
-def test_dppo_with_top_k(tmp_path: Path) -> None:
-    run = _rehearse(tmp_path / "topk", "dppo/qwen3_30b_a3b_base", "method=dppo_topk_tv")
+def test_dppo_with_top_k_and_experts(tmp_path: Path) -> None:
+    run = _rehearse(
+        tmp_path / "topk", "dppo/qwen3_30b_a3b_base", "method=dppo_topk_tv", "model=tiny_moe",
+        "+prepare.policy.recipe.target_accuracy=0.05",
+    )  # fmt: skip
     for step in run.steps:
+        # Of experts that a weight sync has left unpacked, it would be 0.1 and more.
+        assert 0 < step.metrics["inference_mismatch/abs_prob_diff_mean"] < 0.02
         # Of the same tokens as the sampled ones, it is never below the binary partition's.
         partition, binary = (
             step.metrics[f"mismatch/{name}_mean"] for name in ("partition_divergence", "abs_prob_diff")

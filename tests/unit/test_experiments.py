@@ -192,29 +192,6 @@ def test_the_table_knows_every_experiment_and_method() -> None:
     assert set(DPPO_LARGE) == set(METHODS) and len(METHODS) == 15
 
 
-@pytest.mark.parametrize("experiment", SETTINGS)
-def test_an_experiment_means_what_the_paper_does(experiment: str) -> None:
-    config, setting = _compose(experiment), SETTINGS[experiment]
-    data, actor, rollout = config.data, config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    found = Setting(
-        model=config.actor_rollout_ref.model.path, prompts=data.train_batch_size, mini_batch=actor.ppo_mini_batch_size,
-        n=rollout.n, prompt=data.max_prompt_length, response=data.max_response_length,
-        evaluation=(rollout.val_kwargs.n, rollout.val_kwargs.temperature, rollout.val_kwargs.top_p),
-        lr=actor.optim.lr, quantization=rollout.quantization, trainer=actor.strategy, aggregation=actor.loss_agg_mode,
-        data=Path(data.train_files).parent.name,
-    )  # fmt: skip
-    assert found == setting
-    assert rollout.val_kwargs.do_sample is (setting.evaluation[1] > 0) and rollout.val_kwargs.top_k == -1
-    assert Path(data.val_files).parts[-2:] == ("aime", "test.parquet")
-    assert rollout.max_model_len == data.max_prompt_length + data.max_response_length
-    assert actor.ppo_max_token_len_per_gpu >= rollout.max_model_len
-    optim = actor.optim
-    assert (optim.weight_decay, list(optim.betas), optim.clip_grad) == (0.01, [0.9, 0.999], 1.0)
-    assert (optim.get("lr_scheduler_type") or optim.lr_decay_style) == "constant"
-    assert (actor.use_kl_loss, actor.entropy_coeff, config.algorithm.use_kl_in_reward) == (False, 0, False)
-    assert config.check.gpu_memory_gib == 80 and config.trainer.n_gpus_per_node == 8
-
-
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_verl_accepts_an_experiment(experiment: str) -> None:
     for overrides in ([], ["rehearsal=cpu"]):
@@ -254,6 +231,7 @@ def test_lora_is_set_for_both_trainers() -> None:
         assert (model.lora_rank, model.lora_alpha, model.lora.rank, model.lora.alpha) == (32, 64, 32, 64)
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("experiment", [*SETTINGS, "cpu_tiny"])
 @pytest.mark.parametrize("staleness", ["colocate_async", "separate_async"])
 def test_an_experiment_can_be_asynchronous(experiment: str, staleness: str) -> None:
@@ -300,6 +278,8 @@ def test_a_rehearsal_is_small_and_keeps_what_the_experiment_is_about(experiment:
     assert rehearsal.actor_rollout_ref.rollout.engine_kwargs.vllm.get("kv_cache_dtype") == ("fp8_e4m3" if fp8 else None)
 
 
+=======
+>>>>>>> configs
 def test_a_rehearsal_sends_its_weights_through_shared_memory() -> None:
     config = _compose("dppo/qwen3_8b", "staleness=separate_async", "rehearsal=cpu")
     assert config.actor_rollout_ref.rollout.checkpoint_engine.backend == "shared_file"
@@ -352,6 +332,75 @@ def test_an_experiment_takes_every_method(experiment: str, slim: None) -> None:
         assert config.algorithm.norm_adv_by_std_in_grpo is False
         if not method.startswith("grpo"):  # PPO's fields are verl's, untouched: no threshold hides there
             assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.clip_ratio_c) == (0.2, 0.2, 3.0)
+
+
+@pytest.mark.parametrize("experiment", SETTINGS)
+def test_an_experiment_means_what_the_paper_does(experiment: str, slim: None) -> None:
+    config, setting = _compose(experiment), SETTINGS[experiment]
+    data, actor, rollout = config.data, config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    found = Setting(
+        model=config.actor_rollout_ref.model.path, prompts=data.train_batch_size, mini_batch=actor.ppo_mini_batch_size,
+        n=rollout.n, prompt=data.max_prompt_length, response=data.max_response_length,
+        evaluation=(rollout.val_kwargs.n, rollout.val_kwargs.temperature, rollout.val_kwargs.top_p),
+        lr=actor.optim.lr, quantization=rollout.quantization, trainer=actor.strategy, aggregation=actor.loss_agg_mode,
+        data=Path(data.train_files).parent.name,
+    )  # fmt: skip
+    assert found == setting
+    assert rollout.val_kwargs.do_sample is (setting.evaluation[1] > 0) and rollout.val_kwargs.top_k == -1
+    assert Path(data.val_files).parts[-2:] == ("aime", "test.parquet")
+    assert rollout.max_model_len == data.max_prompt_length + data.max_response_length
+    assert actor.ppo_max_token_len_per_gpu >= rollout.max_model_len
+    optim = actor.optim
+    assert (optim.weight_decay, list(optim.betas), optim.clip_grad) == (0.01, [0.9, 0.999], 1.0)
+    assert (optim.get("lr_scheduler_type") or optim.lr_decay_style) == "constant"
+    assert (actor.use_kl_loss, actor.entropy_coeff, config.algorithm.use_kl_in_reward) == (False, 0, False)
+    assert config.check.gpu_memory_gib == 80 and config.trainer.n_gpus_per_node == 8
+
+
+@pytest.mark.parametrize("experiment", [*SETTINGS, "cpu_tiny"])
+@pytest.mark.parametrize("staleness", ["colocate_async", "separate_async"])
+def test_an_experiment_can_be_asynchronous(experiment: str, staleness: str, slim: None) -> None:
+    config = _compose(experiment, f"staleness={staleness}")
+    validate_config(config, use_reference_policy=False, use_critic=False)
+    if staleness == "separate_async":  # verl's own condition, and its trainer's
+        period = config.trainer.v1.separate_async.parameter_sync_step
+        assert config.data.train_batch_size == period * config.actor_rollout_ref.actor.ppo_mini_batch_size
+        assert config.actor_rollout_ref.rollout.nnodes > 0
+        assert config.actor_rollout_ref.rollout.checkpoint_engine.backend != "naive"
+    if config.actor_rollout_ref.actor.strategy == "fsdp2":
+        with pytest.raises(ValueError, match=r"trainer_mode=.*interrupted samples lose their Top-K"):
+            check_run(_compose(experiment, f"staleness={staleness}", "method=dppo_topk_tv"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_rehearsal_is_small_and_keeps_what_the_experiment_is_about(experiment: str, slim: None) -> None:
+    def about(config: DictConfig) -> dict[str, Any]:
+        actor = config.actor_rollout_ref.actor
+        return {
+            "loss": {name: value for name, value in actor.policy_loss.items() if name != "rollout_correction"},
+            "clipping": (actor.clip_ratio_low, actor.clip_ratio_high),
+            "anchor": config.algorithm.rollout_correction.bypass_mode,
+            "aggregation": actor.loss_agg_mode,
+            "updates": config.data.train_batch_size // actor.ppo_mini_batch_size,
+            "mode": config.trainer.v1.trainer_mode,
+            "lora": (config.actor_rollout_ref.model.lora_rank, config.actor_rollout_ref.model.lora_alpha),
+            "top_k": OmegaConf.select(config, "actor_rollout_ref.rollout.custom.drpo_verl.top_k"),
+        }
+
+    for overrides in (["method=dppo_topk_tv"], ["method=grpo_clip_higher", "staleness=colocate_async"]):
+        real = _compose(experiment, *overrides)
+        rehearsal = _compose(experiment, *overrides, "rehearsal=cpu")
+        assert about(rehearsal) == about(real)
+        check_run(rehearsal)  # also Top-K where the experiment has Megatron: a rehearsal has FSDP2
+        assert rehearsal.trainer.device == "cpu" and rehearsal.actor_rollout_ref.actor.strategy == "fsdp2"
+        assert rehearsal.prepare.policy is not None and rehearsal.prepare.data is not None
+        assert rehearsal.data.train_batch_size * rehearsal.actor_rollout_ref.rollout.n <= 32
+        assert rehearsal.actor_rollout_ref.rollout.quantization is None
+        assert rehearsal.actor_rollout_ref.rollout.tensor_model_parallel_size == 1
+        assert rehearsal.actor_rollout_ref.actor.loss_scale_factor in (6, None)
+        assert rehearsal.trainer.total_training_steps == 2
+    fp8 = "fp8" in experiment
+    assert rehearsal.actor_rollout_ref.rollout.engine_kwargs.vllm.get("kv_cache_dtype") == ("fp8_e4m3" if fp8 else None)
 
 
 def test_the_slim_copy_makes_no_difference(slim: None) -> None:
