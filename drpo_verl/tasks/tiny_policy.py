@@ -98,7 +98,7 @@ class TinyPolicyRecipe:
     num_kv_heads: int = 2
     head_dim: int = 64
     max_positions: int = 128
-    target_accuracy: float = 0.3
+    target_accuracy: float = 0.28
     min_accuracy: float = 0.1
     max_seconds: float = 600.0  # a minute is enough on an idle laptop
     batch_size: int = 128

@@ -35,7 +35,7 @@ def test_the_tiny_policy_on_arithmetic(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "eval" / "eval.json").read_text())
     figures = result["results"]["drpo_verl/arithmetic"]
     assert (figures["problems"], figures["samples"]) == (PROBLEMS, PROBLEMS * K)
-    # The warm-up stopped where under a third is right, and 40 % declined.
+    # The warm-up stopped where over a quarter is right, and 40 % declined.
     average = figures[f"avg@{K}"]
     assert 0.1 < average["value"] < 0.7
     assert average["low"] < average["value"] < average["high"] and average["method"] == "bootstrap"
