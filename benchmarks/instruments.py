@@ -2,8 +2,8 @@
 
 One FSDP2 rank of the demo's actor updates on a batch of the demo's size, by turns with all instruments (moments,
 quantiles, bins, the worst token) and with the trust region's own metrics only: the difference of each pair. It is given
-as a share of the time of a step of RUN (outputs/demo), a finished run of the demo on the same machine, since the rest of a step has
-none of it.
+as a share of the time of a step of RUN (by default outputs/demo), a finished run of the demo on the same machine, since
+the rest of a step has none of it.
 """
 
 from __future__ import annotations
