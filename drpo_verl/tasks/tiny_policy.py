@@ -9,6 +9,7 @@ target. At that point it is spread over near misses (a forgotten carry), with pa
 
 import dataclasses
 import json
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
 import torch
 import torch.nn.functional as F
 import transformers
@@ -346,7 +348,7 @@ def ensure_tiny_policy(
     *,
     seed: int = 0,
     recipe: TinyPolicyRecipe | None = None,
-    threads: int = 2,
+    threads: int | None = None,
     console: Console | None = None,
 ) -> Path:
     """Return the folder of the warmed-up policy (an ordinary Hugging Face model folder), building it if need be.
@@ -355,7 +357,9 @@ def ensure_tiny_policy(
         cache_dir: where built policies are kept, one folder per recipe and seed.
         seed: of weights, problems and batches.
         recipe: what to build; the default is what the demo trains.
-        threads: torch threads while building; 2 saturate a model this small. The caller's setting is restored, as are
+        threads: torch threads while building; by default as many as there are idle cores now, of which 2 saturate a
+            model this small: threads that wait for one without a core take many times longer than a single one. The
+            caller's setting is restored, as are
             its random generators.
         console: where progress goes; standard error by default.
 
@@ -365,7 +369,7 @@ def ensure_tiny_policy(
     recipe = recipe or TinyPolicyRecipe()
 
     def build(folder: Path) -> None:
-        with _torch_settings(seed=seed, threads=threads):
+        with _torch_settings(seed=seed, threads=threads or _idle_cores(most=2)):
             tokenizer = build_tokenizer(recipe.max_positions)
             model = build_model(recipe, tokenizer)
             result = warm_up(model, tokenizer, recipe, seed=seed, console=console)
@@ -415,6 +419,12 @@ def _progress(console: Console, target: float) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def _idle_cores(most: int) -> int:
+    cores = len(os.sched_getaffinity(0))
+    busy = psutil.cpu_percent(interval=1.0) / 100 * (os.cpu_count() or 1)
+    return max(1, min(most, round(cores - busy)))
 
 
 @contextmanager
