@@ -213,6 +213,7 @@ def test_an_experiment_means_what_the_paper_does(experiment: str) -> None:
     assert (optim.get("lr_scheduler_type") or optim.lr_decay_style) == "constant"
     assert (actor.use_kl_loss, actor.entropy_coeff, config.algorithm.use_kl_in_reward) == (False, 0, False)
     assert config.check.gpu_memory_gib == 80 and config.trainer.n_gpus_per_node == 8
+    assert config.trainer.device == "cuda" and config.run.stall_seconds >= 3600
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
