@@ -216,6 +216,12 @@ def test_an_experiment_means_what_the_paper_does(experiment: str) -> None:
     assert config.trainer.device == "cuda" and config.run.stall_seconds >= 3600
 
 
+def test_methods_of_one_loss_mode_have_folders_of_their_own() -> None:
+    cispo, pg_tis = (_compose("dppo/qwen3_8b", f"method={method}") for method in ("cispo", "pg_tis"))
+    assert cispo.actor_rollout_ref.actor.policy_loss.loss_mode == pg_tis.actor_rollout_ref.actor.policy_loss.loss_mode
+    assert (cispo.run.dir, pg_tis.run.dir) == ("outputs/dppo_qwen3_8b-cispo", "outputs/dppo_qwen3_8b-pg_tis")
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_verl_accepts_an_experiment(experiment: str) -> None:
     for overrides in ([], ["rehearsal=cpu"]):
@@ -338,6 +344,7 @@ def test_an_experiment_takes_every_method(experiment: str, slim: None) -> None:
     for method in METHODS:
         config = _compose(experiment, f"method={method}")
         omega_conf_to_dataclass(config.actor_rollout_ref.actor.policy_loss)
+        assert config.run.method == method  # else two methods would resume each other's checkpoints
         actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
         if method in TOP_K and actor.strategy == "megatron":
             with pytest.raises(ValueError, match=r"strategy='megatron'.*gathered from FSDP's logits"):
