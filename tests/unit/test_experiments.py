@@ -259,6 +259,9 @@ def test_lora_is_set_for_both_trainers() -> None:
     for trainer in ("fsdp2", "megatron"):
         model = _compose("dppo/lora", f"backend={trainer}").actor_rollout_ref.model
         assert (model.lora_rank, model.lora_alpha, model.lora.rank, model.lora.alpha) == (32, 64, 32, 64)
+        assert model.lora.merge is False
+        asynchronous = _compose("dppo/lora", f"backend={trainer}", "staleness=separate_async")
+        assert asynchronous.actor_rollout_ref.model.lora.merge is True  # else the samplers never see the adapters
 
 
 @pytest.mark.parametrize("experiment", [*SETTINGS, "cpu_tiny"])

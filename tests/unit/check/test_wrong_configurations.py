@@ -186,6 +186,7 @@ WRONG = [
      "error", "fp8", r"optimizer_config\.fp8_recipe is not the model's \(blockwise\)"),
     (DENSE, [f"{MODEL}.lora.rank=32"], "error", "lora", r"lora\.rank=32 is not read by fsdp2"),
     (DENSE, [f"{MODEL}.lora_rank=1024"], "error", "lora", r"lora_rank=1024 is above 512"),
+    (ASYNC, [f"{MODEL}.lora_rank=32"], "error", "lora", r"lora\.merge=False, but.*without its adapters.*Set it to true"),
     # The course of the run.
     (DENSE, ["trainer.v1.trainer_mode=asynchronous"], "error", "staleness", r"'asynchronous' is none of sync"),
     (DENSE, ["trainer.v1.trainer_mode=colocate_async", "trainer.v1.colocate_async.num_warmup_batches=0"],
