@@ -7,10 +7,12 @@ from typing import Any
 import models
 import pytest
 from configurations import ACTOR, ASYNC, CPU, DENSE, EXPERTS, MODEL, ROLLOUT, architecture, composed
+from omegaconf import OmegaConf
 
 from drpo_verl.check.architecture import Architecture, _count_by_formula, read_architecture
 from drpo_verl.check.memory import GIB, Memory, Part, estimate, kv_bytes
 from drpo_verl.check.run import Run
+from drpo_verl.integration.search_path import config_dir
 
 
 def sizes(parts: list[Part]) -> dict[str, float]:
@@ -89,6 +91,12 @@ def test_layers_without_full_attention_have_no_kv_cache() -> None:
     run = Run(composed(DENSE))
     assert run.architecture is not None
     assert 4 * kv_bytes(run, hybrid) == kv_bytes(run, run.architecture)
+
+
+def test_a_hybrid_may_have_an_interval_instead_of_types() -> None:
+    shipped = OmegaConf.load(config_dir() / "model" / "qwen3_5_35b_a3b_base.yaml").check.architecture
+    model = known(OmegaConf.to_container(shipped))  # type: ignore[arg-type]
+    assert (model.attention_layers, model.layers) == (10, 40)
 
 
 def test_settings_have_their_effect() -> None:
