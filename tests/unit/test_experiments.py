@@ -145,17 +145,18 @@ ON_THE_CPU = ["cpu_smollm2", "cpu_tiny", "cpu_tiny_moe"]
 # By method: threshold (or the pair of clipping's), cap on the ratio. None: it has none.
 Thresholds = dict[str, tuple[Any, float | None]]
 DPPO_LARGE: Thresholds = {
-    "cispo": (None, 1.0), "pg_tis": (None, 3.0), "spo": (12.5, None), "drpo": (12.5, None), "mask_drpo": (0.15, None),
+    "cispo": (None, 1.0), "pg_tis": (None, 3.0), "spo": (12.5, None), "drpo": (12.5, None), "mask_drpo": (0.2, None),
     "surrogate": (None, None), "minirl": ((0.2, 0.27), 5.0), "grpo": ((0.2, 0.2), None),
     "grpo_clip_higher": ((0.2, 0.27), None), "dppo_binary_tv": (0.2, 5.0), "dppo_topk_tv": (0.2, 5.0),
     "dppo_binary_kl": (0.05, 5.0), "dppo_topk_kl": (0.05, 5.0), "drpo_topk": (0.5, None), "drpo_adaptive": (0.2, None),
 }  # fmt: skip
 DRPO_ALL: Thresholds = {
-    **DPPO_LARGE, "grpo_clip_higher": ((0.2, 0.28), None), "dppo_binary_tv": (0.15, 5.0), "dppo_topk_tv": (0.15, 5.0)
+    **DPPO_LARGE, "grpo_clip_higher": ((0.2, 0.28), None), "dppo_binary_tv": (0.15, 5.0), "dppo_topk_tv": (0.15, 5.0),
+    "mask_drpo": (0.15, None),
 }  # fmt: skip
 WITHOUT_CAP: Thresholds = {
     "dppo_binary_tv": (0.15, None), "dppo_topk_tv": (0.15, None), "dppo_binary_kl": (0.05, None),
-    "dppo_topk_kl": (0.05, None),
+    "dppo_topk_kl": (0.05, None), "mask_drpo": (0.15, None),
 }  # fmt: skip
 THRESHOLDS: dict[str, Thresholds] = {
     **{name: DRPO_ALL if name.startswith("drpo/") else DPPO_LARGE for name in SETTINGS},
@@ -163,14 +164,16 @@ THRESHOLDS: dict[str, Thresholds] = {
         **DRPO_ALL, "dppo_binary_tv": (0.6, 5.0), "dppo_topk_tv": (0.6, 5.0), "mask_drpo": (0.6, None)
     },
     "drpo/r1d_1_5b": {**DRPO_ALL, **WITHOUT_CAP},
-    "dppo/lora": {**DPPO_LARGE, "dppo_binary_tv": (0.15, 5.0), "dppo_topk_tv": (0.15, 5.0)},
+    "dppo/lora": {
+        **DPPO_LARGE, "dppo_binary_tv": (0.15, 5.0), "dppo_topk_tv": (0.15, 5.0), "mask_drpo": (0.15, None)
+    },
     "dppo/sanity_r1d": {
         **DPPO_LARGE, **WITHOUT_CAP, "grpo_clip_higher": ((0.2, 0.28), None), "minirl": ((0.2, 0.28), 5.0)
     },
     "dppo/verl_script": {
         **DPPO_LARGE, "grpo_clip_higher": ((0.2, 0.28), None),
         "dppo_binary_tv": (0.15, 1e4), "dppo_topk_tv": (0.15, 1e4),
-        "dppo_binary_kl": (0.05, 1e4), "dppo_topk_kl": (0.05, 1e4),
+        "dppo_binary_kl": (0.05, 1e4), "dppo_topk_kl": (0.05, 1e4), "mask_drpo": (0.15, None),
     },
 }  # fmt: skip
 
