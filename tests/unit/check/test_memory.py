@@ -132,5 +132,11 @@ def test_a_rollout_on_its_own_cards_shares_none_of_the_trainers() -> None:
     assert [part for part in estimated().rollout if part.name.startswith("trainer")]
 
 
+def test_the_trainers_cards_may_sample_too_beside_what_it_keeps() -> None:
+    # verl's separate_async with hybrid_engine=True: as if the two shared all cards, besides those of the rollout.
+    assert estimated(base=ASYNC).hybrid == estimated().rollout
+    assert estimated("actor_rollout_ref.hybrid_engine=false", base=ASYNC).hybrid == estimated().hybrid == []
+
+
 def test_a_cpu_has_no_card() -> None:
     assert estimate(Run(composed(CPU))) is None
