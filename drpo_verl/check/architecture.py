@@ -90,7 +90,9 @@ class Architecture:
     def attention_layers(self) -> int:
         """Layers with a KV cache that grows with the context (hybrid models have others)."""
         types = self.fields.get("layer_types")
-        return sum(each == _FULL_ATTENTION for each in types) if types else self.layers
+        if types:
+            return sum(each == _FULL_ATTENTION for each in types)
+        return self.layers // max(1, self._whole("full_attention_interval", default=1))  # Qwen's hybrids
 
     @property
     def intermediate(self) -> int:

@@ -50,11 +50,13 @@ class Memory:
         rollout: while the rollout engine samples; for an engine with cards of its own, on those.
         kv_tokens: how many tokens of KV cache a replica of the rollout engine has room for; None when the card's size
             is not known.
+        hybrid: on the trainer's cards while they sample too, beside an engine with cards of its own; empty elsewhere.
     """
 
     update: list[Part]
     rollout: list[Part]
     kv_tokens: float | None
+    hybrid: list[Part]
 
     @staticmethod
     def total(parts: list[Part]) -> float:
@@ -72,9 +74,10 @@ def estimate(run: Run) -> Memory | None:
         held = run.number(_UTILISATION, 0.5) * run.number(_CARD, 0) * GIB
         update.append(Part("rollout engine", held, "free_cache_engine=False: it stays"))
     rollout, kv_tokens = _rollout(run, run.architecture)
-    if run.hybrid_rollout and not run.standalone_rollout:
-        rollout += _resident(run, states)
-    return Memory(update, rollout, kv_tokens)
+    shared = [*rollout, *_resident(run, states)] if run.hybrid_rollout else []
+    if run.standalone_rollout:
+        return Memory(update, rollout, kv_tokens, hybrid=shared)
+    return Memory(update, shared, kv_tokens, hybrid=[])
 
 
 def _trained(run: Run, model: Architecture) -> float:
@@ -276,8 +279,9 @@ def _less(run: Run, name: str) -> str:
 def _rollout_memory(run: Run, held: Memory, limit: float, share: float) -> Iterable[Finding]:
     model = run.architecture
     assert model is not None
-    engine = [part for part in held.rollout if not part.name.startswith("trainer")]
-    kept = Memory.total(held.rollout) - Memory.total(engine)
+    fullest = held.hybrid or held.rollout
+    engine = [part for part in fullest if not part.name.startswith("trainer")]
+    kept = Memory.total(fullest) - Memory.total(engine)
     weights = next(part.size for part in engine if part.name == "weights")
     if kept + share * limit > limit:
         yield run.warning(

@@ -25,6 +25,7 @@ _BLOCK = 128
 _FINEST_BLOCK = 32
 _FP8_SCALES = "NVTE_FP8_BLOCK_SCALING_FP32_SCALES"
 _LARGEST_LORA_RANK = 512
+_MERGE = f"{MODEL}.lora.merge"
 
 
 def short_dtype(name: object, default: str = "bf16") -> str:
@@ -91,11 +92,11 @@ def fp8(run: Run) -> Iterable[Finding]:
         )
     if rollout == "fp8" and run.architecture is not None:
         yield from _blocks(run)
-    if rollout == "fp8" and run.lora_rank:
+    if rollout == "fp8" and run.lora_rank and not run.get(_MERGE, False):
         yield run.warning(
             name,
             "with adapters: verl's loader quantises the weights that it is sent, and of LoRA those are adapters.",
-            "Set actor_rollout_ref.model.lora.merge=true, or leave one of the two out.",
+            f"Set {_MERGE}=true, or leave one of the two out.",
         )
     yield from _fp8_training(run)
 
@@ -168,7 +169,7 @@ def _fp8_training(run: Run) -> Iterable[Finding]:
 
 @rule
 def lora(run: Run) -> Iterable[Finding]:
-    """Adapters are set where the engine in use reads them, with a rank that vLLM has."""
+    """Adapters are set where the engine in use reads them, with a rank that vLLM has, and reach a separate rollout."""
     fsdps, megatrons = f"{MODEL}.lora_rank", f"{MODEL}.lora.rank"
     unread, read = (fsdps, megatrons) if run.is_megatron else (megatrons, fsdps)
     if run.whole(unread, 0) and not run.whole(read, 0):
@@ -178,4 +179,12 @@ def lora(run: Run) -> Iterable[Finding]:
     if run.lora_rank > _LARGEST_LORA_RANK:
         yield run.error(
             read, f"is above {_LARGEST_LORA_RANK}, the largest that vLLM has.", "Set it to 32, the paper's."
+        )
+    if run.lora_rank and run.standalone_rollout and not run.get(_MERGE, False):
+        # verl, engine_workers.py: update_weights asks for the parameters as before their first sync.
+        yield run.error(
+            _MERGE,
+            "but to a rollout on its own cards verl sends the base model without its adapters: it would sample from "
+            "the base model for ever.",
+            "Set it to true.",
         )

@@ -48,7 +48,7 @@ class Result:
         """Findings, facts and the memory in GiB."""
         memory = None
         if self.memory is not None:
-            phases = {"update": self.memory.update, "rollout": self.memory.rollout}
+            phases = {"update": self.memory.update, "rollout": self.memory.rollout, "hybrid": self.memory.hybrid}
             memory = {
                 "card_gib": self.card_gib,
                 "kv_tokens": self.memory.kv_tokens,
@@ -110,7 +110,10 @@ def _memory_table(memory: Memory, card_gib: float | None) -> Table:
 
     table = _table("Memory of one card (an estimate)", "while", "what", "GiB", "how")
     table.columns[2].justify = "right"
-    for phase, parts in (("updating", memory.update), ("sampling", memory.rollout)):
+    phases = [("updating", memory.update), ("sampling", memory.rollout)]
+    if memory.hybrid:
+        phases.append(("sampling, hybrid", memory.hybrid))
+    for phase, parts in phases:
         for row, part in enumerate(parts):
             table.add_row("" if row else phase, part.name, f"{part.size / GIB:.1f}", Text(part.how))
         of = f"of {card_gib:g}" if card_gib else "(the card's size is not known: check.gpu_memory_gib)"

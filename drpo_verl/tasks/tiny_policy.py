@@ -359,8 +359,7 @@ def ensure_tiny_policy(
         recipe: what to build; the default is what the demo trains.
         threads: torch threads while building; by default as many as there are idle cores now, of which 2 saturate a
             model this small: threads that wait for one without a core take many times longer than a single one. The
-            caller's setting is restored, as are
-            its random generators.
+            caller's setting is restored, as are its random generators.
         console: where progress goes; standard error by default.
 
     Raises:

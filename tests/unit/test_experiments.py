@@ -145,17 +145,18 @@ ON_THE_CPU = ["cpu_smollm2", "cpu_tiny", "cpu_tiny_moe"]
 # By method: threshold (or the pair of clipping's), cap on the ratio. None: it has none.
 Thresholds = dict[str, tuple[Any, float | None]]
 DPPO_LARGE: Thresholds = {
-    "cispo": (None, 1.0), "pg_tis": (None, 3.0), "spo": (12.5, None), "drpo": (12.5, None), "mask_drpo": (0.15, None),
+    "cispo": (None, 1.0), "pg_tis": (None, 3.0), "spo": (12.5, None), "drpo": (12.5, None), "mask_drpo": (0.2, None),
     "surrogate": (None, None), "minirl": ((0.2, 0.27), 5.0), "grpo": ((0.2, 0.2), None),
     "grpo_clip_higher": ((0.2, 0.27), None), "dppo_binary_tv": (0.2, 5.0), "dppo_topk_tv": (0.2, 5.0),
     "dppo_binary_kl": (0.05, 5.0), "dppo_topk_kl": (0.05, 5.0), "drpo_topk": (0.5, None), "drpo_adaptive": (0.2, None),
 }  # fmt: skip
 DRPO_ALL: Thresholds = {
-    **DPPO_LARGE, "grpo_clip_higher": ((0.2, 0.28), None), "dppo_binary_tv": (0.15, 5.0), "dppo_topk_tv": (0.15, 5.0)
+    **DPPO_LARGE, "grpo_clip_higher": ((0.2, 0.28), None), "dppo_binary_tv": (0.15, 5.0), "dppo_topk_tv": (0.15, 5.0),
+    "mask_drpo": (0.15, None),
 }  # fmt: skip
 WITHOUT_CAP: Thresholds = {
     "dppo_binary_tv": (0.15, None), "dppo_topk_tv": (0.15, None), "dppo_binary_kl": (0.05, None),
-    "dppo_topk_kl": (0.05, None),
+    "dppo_topk_kl": (0.05, None), "mask_drpo": (0.15, None),
 }  # fmt: skip
 THRESHOLDS: dict[str, Thresholds] = {
     **{name: DRPO_ALL if name.startswith("drpo/") else DPPO_LARGE for name in SETTINGS},
@@ -163,14 +164,16 @@ THRESHOLDS: dict[str, Thresholds] = {
         **DRPO_ALL, "dppo_binary_tv": (0.6, 5.0), "dppo_topk_tv": (0.6, 5.0), "mask_drpo": (0.6, None)
     },
     "drpo/r1d_1_5b": {**DRPO_ALL, **WITHOUT_CAP},
-    "dppo/lora": {**DPPO_LARGE, "dppo_binary_tv": (0.15, 5.0), "dppo_topk_tv": (0.15, 5.0)},
+    "dppo/lora": {
+        **DPPO_LARGE, "dppo_binary_tv": (0.15, 5.0), "dppo_topk_tv": (0.15, 5.0), "mask_drpo": (0.15, None)
+    },
     "dppo/sanity_r1d": {
         **DPPO_LARGE, **WITHOUT_CAP, "grpo_clip_higher": ((0.2, 0.28), None), "minirl": ((0.2, 0.28), 5.0)
     },
     "dppo/verl_script": {
         **DPPO_LARGE, "grpo_clip_higher": ((0.2, 0.28), None),
         "dppo_binary_tv": (0.15, 1e4), "dppo_topk_tv": (0.15, 1e4),
-        "dppo_binary_kl": (0.05, 1e4), "dppo_topk_kl": (0.05, 1e4),
+        "dppo_binary_kl": (0.05, 1e4), "dppo_topk_kl": (0.05, 1e4), "mask_drpo": (0.15, None),
     },
 }  # fmt: skip
 
@@ -190,6 +193,12 @@ def _thresholds(config: DictConfig, method: str) -> tuple[Any, float | None]:
 def test_the_table_knows_every_experiment_and_method() -> None:
     assert sorted([*SETTINGS, *ON_THE_CPU]) == EXPERIMENTS
     assert set(DPPO_LARGE) == set(METHODS) and len(METHODS) == 15
+
+
+def test_methods_of_one_loss_mode_have_folders_of_their_own() -> None:
+    cispo, pg_tis = (_compose("dppo/qwen3_8b", f"method={method}") for method in ("cispo", "pg_tis"))
+    assert cispo.actor_rollout_ref.actor.policy_loss.loss_mode == pg_tis.actor_rollout_ref.actor.policy_loss.loss_mode
+    assert (cispo.run.dir, pg_tis.run.dir) == ("outputs/dppo_qwen3_8b-cispo", "outputs/dppo_qwen3_8b-pg_tis")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -229,6 +238,9 @@ def test_lora_is_set_for_both_trainers() -> None:
     for trainer in ("fsdp2", "megatron"):
         model = _compose("dppo/lora", f"backend={trainer}").actor_rollout_ref.model
         assert (model.lora_rank, model.lora_alpha, model.lora.rank, model.lora.alpha) == (32, 64, 32, 64)
+        assert model.lora.merge is False
+        asynchronous = _compose("dppo/lora", f"backend={trainer}", "staleness=separate_async")
+        assert asynchronous.actor_rollout_ref.model.lora.merge is True  # else the samplers never see the adapters
 
 
 def test_a_rehearsal_sends_its_weights_through_shared_memory() -> None:
@@ -268,6 +280,7 @@ def test_an_experiment_takes_every_method(experiment: str, slim: None) -> None:
     for method in METHODS:
         config = _compose(experiment, f"method={method}")
         omega_conf_to_dataclass(config.actor_rollout_ref.actor.policy_loss)
+        assert config.run.method == method  # else two methods would resume each other's checkpoints
         actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
         if method in TOP_K and actor.strategy == "megatron":
             with pytest.raises(ValueError, match=r"strategy='megatron'.*gathered from FSDP's logits"):
@@ -306,6 +319,7 @@ def test_an_experiment_means_what_the_paper_does(experiment: str, slim: None) ->
     assert (optim.get("lr_scheduler_type") or optim.lr_decay_style) == "constant"
     assert (actor.use_kl_loss, actor.entropy_coeff, config.algorithm.use_kl_in_reward) == (False, 0, False)
     assert config.check.gpu_memory_gib == 80 and config.trainer.n_gpus_per_node == 8
+    assert config.trainer.device == "cuda" and config.run.stall_seconds >= 3600
 
 
 @pytest.mark.parametrize("experiment", [*SETTINGS, "cpu_tiny"])

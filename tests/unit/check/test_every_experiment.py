@@ -16,3 +16,5 @@ def test_it_passes_and_no_rule_fails(experiment: str) -> None:
     findings = check_run([f"experiment={experiment}"]).findings
     assert not [str(each) for each in findings if each.level == "error"]
     assert not [str(each) for each in findings if each.setting.startswith("rule ") or each.rule == "summary"]
+    # What a GPU would answer with a crash, an hour later, when the weights are there.
+    assert not [str(each) for each in findings if each.rule in ("fp8", "memory") and each.level != "note"]

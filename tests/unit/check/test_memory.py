@@ -7,10 +7,12 @@ from typing import Any
 import models
 import pytest
 from configurations import ACTOR, ASYNC, CPU, DENSE, EXPERTS, MODEL, ROLLOUT, architecture, composed
+from omegaconf import OmegaConf
 
 from drpo_verl.check.architecture import Architecture, _count_by_formula, read_architecture
 from drpo_verl.check.memory import GIB, Memory, Part, estimate, kv_bytes
 from drpo_verl.check.run import Run
+from drpo_verl.integration.search_path import config_dir
 
 
 def sizes(parts: list[Part]) -> dict[str, float]:
@@ -91,6 +93,12 @@ def test_layers_without_full_attention_have_no_kv_cache() -> None:
     assert 4 * kv_bytes(run, hybrid) == kv_bytes(run, run.architecture)
 
 
+def test_a_hybrid_may_have_an_interval_instead_of_types() -> None:
+    shipped = OmegaConf.load(config_dir() / "model" / "qwen3_5_35b_a3b_base.yaml").check.architecture
+    model = known(OmegaConf.to_container(shipped))  # type: ignore[arg-type]
+    assert (model.attention_layers, model.layers) == (10, 40)
+
+
 def test_settings_have_their_effect() -> None:
     plain = estimated()
     logits = sizes(plain.update)["logits"]
@@ -122,6 +130,12 @@ def test_megatron_splits_experts_by_their_own_sizes() -> None:
 def test_a_rollout_on_its_own_cards_shares_none_of_the_trainers() -> None:
     assert not [part for part in estimated(base=ASYNC).rollout if part.name.startswith("trainer")]
     assert [part for part in estimated().rollout if part.name.startswith("trainer")]
+
+
+def test_the_trainers_cards_may_sample_too_beside_what_it_keeps() -> None:
+    # verl's separate_async with hybrid_engine=True: as if the two shared all cards, besides those of the rollout.
+    assert estimated(base=ASYNC).hybrid == estimated().rollout
+    assert estimated("actor_rollout_ref.hybrid_engine=false", base=ASYNC).hybrid == estimated().hybrid == []
 
 
 def test_a_cpu_has_no_card() -> None:

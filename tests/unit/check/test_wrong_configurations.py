@@ -186,6 +186,8 @@ WRONG = [
      "error", "fp8", r"optimizer_config\.fp8_recipe is not the model's \(blockwise\)"),
     (DENSE, [f"{MODEL}.lora.rank=32"], "error", "lora", r"lora\.rank=32 is not read by fsdp2"),
     (DENSE, [f"{MODEL}.lora_rank=1024"], "error", "lora", r"lora_rank=1024 is above 512"),
+    (ASYNC, [f"{MODEL}.lora_rank=32"],
+     "error", "lora", r"lora\.merge=False, but.*without its adapters.*Set it to true"),
     # The course of the run.
     (DENSE, ["trainer.v1.trainer_mode=asynchronous"], "error", "staleness", r"'asynchronous' is none of sync"),
     (DENSE, ["trainer.v1.trainer_mode=colocate_async", "trainer.v1.colocate_async.num_warmup_batches=0"],
@@ -224,6 +226,7 @@ WRONG = [
      "warning", "memory", r"gpu_memory_gib=80 GiB a card.*logits.*ppo_max_token_len"),
     (DENSE, ["check.gpu_memory_gib=4"], "error", "memory", r"gpu_memory_gib=4 GiB a card, and the update is estimated"),
     (DENSE, [f"{ROLLOUT}.gpu_memory_utilization=0.95"], "warning", "memory", r"=0\.95 of the card.*param_offload=true"),
+    (ASYNC, [f"{ROLLOUT}.gpu_memory_utilization=0.95"], "warning", "memory", r"=0\.95 of the card.*param_offload=true"),
     (EXPERTS, [f"{ROLLOUT}.gpu_memory_utilization=0.2"],
      "error", "memory", r"=0\.2 has no room for the rollout's weights"),
     (DENSE, [f"{ROLLOUT}.gpu_memory_utilization=0.1"], "error", "memory", r"=0\.1 leaves a KV cache of"),
