@@ -52,8 +52,11 @@ def describe(step: Step) -> str:
         )
     if "trust_region/outside_frac" in metrics:
         parts.append(f"outside {metrics['trust_region/outside_frac']:.2%}")
-    if step.validation is not None:
-        parts.append(f"held-out accuracy {step.validation:.3f}")
+    if len(step.validation) == 1:
+        parts += [f"held-out accuracy {value:.3f}" for value in step.validation.values()]
+    elif step.validation:
+        each = ", ".join(f"{source} {value:.3f}" for source, value in step.validation.items())
+        parts.append(f"held-out accuracy: {each}")
     if "timing_s/step" in metrics:
         parts.append(f"{metrics['timing_s/step']:.1f} s")
     return "  ".join(parts)

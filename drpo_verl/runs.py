@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -14,7 +15,11 @@ PICTURE_FILE = "run.png"
 SUMMARY_FILE = "summary.json"
 
 REWARD = "critic/score/mean"
-_VALIDATION_PREFIX = "val-core/"
+_VALIDATION = re.compile(r"val-core/(.+)/[^/]+/mean@\d+")
+
+_MARKERS = "osD^v"
+_ASIDE = 0.012
+"""Of the picture's width, roughly."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,13 @@ class Step:
     metrics: dict[str, float]
 
     @property
-    def validation(self) -> float | None:
-        """Accuracy on the held-out problems, if they were tried at this step."""
-        return next((value for name, value in self.metrics.items() if name.startswith(_VALIDATION_PREFIX)), None)
+    def validation(self) -> dict[str, float]:
+        """Accuracy on the held-out problems by their data source; empty where they were not tried at this step.
+
+        The mean over a source's problems and their samples (verl's ``mean@n``, not its ``best@n`` and ``maj@n``).
+        """
+        found = ((_VALIDATION.fullmatch(name), value) for name, value in self.metrics.items())
+        return dict(sorted((match[1], value) for match, value in found if match))
 
 
 class StepReader:
@@ -87,14 +96,31 @@ def wilson_interval(accuracy: float, count: int, confidence: float = 0.95) -> tu
     return min(accuracy, max(0.0, centre - half)), max(accuracy, min(1.0, centre + half))
 
 
-def draw(steps: list[Step], path: Path, *, title: str, validation_count: int | None = None) -> None:
+def held_out_interval(accuracy: float, problems: int | None) -> tuple[float, float] | None:
+    """The 95 % interval of a held-out accuracy, with a trial a problem.
+
+    Samples of one problem are alike: as trials of their own they would make it far too narrow. With one sample a
+    problem this is Wilson's interval; with more it is conservative, wider than it need be, since a mean over samples
+    varies less than one of them (``drpo-verl eval`` resamples the problems instead, having the score of each).
+
+    Args:
+        accuracy: the mean over problems and samples.
+        problems: how many, whatever the samples of each; None or 0 where it is not known.
+
+    Returns:
+        None where it is not known, or where the score is no proportion, but a reward of the user's own.
+    """
+    return wilson_interval(accuracy, problems) if problems and 0 <= accuracy <= 1 else None
+
+
+def draw(steps: list[Step], path: Path, *, title: str, problems: Mapping[str, int] | None = None) -> None:
     """Draw reward and training-inference mismatch over the steps of a run, as a PNG.
 
     Args:
         steps: of the run.
         path: where to write it.
         title: above the picture.
-        validation_count: over how many held-out problems the accuracy is, for its interval.
+        problems: over how many held-out problems the accuracy is, by data source, for its interval.
     """
     import matplotlib
 
@@ -113,21 +139,24 @@ def draw(steps: list[Step], path: Path, *, title: str, validation_count: int | N
     figure.suptitle(title)
 
     reward.plot(at, series(REWARD), color="C0", label="training samples (mean of the step)")
-    tried = [(step.step, step.validation) for step in steps if step.validation is not None]
-    if tried:
+    sources = sorted({source for step in steps for source in step.validation})
+    for index, source in enumerate(sources):
+        tried = [(step.step, step.validation[source]) for step in steps if source in step.validation]
         values = [value for _, value in tried]
-        errors = None
-        if validation_count:
-            ends = [wilson_interval(value, validation_count) for value in values]
-            errors = [[v - low for v, (low, _) in zip(values, ends, strict=True)],
-                      [high - v for v, (_, high) in zip(values, ends, strict=True)]]  # fmt: skip
+        count = (problems or {}).get(source)
+        ends = [held_out_interval(value, count) or (math.nan, math.nan) for value in values]
+        # Beside each other, since intervals in one place hide each other.
+        aside = index * _ASIDE * max(step.step for step in steps)
         reward.errorbar(
-            [step for step, _ in tried], values, errors, fmt="o", color="C3", capsize=4,
-            label="held-out accuracy, 95 % interval",
+            [step + aside for step, _ in tried], values,
+            [[v - low for v, (low, _) in zip(values, ends, strict=True)],
+             [high - v for v, (_, high) in zip(values, ends, strict=True)]],
+            fmt=_MARKERS[index % len(_MARKERS)], color=f"C{3 + index}", capsize=4,
+            label=f"held-out accuracy{f' on {source}' if len(sources) > 1 else ''}{', 95 % interval' if count else ''}",
         )  # fmt: skip
     reward.set_ylabel("reward (share of right answers)")
     reward.set_ylim(0, 1)
-    reward.legend(loc="lower right")
+    reward.legend(loc="lower right" if len(sources) < 2 else "upper left")  # several reach lower
 
     mismatch.plot(at, series("mismatch/abs_prob_diff_mean"), color="C1", label="mean over tokens")
     mismatch.plot(at, series("mismatch/abs_prob_diff_max"), color="C1", alpha=0.5, ls="--", label="largest")

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import traceback
+from collections import Counter
 from pathlib import Path
 
 import hydra
@@ -25,7 +26,7 @@ from drpo_verl.cluster import cluster_address, join_cluster, require_free_cluste
 from drpo_verl.console import Follower, logs_to_file
 from drpo_verl.environment import write_environment
 from drpo_verl.integration import search_path
-from drpo_verl.runs import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, read_steps, wilson_interval
+from drpo_verl.runs import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, held_out_interval, read_steps
 from drpo_verl.worst_tokens import WORST_TOKENS_FILE
 
 LOG_FILE = "train.log"
@@ -81,27 +82,28 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
         raise ValueError("the run logged no step: was it resumed from a checkpoint of its last one?")
     settings = config.actor_rollout_ref.actor.policy_loss
     method = f"{settings.loss_mode}, delta {settings.delta}" if settings.get("delta") else settings.loss_mode
-    count = _validation_count(config)
-    draw(steps, folder / PICTURE_FILE, title=f"{config.trainer.experiment_name}: {method}", validation_count=count)
+    problems = _held_out_problems(config)
+    draw(steps, folder / PICTURE_FILE, title=f"{config.trainer.experiment_name}: {method}", problems=problems)
 
-    validated = [step for step in steps if step.validation is not None]
     summary = {
         "method": settings.loss_mode,
         "steps": steps[-1].step,
         "validation": [
-            {"step": step.step, "accuracy": step.validation, "problems": count,
-             "interval_95": wilson_interval(step.validation, count) if count else None}
-            for step in validated if step.validation is not None
+            {"step": step.step, "data_source": source, "accuracy": accuracy, "problems": problems.get(source),
+             "interval_95": held_out_interval(accuracy, problems.get(source))}
+            for step in steps for source, accuracy in step.validation.items()
         ],
     }  # fmt: skip
     (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
 
     console.print()
+    several = len({entry["data_source"] for entry in summary["validation"]}) > 1
     for entry in summary["validation"]:
-        interval = entry["interval_95"]
+        interval, count = entry["interval_95"], entry["problems"]
         between = f"  (95 % interval {interval[0]:.3f} to {interval[1]:.3f}, {count} problems)" if interval else ""
+        on = f" on {entry['data_source']}" if several else ""
         console.print(
-            f"held-out accuracy after step {entry['step']:>3}: {entry['accuracy']:.3f}{between}",
+            f"held-out accuracy{on} after step {entry['step']:>3}: {entry['accuracy']:.3f}{between}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     places = {
@@ -125,14 +127,19 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def _validation_count(config: DictConfig) -> int | None:
+def _held_out_problems(config: DictConfig) -> dict[str, int]:
+    """How many problems each data source has, rows of the same prompt being one; empty where that is not known."""
     import pyarrow.parquet as pq
 
     files = config.data.val_files
     files = [files] if isinstance(files, str) else list(files)
-    if not all(os.path.exists(file) for file in files):
-        return None
-    return sum(pq.read_metadata(file).num_rows for file in files) * config.actor_rollout_ref.rollout.val_kwargs.n
+    columns = [config.data.get("reward_fn_key", "data_source"), config.data.get("prompt_key", "prompt")]
+    if config.data.get("val_max_samples", -1) > 0 or not all(
+        os.path.exists(file) and set(columns) <= set(pq.read_schema(file).names) for file in files
+    ):
+        return {}
+    rows = (row for file in files for row in pq.read_table(file, columns=columns).to_pylist())
+    return Counter(source for source, _ in {(str(row[columns[0]]), repr(row[columns[1]])) for row in rows})
 
 
 def _run(config: DictConfig) -> None:

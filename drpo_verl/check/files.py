@@ -12,6 +12,7 @@ from drpo_verl.check.registry import rule
 from drpo_verl.check.run import MODEL, ROLLOUT, Run
 
 _PACKAGE, _FILE = "pkg://", "file://"
+_OUR_REWARD = "drpo_verl.tasks.reward"
 _REMOTE = ("hdfs:", "s3:", "gs:", "http:", "https:")
 _PATHS = (
     f"{MODEL}.tokenizer_path",
@@ -119,6 +120,18 @@ def custom_code(run: Run) -> Iterable[Finding]:
             yield level(name, "is no module that this machine has.", "Correct it, or see that every node has it.")
         elif function is not None and function not in _names(source):
             yield run.error(f"{section}.name", f"is not defined in {path}.", "Correct one of the two.")
+
+
+@rule
+def reward_package(run: Run) -> Iterable[Finding]:
+    """Our reward has math-verify, which decides what is right."""
+    name = "reward.custom_reward_function.path"
+    ours = str(run.get(name, "")).removeprefix(_PACKAGE).replace("/", ".") == _OUR_REWARD
+    if ours and importlib.util.find_spec("math_verify") is None:
+        yield run.error(
+            name, "needs math-verify, which is not installed here.",
+            "Install it here and on every node: pip install math-verify, or all of 'drpo-verl[train]'.",
+        )  # fmt: skip
 
 
 def _source(path: str) -> Path | None:

@@ -73,7 +73,10 @@ def reasoning_gym(out: Path, *, task: str, train: int, test: int, seed: int, con
     for name, count in (("train", train), ("test", test)):
         if count < 1:
             raise UserError(f"--{name}={count} must be at least 1.")
-    known = gym.tasks()
+    try:
+        known = gym.tasks()
+    except ImportError as error:
+        raise UserError(f"--task={task!r}: {error}") from error
     if task not in known:
         raise UserError(f"--task={task!r} is not one of reasoning-gym's: {', '.join(known)}.")
     if gym.evaluates_answers(task):

@@ -61,6 +61,10 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
         UserError: with the remedy.
     """
     problems = read(settings.data)
+    try:  # before anything is sampled
+        import drpo_verl.tasks.reward  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"the responses can not be scored: {error}") from error
     with console.status("looking for the model"):
         model = resolve(settings.model)
     out.mkdir(parents=True, exist_ok=True)
@@ -169,6 +173,6 @@ def _score(
     try:
         with ThreadPoolExecutor(_THREADS) as pool:
             scored = iter(list(pool.map(score, pairs)))
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise UserError(f"the problems can not be scored: {error}") from error
     return [[next(scored) for _ in mine] for mine in sampled]

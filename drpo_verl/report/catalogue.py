@@ -143,8 +143,8 @@ _LEARNING = Section(
         ),
         HeldOut(
             "held_out", "Held-out accuracy", "share of problems solved",
-            "Accuracy on the validation problems (`val-core/…`). Bars: for one run its 95 % Wilson interval, where the "
-            "number of problems is known; for several, the least and the most accurate.",
+            "Accuracy on the validation problems (`val-core/…`). Bars: for one run its 95 % Wilson interval over the "
+            "problems, where their number is known; for several, the least and the most accurate.",
         ),
         Curves(
             "entropy", "Entropy of the policy", "nats per token",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu 
 _COLOURS = ("#3d7ddb", "#e0701a", "#2a9d63", "#c2479b", "#8a6fd8", "#a8851c", "#d6454f", "#1f9bb3")
 _SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down")
 DASHES = ("solid", "dash", "dot")
+_HELD_OUT_DASHES = ("dot", "solid", "dash")
 
 _MOST_MARKERS = 12
 _HEIGHT = 320
@@ -160,13 +162,16 @@ def _band(group: Group, look: Style, points: Sequence[Point], log: bool) -> go.S
 
 
 def _held_out(chart: HeldOut, styles: Styles) -> Drawn:
-    figure, present, longest = _figure(), [], 0
-    for group, look in styles:
-        every = [accuracy for run in group.runs for accuracy in run.accuracies]
-        steps = sorted({accuracy.step for accuracy in every})
+    found = [(group, look, [each for run in group.runs for each in run.accuracies]) for group, look in styles]
+    sources = sorted({accuracy.source for _, _, every in found for accuracy in every})
+    dashes = {source: _HELD_OUT_DASHES[index % len(_HELD_OUT_DASHES)] for index, source in enumerate(sources)}
+    figure, longest = _figure(), 0
+    for (group, look, every), source in itertools.product(found, sources):
+        steps = sorted({accuracy.step for accuracy in every if accuracy.source == source})
         if not steps:
             continue
-        at = [[accuracy for accuracy in every if accuracy.step == step] for step in steps]
+        at = [[each for each in every if (each.step, each.source) == (step, source)] for step in steps]
+        name = f"{group.label}, {source}" if len(sources) > 1 else group.label
         centres = [math.fsum(one.value for one in some) / len(some) for some in at]
         ends = [
             (some[0].interval or (centre, centre)) if len(group.runs) == 1
@@ -184,19 +189,19 @@ def _held_out(chart: HeldOut, styles: Styles) -> Drawn:
                 },
                 customdata=ends,
                 mode="lines+markers",
-                name=group.label,
+                name=name,
                 legendgroup=group.label,
-                line={"color": look.colour, "width": 2, "dash": "dot"},
+                line={"color": look.colour, "width": 2, "dash": dashes[source]},
                 marker={"symbol": look.shape, "size": 8},
-                hovertemplate=f"{group.label}<br>step %{{x}}: %{{y:.3f}} (%{{customdata[0]:.3f}} to "
+                hovertemplate=f"{name}<br>step %{{x}}: %{{y:.3f}} (%{{customdata[0]:.3f}} to "
                 "%{customdata[1]:.3f})<extra></extra>",
             )
         )  # fmt: skip
-        present.append(group)
         longest = max(longest, steps[-1])
     _steps_axis(figure, longest)
     figure.update_yaxes(title_text=chart.unit, tickformat="~%")
-    return Drawn(chart, figure, present, [])
+    present = [group for group, _, every in found if every]
+    return Drawn(chart, figure, present, [(dashes[source], source) for source in sources] if len(sources) > 1 else [])
 
 
 def _bars(chart: Bars, styles: Styles) -> Drawn:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from drpo_verl import worst_tokens
 from drpo_verl.environment import ENVIRONMENT_FILE
-from drpo_verl.runs import METRICS_FILE, SUMMARY_FILE, Step, read_steps, wilson_interval
+from drpo_verl.runs import METRICS_FILE, SUMMARY_FILE, Step, held_out_interval, read_steps
 from drpo_verl.worst_tokens import WorstToken
 
 LAST_STEPS = 5
@@ -24,9 +24,10 @@ _LOSS_MODE = "actor_rollout_ref.actor.policy_loss.loss_mode"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Held-out accuracy after a step, with its 95 % interval where the number of problems is known."""
+    """Held-out accuracy on a data source after a step, with its 95 % interval where the number of problems is known."""
 
     step: int
+    source: str
     value: float
     interval: tuple[float, float] | None
 
@@ -41,7 +42,7 @@ class ReportRun:
         method: as chosen with ``+method=``, else the loss mode; None when nothing tells.
         config: flat, ``a.b.c`` to its value as YAML has it, interpolations unresolved; empty when not known.
         environment: as ``drpo_verl.environment`` writes it; empty when not known.
-        problems: over how many held-out problems the accuracy is, if known.
+        problems: over how many held-out problems the accuracy is, by data source, as far as known.
         worst_tokens: of each step, the token on which pi and mu differ most; empty when not kept.
     """
 
@@ -50,7 +51,7 @@ class ReportRun:
     method: str | None = None
     config: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
-    problems: int | None = None
+    problems: dict[str, int] = field(default_factory=dict)
     worst_tokens: Sequence[WorstToken] = ()
 
     def values(self, metric: str) -> dict[int, float]:
@@ -69,11 +70,12 @@ class ReportRun:
 
     @property
     def accuracies(self) -> list[Accuracy]:
-        """Held-out accuracy at each step at which it was measured."""
+        """Held-out accuracy at each step at which it was measured, on each data source."""
         return [
-            Accuracy(step.step, value, wilson_interval(value, self.problems) if self.problems else None)
+            Accuracy(step.step, source, value, held_out_interval(value, self.problems.get(source)))
             for step in self.steps
-            if (value := step.validation) is not None and math.isfinite(value)
+            for source, value in step.validation.items()
+            if math.isfinite(value)
         ]
 
 
@@ -119,7 +121,7 @@ def _load(file: Path, name: str) -> ReportRun:
         method=_chosen_method(folder / ".hydra" / "hydra.yaml") or config.get(_LOSS_MODE),
         config=config,
         environment=_read_json(folder / ENVIRONMENT_FILE),
-        problems=_problems(_read_json(folder / SUMMARY_FILE)),
+        problems=_problems(_read_json(folder / SUMMARY_FILE), {source for step in steps for source in step.validation}),
         worst_tokens=worst_tokens.read(folder / worst_tokens.WORST_TOKENS_FILE),
     )
 
@@ -141,8 +143,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _problems(summary: dict[str, Any]) -> int | None:
-    return next((entry["problems"] for entry in summary.get("validation", ()) if entry.get("problems")), None)
+def _problems(summary: dict[str, Any], sources: set[str]) -> dict[str, int]:
+    # Earlier summaries name no source: their number is that of all, which is of use where there is one.
+    only = next(iter(sources)) if len(sources) == 1 else None
+    counts = {entry.get("data_source", only): entry.get("problems") for entry in summary.get("validation", ())}
+    return {source: count for source, count in counts.items() if source is not None and count}
 
 
 def _read_config(path: Path) -> dict[str, str]:

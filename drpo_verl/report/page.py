@@ -123,17 +123,15 @@ def _settings(found: Sequence[Difference], groups: Sequence[Group]) -> list[_Set
 
 
 def _row(run: ReportRun, group: Group) -> _Row:
-    accuracies = run.accuracies
-    before = accuracies[0] if len(accuracies) > 1 or (accuracies and accuracies[0].step == 0) else None
-    after = accuracies[-1] if accuracies and accuracies[-1].step > 0 else None
+    before, after = _before_and_after(run.accuracies)
     largest = run.values("mismatch/abs_prob_diff_max").values()
     cells = {
         "Method": _breakable(run.method or _NOTHING),
         "Steps": str(run.trained_steps),
         "Reward at the end": _number(run.last(REWARD), ".3f"),
         "Outside": _number(mean(run.values("trust_region/outside_frac").values()), ".2%"),
-        "Held-out before": _accuracy(before),
-        "Held-out after": _accuracy(after),
+        "Held-out before": _accuracies(before),
+        "Held-out after": _accuracies(after),
         "abs(π − μ), mean": _number(mean(run.values("mismatch/abs_prob_diff_mean").values()), ".2g"),
         "abs(π − μ), largest": _number(max(largest, default=None), ".2g"),
     }
@@ -154,9 +152,24 @@ def _number(value: float | None, form: str) -> str:
     return _NOTHING if value is None else format(value, form)
 
 
-def _accuracy(found: Accuracy | None) -> str:
-    if found is None:
-        return _NOTHING
+def _before_and_after(accuracies: Sequence[Accuracy]) -> tuple[list[Accuracy], list[Accuracy]]:
+    """The first and the last of each data source, as far as they are before and after training."""
+    before, after = [], []
+    for source in sorted({each.source for each in accuracies}):
+        mine = [each for each in accuracies if each.source == source]
+        before += mine[:1] if len(mine) > 1 or mine[0].step == 0 else []
+        after += mine[-1:] if mine[-1].step > 0 else []
+    return before, after
+
+
+def _accuracies(found: Sequence[Accuracy]) -> str:
+    """One alone, or a line each that names its source."""
+    if len(found) <= 1:
+        return _accuracy(found[0]) if found else _NOTHING
+    return Markup("<br>").join(Markup("{}: {}").format(_breakable(each.source), _accuracy(each)) for each in found)
+
+
+def _accuracy(found: Accuracy) -> str:
     if found.interval is None:
         return f"{found.value:.3f}"
     low, high = found.interval

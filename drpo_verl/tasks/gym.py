@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from drpo_verl.tasks import judge
+from drpo_verl.tasks.packages import require
 
 _log = logging.getLogger(__name__)
 
@@ -26,15 +27,16 @@ _EVALUATES = frozenset({"eval", "exec", "compile", "parse_expr", "sympify", "S",
 
 
 def load() -> ModuleType:
-    """Import reasoning-gym (seconds: it imports every one of its tasks)."""
+    """Import reasoning-gym (seconds: it imports every one of its tasks).
+
+    Raises:
+        ImportError: it is missing.
+    """
     if "pycosat" not in sys.modules and find_spec("pycosat") is None:
         # reasoning-gym imports pycosat with everything else, for one puzzle: a C extension without wheels, which a
         # machine without a compiler can not install. Nothing here calls it.
         sys.modules["pycosat"] = ModuleType("pycosat")
-    import reasoning_gym
-
-    module: ModuleType = reasoning_gym
-    return module
+    return require("reasoning_gym", "reasoning-gym")
 
 
 def tasks() -> list[str]:
@@ -106,6 +108,7 @@ def score(task: str, response: str, entry: str) -> float:
 
     Raises:
         ValueError: the task does not exist, or its scorer would evaluate the answer as code.
+        ImportError: reasoning-gym, or what a scorer of it imports, is missing.
     """
     if task not in tasks():
         raise ValueError(f"reasoning-gym has no task {task!r}")
@@ -123,19 +126,27 @@ def score_answer(task: str, answer: str, entry: str) -> float:
     problem = json.loads(entry)
     try:
         return min(1.0, max(0.0, float(scorer(answer, problem))))
+    except ImportError:
+        raise
     except Exception:
         # Whatever the answer is: the scorers were written for well-formed ones. That the problem is one that the
         # scorer takes was tried with the right answer when the data were made.
         return 0.0
 
 
-@lru_cache(maxsize=65_536)
 def _ask(task: str, answer: str, entry: str) -> float:
     try:
-        return judge.shared().ask(score_answer, task, answer, entry)
+        return _verdict(task, answer, entry)
+    except ImportError:
+        raise
     except Exception as error:
         _log.warning("an answer counts as wrong: %r (task %s, answer %.80r)", error, task, answer)
         return 0.0
+
+
+@lru_cache(maxsize=65_536)  # of verdicts only: what raises, such as a time-out on a busy machine, is asked again
+def _verdict(task: str, answer: str, entry: str) -> float:
+    return judge.shared().ask(score_answer, task, answer, entry)
 
 
 @lru_cache(maxsize=256)

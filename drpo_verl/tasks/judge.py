@@ -41,7 +41,7 @@ class Judge:
         """Call a function of a module in another process.
 
         Raises:
-            TimeoutError: it took too long, or its process died (of its 4 GiB of memory, say).
+            TimeoutError: it took too long, or its process died (of its 4 GiB of memory, say) or did not start.
             Exception: whatever the function raises.
         """
         pool = self._idle.get()
@@ -69,6 +69,9 @@ def _start() -> Pool:
     pool = multiprocessing.get_context("spawn").Pool(1, initializer=_limit)
     try:
         pool.apply_async(_limit).get(_START_SECONDS)  # its imports are not part of the first question's time
+    except multiprocessing.TimeoutError as error:
+        pool.terminate()
+        raise TimeoutError(f"the judge's process did not start within {_START_SECONDS:g} s") from error
     except BaseException:
         pool.terminate()
         raise

@@ -4,7 +4,7 @@ import logging
 import re
 from functools import lru_cache
 
-from math_verify import ExprExtractionConfig, parse, verify
+from drpo_verl.tasks.packages import require
 
 # ASCII digits only (\d would take Arabic-Indic ones). At most 6 decimals, the precision math-verify compares at, so
 # 46.0000001 cannot round to 46. The bounds keep a number's cost constant.
@@ -23,8 +23,10 @@ for _name in ("math_verify.parser", "math_verify.grader"):
 @lru_cache(maxsize=65_536)  # answers repeat within a group and over steps: ~1 ms the first time, ~1 us after
 def equal(literal: str, ground_truth: str) -> bool:
     """Compare two texts that `NUMBER` matches by value, with math-verify."""
+    math_verify = require("math_verify", "math-verify")
+    config = [math_verify.ExprExtractionConfig()]
     gold, answer = (
-        parse(text, extraction_config=[ExprExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
+        math_verify.parse(text, extraction_config=config, fallback_mode="no_fallback", parsing_timeout=None)
         for text in (ground_truth, literal.removeprefix("+").removesuffix("."))
     )
-    return bool(gold) and bool(answer) and verify(gold, answer, timeout_seconds=None)
+    return bool(gold) and bool(answer) and bool(math_verify.verify(gold, answer, timeout_seconds=None))

@@ -18,6 +18,7 @@ from functools import lru_cache
 
 from drpo_verl.tasks import judge
 from drpo_verl.tasks.literals import NUMBER, equal
+from drpo_verl.tasks.packages import require
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ def score(response: str, ground_truth: str) -> float:
 
     Raises:
         ValueError: the truth is empty: a broken data set must not look like a low score.
+        ImportError: math-verify is missing, which must not look like one either.
     """
     if not ground_truth.strip():
         raise ValueError("the ground truth is empty")
@@ -82,21 +84,28 @@ def score(response: str, ground_truth: str) -> float:
     return float(answer is not None and agree(answer, ground_truth))
 
 
-@lru_cache(maxsize=65_536)
 def _ask(answer: str, truth: str) -> bool:
     try:
-        return judge.shared().ask(_verify, answer, truth)
+        return _verdict(answer, truth)
+    except ImportError:
+        raise
     except Exception as error:  # any text yields a score: also one that takes all the memory there is, say
         _log.warning("an answer counts as wrong: %r (truth %r, answer %.80r)", error, truth, answer)
         return False
 
 
-def _verify(answer: str, truth: str) -> bool:
-    from math_verify import LatexExtractionConfig, parse, verify
+@lru_cache(maxsize=65_536)  # of verdicts only: what raises, such as a time-out on a busy machine, is asked again
+def _verdict(answer: str, truth: str) -> bool:
+    return judge.shared().ask(_verify, answer, truth)
 
-    targets = [LatexExtractionConfig(boxed_match_priority=0)]
-    gold, parsed = (parse(rf"\boxed{{{text}}}", targets, parsing_timeout=_SECONDS) for text in (truth, answer))
-    return bool(verify(gold, parsed, timeout_seconds=_SECONDS))
+
+def _verify(answer: str, truth: str) -> bool:
+    math_verify = require("math_verify", "math-verify")
+    targets = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
+    gold, parsed = (
+        math_verify.parse(rf"\boxed{{{text}}}", targets, parsing_timeout=_SECONDS) for text in (truth, answer)
+    )
+    return bool(math_verify.verify(gold, parsed, timeout_seconds=_SECONDS))
 
 
 def _braced(text: str, start: int) -> str | None:

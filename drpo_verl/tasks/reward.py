@@ -26,6 +26,9 @@ from typing import Any
 from drpo_verl.tasks import gym, mathematics
 from drpo_verl.tasks.arithmetic import DATA_SOURCE as ARITHMETIC
 from drpo_verl.tasks.literals import NUMBER, equal
+from drpo_verl.tasks.packages import require
+
+require("math_verify", "math-verify")  # when verl loads the reward, and not after the first rollout
 
 _ANSWER_CUE = re.compile(r"=|\banswer(?: is:?|:)", re.IGNORECASE)
 _BOXED = "\\boxed{"
@@ -67,6 +70,7 @@ def compute_score(
 
     Raises:
         ValueError: what is wrong with the problem: a broken data set must not look like a low score.
+        ImportError: the package that decides is missing.
     """
     if data_source == ARITHMETIC:
         return _score_arithmetic(solution_str, ground_truth)

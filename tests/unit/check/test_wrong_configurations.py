@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -248,7 +249,7 @@ def test_it_is_found(base: tuple[str, ...], overrides: list[str], level: str, ru
 
 
 def test_every_rule_has_a_wrong_configuration() -> None:
-    assert {row[3] for row in WRONG} | {"epochs"} == set(rules())
+    assert {row[3] for row in WRONG} | {"epochs", "reward_package"} == set(rules())
 
 
 def test_more_than_one_pass_over_a_rollout_is_said() -> None:
@@ -319,6 +320,18 @@ def test_a_rewards_file_is_parsed_and_not_run(tmp_path: Path) -> None:
     assert not [
         each for each in found(DENSE, f"reward.custom_reward_function.path={file}") if each.rule == "custom_code"
     ]
+
+
+def test_our_reward_without_its_package_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "math_verify" else find(name, *rest)
+    )
+    (finding,) = [each for each in found(DENSE) if each.rule == "reward_package"]
+    assert finding.level == "error" and re.search(r"tasks\.reward' needs math-verify.*pip install", str(finding))
+    own = tmp_path / "reward.py"
+    own.write_text("def compute_score(): ...\n")
+    assert "reward_package" not in {each.rule for each in found(DENSE, f"reward.custom_reward_function.path={own}")}
 
 
 def test_verls_own_losses_are_checked_too() -> None:

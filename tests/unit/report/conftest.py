@@ -72,7 +72,8 @@ def make_run(tmp_path: Path) -> MakeRun:
                  "context": "12+3"}  # fmt: skip
         lines = [{"step": step, **worst, "abs_prob_diff": 0.25 - step / 100} for step in range(1, 8)]
         (folder / "worst_tokens.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        summary = {"validation": [{"step": 0, "accuracy": 0.25, "problems": 16, "interval_95": [0.1, 0.5]}]}
+        measured = {"step": 0, "data_source": "drpo_verl/arithmetic", "accuracy": 0.25, "problems": 16}
+        summary = {"validation": [{**measured, "interval_95": [0.1, 0.5]}]}
         (folder / "summary.json").write_text(json.dumps(summary))
         return folder
 

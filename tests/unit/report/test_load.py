@@ -2,22 +2,73 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
+from drpo_verl.report import write_report
 from drpo_verl.report.load import load_runs
+from drpo_verl.runs import wilson_interval
 
 
 def test_a_run_of_today(make_run) -> None:
     (run,) = load_runs([make_run("one", "cispo", **{"actor_rollout_ref.actor.policy_loss.loss_mode": "pg_tis"})])
-    assert (run.name, run.method, run.trained_steps, run.problems) == ("one", "cispo", 3, 16)
+    assert (run.name, run.method, run.trained_steps, run.problems) == (
+        "one", "cispo", 3, {"drpo_verl/arithmetic": 16}
+    )  # fmt: skip
     assert run.config["data.seed"] == "1"
     assert run.config["run.dir"] == "outputs/${trainer.experiment_name}"
     assert run.environment == {"verl": "0.9.1", "python": "3.11.2"}
     before, after = run.accuracies
     assert (before.step, before.value, after.step, after.value) == (0, 0.25, 3, 0.5)
     assert before.interval is not None and before.interval[0] < 0.25 < before.interval[1]
+
+
+@pytest.fixture
+def two_sources(make_run) -> Path:
+    """A run whose validation has two data sources, of 32 samples a problem."""
+    folder: Path = make_run("two")
+    file = folder / "metrics.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    for record, shift in ((records[0], 0.0), (records[-1], 0.1)):
+        record["data"] = {
+            name: value for name, value in record["data"].items() if not name.startswith("val-core/")
+        } | {
+            "val-core/aime25/acc/best@32/mean": 0.9, "val-core/aime25/acc/mean@32": 0.2 + shift,
+            "val-core/aime24/acc/mean@32": 0.3 + shift,
+        }  # fmt: skip
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    entries = [{"step": 0, "data_source": source, "problems": 30} for source in ("aime24", "aime25")]
+    (folder / "summary.json").write_text(json.dumps({"validation": entries}))
+    return folder
+
+
+def test_each_data_source_has_its_accuracy(two_sources: Path) -> None:
+    (run,) = load_runs([two_sources])
+    assert run.problems == {"aime24": 30, "aime25": 30}
+    assert [(each.step, each.source, each.value) for each in run.accuracies] == [
+        (0, "aime24", 0.3), (0, "aime25", 0.2), (3, "aime24", 0.4), (3, "aime25", pytest.approx(0.3)),
+    ]  # fmt: skip
+    assert all(each.interval == wilson_interval(each.value, 30) for each in run.accuracies)
+
+
+def test_an_earlier_summary_names_no_source(make_run, two_sources: Path) -> None:
+    earlier = json.dumps({"validation": [{"step": 0, "accuracy": 0.25, "problems": 16, "interval_95": [0.1, 0.5]}]})
+    one = make_run("one")
+    for folder in (one, two_sources):
+        (folder / "summary.json").write_text(earlier)
+    alone, two = load_runs([one, two_sources])
+    assert alone.problems == {"drpo_verl/arithmetic": 16} and two.problems == {}
+
+
+def test_two_data_sources_on_the_page(two_sources: Path, tmp_path: Path) -> None:
+    write_report([two_sources], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page.replace("<wbr>", "")))
+    assert "aime24: 0.300 0.167 to 0.479 aime25: 0.200 0.095 to 0.373" in text
+    assert all(re.search(rf"\"name\":\"[^\"]+, {source}\"", page) for source in ("aime24", "aime25"))  # of the chart
 
 
 def test_an_older_run_and_a_lone_file(make_run) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
-from drpo_verl.tasks import gym
+from drpo_verl.tasks import gym, judge
 from drpo_verl.tasks.reward import compute_score
 
 # In 0.1.25, by reading it: with eval or sympy's parse_expr, on the answer.
@@ -57,3 +58,36 @@ def test_problems_that_can_not_be_scored_are_errors() -> None:
 
 def test_a_scorer_that_fails_on_an_answer_gives_nothing() -> None:
     assert gym.score_answer("chain_sum", "x", json.dumps({"question": "", "metadata": {}})) == 0.0
+
+
+def test_a_missing_package_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def imports(answer: str, problem: object) -> float:
+        raise ImportError("No module named 'something'")
+
+    monkeypatch.setattr(gym, "_scorer", lambda task: imports)
+    with pytest.raises(ImportError, match="something"):
+        gym.score_answer("chain_sum", "x", json.dumps({"question": "", "metadata": {}}))
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(ImportError, match=r"needs reasoning-gym.*pip install reasoning-gym"):
+        compute_score("reasoning_gym/chain_sum", "<answer>1</answer>", "1", {"entry": "{}"})
+
+
+def test_only_verdicts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    item = gym.load().create_dataset("chain_sum", seed=4, size=1)[0]
+    outcomes: list[Exception | float] = [TimeoutError("busy"), ImportError("reasoning-gym"), 1.0]
+
+    class Judge:
+        def ask(self, function: object, *arguments: str) -> float:
+            outcome = outcomes.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+    monkeypatch.setattr(judge, "shared", Judge)
+    gym._verdict.cache_clear()
+    right = f"<answer>{item['answer']}</answer>"
+    assert score("chain_sum", right, item) == 0.0
+    with pytest.raises(ImportError):
+        score("chain_sum", right, item)
+    assert [score("chain_sum", right, item) for _ in range(2)] == [1.0, 1.0]
+    gym._verdict.cache_clear()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +19,7 @@ from hypothesis import strategies as st
 
 from drpo_verl.tasks import judge, mathematics
 from drpo_verl.tasks.judge import Judge
+from drpo_verl.tasks.literals import equal
 from drpo_verl.tasks.reward import compute_score
 
 
@@ -158,7 +163,7 @@ EXPENSIVE = [
 
 
 def test_what_takes_for_ever_is_wrong_and_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    mathematics._ask.cache_clear()
+    mathematics._verdict.cache_clear()
     impatient = Judge(processes=2, seconds=2)
     monkeypatch.setattr(judge, "shared", lambda: impatient)
     monkeypatch.setattr(mathematics, "_SECONDS", 1)
@@ -169,11 +174,59 @@ def test_what_takes_for_ever_is_wrong_and_blocks_nobody(monkeypatch: pytest.Monk
             scores = list(pool.map(lambda text: score(rf"\boxed{{{text}}}", "8"), EXPENSIVE))
         assert scores == [0.0] * len(EXPENSIVE)
         assert time.perf_counter() - start < 90
-        mathematics._ask.cache_clear()
+        mathematics._verdict.cache_clear()
         assert score(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}") == 1.0  # its killed processes are replaced
     finally:
         impatient.close()
-        mathematics._ask.cache_clear()
+        mathematics._verdict.cache_clear()
+
+
+@pytest.fixture
+def fresh_judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[Judge]:
+    """One that has no process yet, and verdicts that are not known yet."""
+    fresh = Judge(processes=1, seconds=60)
+    monkeypatch.setattr(judge, "shared", lambda: fresh)
+    mathematics._verdict.cache_clear()
+    yield fresh
+    fresh.close()
+    mathematics._verdict.cache_clear()
+
+
+def test_a_package_missing_in_the_judges_process_is_no_wrong_answer(
+    fresh_judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "math_verify.py").write_text("raise ImportError('no antlr4')")
+    monkeypatch.syspath_prepend(tmp_path)  # a spawned process gets the path; here the module is imported already
+    with pytest.raises(ImportError, match=r"needs math-verify.*\(no antlr4\).*every node: pip install math-verify"):
+        score(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}")
+
+
+def test_a_package_missing_here_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    equal.cache_clear()
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    with pytest.raises(ImportError, match="needs math-verify"):
+        score("Answer: 033", "33")
+
+
+def test_verls_reward_does_not_load_without_its_package() -> None:
+    without = "import sys; sys.modules['math_verify'] = None; import drpo_verl.tasks.reward"
+    run = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=False)
+    last = run.stderr.splitlines()[-1]  # all that is shown of a worker's error
+    assert run.returncode and last.startswith("ImportError: the reward needs math-verify") and "pip install" in last
+
+
+def test_only_verdicts_are_remembered(fresh_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def ask(function: object, *arguments: str) -> bool:
+        asked.append(arguments)
+        if len(asked) == 1:
+            raise TimeoutError("busy")
+        return True
+
+    monkeypatch.setattr(fresh_judge, "ask", ask)
+    scores = [score(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}") for _ in range(3)]
+    assert scores == [0.0, 1.0, 1.0] and len(asked) == 2
 
 
 CODE = [
