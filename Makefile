@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help setup demo smoke smollm2 test test-unit test-contract test-e2e browser lint methods top-k instruments weights probe bench lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
 
 setup: $(INSTALLED)  ## install the pinned stack into .venv (no GPU needed)
 
@@ -39,10 +39,10 @@ smollm2: $(INSTALLED)  ## the same job on SmolLM2-135M-Instruct, bf16 rollout ag
 
 test: test-unit test-contract test-e2e  ## all tests
 
-test-unit: $(INSTALLED)
+test-unit: $(INSTALLED)  ## minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/unit
 
-test-contract test-e2e: test-%: $(INSTALLED)
+test-contract test-e2e: test-%: $(INSTALLED)  ## minutes; half an hour
 	$(BIN)/python -m pytest tests/$*
 
 browser:  ## install chromium, in which the report is tested (Debian, as root)

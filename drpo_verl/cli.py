@@ -15,7 +15,7 @@ from drpo_verl.probe.settings import Settings
 
 app = typer.Typer(
     name="drpo-verl",
-    help="Trust regions for LLM reinforcement learning on verl: look at what runs did.",
+    help="Trust regions for LLM reinforcement learning on verl: check runs before they start, measure and report them.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

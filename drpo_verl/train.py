@@ -145,6 +145,7 @@ def _held_out_problems(config: DictConfig) -> dict[str, int]:
 def _run(config: DictConfig) -> None:
     require_shared_folder(config.run.dir)
     folder = Path(config.run.dir).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
     log, metrics = folder / LOG_FILE, folder / METRICS_FILE
     for earlier in (log, metrics, folder / WORST_TOKENS_FILE):
         _keep_earlier(earlier)

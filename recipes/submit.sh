@@ -9,6 +9,7 @@
 # overrides.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH="$PATH:$PWD/.venv/bin"  # for `ray`, where no environment is active
 
 RECIPE=${1:-}
 if [[ ! -f recipes/$RECIPE/job.yaml ]]; then
