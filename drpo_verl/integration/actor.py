@@ -2,15 +2,18 @@
 
 verl averages a loss's metrics over micro-batches and ranks without weights, and has no maximum over them. This
 worker carries sums and extrema instead, and divides once, when a step's micro-batches, mini-batches and ranks
-have come together. It moves an adaptive threshold after each step, and keeps it in the checkpoint.
+have come together. A step is what lies between two weight syncs, however many calls verl makes of it. The worker moves
+an adaptive threshold after each call, and keeps it in the checkpoint.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +53,7 @@ class TrustRegionLoss:
     Attributes:
         objective: the row of the table.
         controller: of an adaptive threshold.
-        mini_batch: which one of the step it is called for, from 1.
+        mini_batch: which one since the last weight sync it is called for, from 1.
         worst: the token of the step on which pi and mu differ most.
     """
 
@@ -146,6 +149,18 @@ class TrustRegionTrainingWorker(TrainingWorker):
     """verl's ``TrainingWorker`` for an actor; does nothing unless its policy loss is configured by ours."""
 
     _loss: TrustRegionLoss | None = None
+    _since_sync: tuple[TokenStatistics, ...] = ()
+    """At most two: of the first mini-batch after the weight sync, and of those that followed."""
+
+    def on_weight_sync(self) -> None:
+        """The rollout engine has got this policy's weights: what it samples from now on is not off-policy by an update.
+
+        The synchronous trainer makes one call of ``train_mini_batch`` between two syncs, with all mini-batches; the
+        separate asynchronous one makes a call for each.
+        """
+        self._since_sync = ()
+        if self._loss is not None:
+            self._loss.mini_batch = 0
 
     def set_loss_fn(self, loss_fn: Callable[..., Any]) -> None:
         """Wrap verl's PPO loss, when the policy loss that it will call is one of ours."""
@@ -157,20 +172,18 @@ class TrustRegionTrainingWorker(TrainingWorker):
         super().set_loss_fn(loss_fn)
 
     def train_mini_batch(self, data: TensorDict) -> TensorDict | None:
-        """Train on the mini-batches of one step, then turn its statistics into metrics."""
-        if self._loss is not None:
-            self._loss.mini_batch = 0
-            if self._loss.objective.needs_top_k:
-                # verl's switch for calling the loss with the logits; the driver sets it to what its own distillation
-                # needs.
-                tensordict_utils.assign_non_tensor(data, distillation_use_topk=True)
+        """Train on some or all mini-batches of a step, then turn what is known of the step by now into metrics."""
+        if self._loss is not None and self._loss.objective.needs_top_k:
+            # verl's switch for calling the loss with the logits; the driver sets it to what its own distillation needs.
+            tensordict_utils.assign_non_tensor(data, distillation_use_topk=True)
         output = super().train_mini_batch(data)
         merged = None
         if output is not None:
             metrics: dict[str, Any] = tensordict_utils.get(output, "metrics")
             if parts := metrics.pop(_STATISTICS, None):
                 merged = TokenStatistics.merge(parts)
-                metrics.update({name: [value] for name, value in step_metrics(parts).items()})
+                self._since_sync = tuple(TokenStatistics.by_drift([*self._since_sync, *parts]))
+                metrics.update({name: [value] for name, value in step_metrics(self._since_sync).items()})
                 if self._loss is not None and self._loss.controller is not None:
                     metrics[DELTA] = [self._loss.controller.delta]
         self._adapt(merged)
@@ -227,6 +240,19 @@ class TrustRegionTrainingWorker(TrainingWorker):
         return loaded
 
 
+def _telling_the_actor(update_weights: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """verl's ``ActorRolloutRefWorker.update_weights``, which brings the weights to the rollout engine."""
+
+    @wraps(update_weights)  # with the attributes by which verl dispatches it
+    async def telling(self: Any, *args: Any, **kwargs: Any) -> Any:
+        metrics = await update_weights(self, *args, **kwargs)
+        if isinstance(actor := getattr(self, "actor", None), TrustRegionTrainingWorker):
+            actor.on_weight_sync()
+        return metrics
+
+    return telling
+
+
 def register() -> None:
     """Make verl's actor use the worker.
 
@@ -244,7 +270,11 @@ def register() -> None:
     expect_parameters(TrainingWorker.save_checkpoint, "TrainingWorker.save_checkpoint", "local_path")
     expect_parameters(TrainingWorker.load_checkpoint, "TrainingWorker.load_checkpoint", "local_path")
     expect_parameters(ppo_loss, "ppo_loss", "config", "model_output", "data", "dp_group")
-    ActorRolloutRefWorker.actor_worker_cls = TrustRegionTrainingWorker
+    update_weights: Any = getattr(ActorRolloutRefWorker, "update_weights", None)
+    expect(inspect.iscoroutinefunction(update_weights), "ActorRolloutRefWorker.update_weights", "a coroutine function")
+    if current is TrainingWorker:
+        ActorRolloutRefWorker.update_weights = _telling_the_actor(update_weights)
+        ActorRolloutRefWorker.actor_worker_cls = TrustRegionTrainingWorker
 
 
 register()

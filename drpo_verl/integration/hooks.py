@@ -83,6 +83,17 @@ def _metric_names(module: ModuleType) -> None:
 for _trainer in ("verl.trainer.ppo.v1.trainer_base", "verl.trainer.ppo.ray_trainer"):
     when_imported(_trainer, "Our metrics are logged with the prefix actor/.")(_metric_names)
 
+
+@when_imported("verl.trainer.ppo.v1.utils", "Asynchronously, our metrics are averages of those of a step's updates.")
+def _aggregation(module: ModuleType) -> None:
+    aggregator = module.MetricsAggregator
+    expect_parameters(aggregator._get_aggregation_type, "MetricsAggregator._get_aggregation_type", "metric_name")
+    expect(aggregator()._aggregate_single_metric("lr", [1.0, 2.0]) == 2.0, "MetricsAggregator", "that lr is the last")
+    from drpo_verl.integration.metrics import keep_the_last
+
+    aggregator._get_aggregation_type = keep_the_last(aggregator._get_aggregation_type)
+
+
 if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
     from drpo_verl.cpu import verl_hooks  # noqa: F401  registers the platform and its workarounds
 

@@ -1,4 +1,8 @@
-"""Metric names: ours stay as they are where verl puts ``actor/`` before everything that an actor returns."""
+"""On the driver, our metrics stay what the actor made them.
+
+verl puts ``actor/`` before everything that an actor returns, and averages the updates between two weight syncs of its
+asynchronous trainer.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 NAMESPACES = ("trust_region/", "mismatch/", "mismatch_by_prob/", "inference_mismatch/", "policy_drift/")
 
 Rename = Callable[[dict[str, Any], str], dict[str, Any]]
+AggregationType = Callable[[Any, str], str]
 
 
 def keep_namespaces(rename_dict: Rename) -> Rename:
@@ -20,3 +25,17 @@ def keep_namespaces(rename_dict: Rename) -> Rename:
         return {**rename_dict({name: value for name, value in data.items() if name not in ours}, prefix), **ours}
 
     return renamed
+
+
+def keep_the_last(aggregation_type: AggregationType) -> AggregationType:
+    """Wrap verl's ``MetricsAggregator._get_aggregation_type``: of metrics in ``NAMESPACES``, the last update's count.
+
+    They are over all tokens since the weight sync, so that the last update's are the step's. An average of quantiles,
+    or of shares over different numbers of tokens, would be neither.
+    """
+
+    @wraps(aggregation_type)
+    def kept(self: Any, metric_name: str) -> str:
+        return "last" if metric_name.startswith(NAMESPACES) else aggregation_type(self, metric_name)
+
+    return kept

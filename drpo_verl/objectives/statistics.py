@@ -71,7 +71,7 @@ class TokenStatistics:
         maxima: over tokens.
         minima: over tokens.
         vectors: of sums, see ``drpo_verl.objectives.instruments``; none where they are switched off.
-        drift: whether the policy had been updated since the rollout: False for a step's first mini-batch.
+        drift: whether the policy had been updated since the weight sync: False for the first mini-batch after it.
     """
 
     sums: Mapping[str, float]
@@ -95,6 +95,12 @@ class TokenStatistics:
             },
             drift=all(part.drift for part in every),
         )
+
+    @classmethod
+    def by_drift(cls, parts: Iterable[TokenStatistics]) -> list[TokenStatistics]:
+        """Merge the parts before the first update, and those after it: at most two, in this order."""
+        every = list(parts)
+        return [cls.merge(some) for drift in (False, True) if (some := [part for part in every if part.drift == drift])]
 
     @property
     def tokens(self) -> int:
@@ -130,13 +136,12 @@ def step_metrics(parts: Sequence[TokenStatistics]) -> dict[str, float]:
     if not merged.vectors:
         return metrics
     metrics |= {f"mismatch_by_prob/{name}": value for name, value in by_probability(merged.vectors).items()}
-    for prefix, drift in (("inference_mismatch", False), ("policy_drift", True)):
-        if of_it := [part for part in parts if part.drift == drift]:
-            one = TokenStatistics.merge(of_it)
-            metrics |= {f"{prefix}/{name}": value for name, value in series(one.vectors).items()}
-            if one.tokens:
-                for name in ("abs_prob_diff_max", "ratio_max"):
-                    metrics[f"{prefix}/{name}"] = one.maxima[f"mismatch/{name}"]
+    for one in TokenStatistics.by_drift(parts):
+        prefix = "policy_drift" if one.drift else "inference_mismatch"
+        metrics |= {f"{prefix}/{name}": value for name, value in series(one.vectors).items()}
+        if one.tokens:
+            for name in ("abs_prob_diff_max", "ratio_max"):
+                metrics[f"{prefix}/{name}"] = one.maxima[f"mismatch/{name}"]
     return metrics
 
 

@@ -78,10 +78,34 @@ def train(model: str, overrides: list[str], checkpoint: Path) -> dict[str, list[
     return result
 
 
+def train_by_calls(model: str, overrides: list[str]) -> list[dict[str, list[float]]]:
+    """The metrics of three calls of a mini-batch each, as the separate asynchronous trainer makes them.
+
+    Before the last one, the weights are brought to the rollout engine.
+    """
+    from verl.utils import tensordict_utils
+
+    worker = actor(configuration(f"actor_rollout_ref.model.path={model}", "actor_rollout_ref.rollout.n=1", *overrides))
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    rows = fixed_batch(worker.actor.model_config.hf_config.vocab_size, top_k=None, pi_old_is_off=0.0)
+    mine = rows_of_rank(rank, world)
+    half = len(mine) // MINI_BATCHES
+    calls = []
+    for part in (mine[:half], mine[half:], mine[:half]):
+        if len(calls) == 2:
+            worker.actor.on_weight_sync()
+        data = batch([rows[i] for i in part], samples_per_update=ROWS // MINI_BATCHES)
+        metrics = tensordict_utils.get(worker.actor.train_mini_batch(data), "metrics")
+        calls.append({name: value for name, value in metrics.items() if "perf/" not in name})
+    return calls
+
+
 def main(model: str, out: Path, cases: dict[str, list[str]]) -> None:
     """Train each case, and write the metrics of this rank."""
     metrics = {name: train(model, overrides, out / "checkpoint") for name, overrides in cases.items()}
     (out / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(metrics, default=float))
+    calls = train_by_calls(model, cases["drpo"])
+    (out / f"calls_{torch.distributed.get_rank()}.json").write_text(json.dumps(calls, default=float))
     torch.distributed.destroy_process_group()
 
 

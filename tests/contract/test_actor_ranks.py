@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from drpo_verl.integration.metrics import NAMESPACES
 from drpo_verl.tasks import tiny_policy
 
 RANK_SCRIPT = Path(__file__).with_name("actor_rank.py")
@@ -106,7 +107,7 @@ def test_the_worst_token_is_the_same_and_has_its_context(
         [json.loads(line) for line in (base / folder / "worst_tokens.jsonl").read_text().splitlines()]
         for folder in ("one0", "two0")
     ]
-    for method, one, two in zip(CASES, *tables, strict=True):
+    for method, one, two in zip(CASES, *(table[: len(CASES)] for table in tables), strict=True):
         assert one["abs_prob_diff"] == pytest.approx(one_rank[method]["mismatch/abs_prob_diff_max"][0], rel=1e-4)
         assert abs(one["pi"] - one["mu"]) == pytest.approx(one["abs_prob_diff"], rel=1e-4)
         assert one["token"] and one["context"]
@@ -123,3 +124,22 @@ def test_an_adaptive_threshold_is_one_for_all_ranks_and_survives_a_checkpoint(tw
         assert (
             after["delta/after"] == after["delta/loaded"] == pytest.approx(0.075)
         )  # far too many outside: a full step
+
+
+def test_a_call_a_mini_batch_counts_as_one_step_until_the_weights_are_synced(
+    one_rank: Metrics, two_ranks: list[Metrics], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    base = tmp_path_factory.getbasetemp()
+    for folder, ranks in (("one0", 1), ("two0", 2)):
+        for rank in range(ranks):
+            first, second, synced = json.loads((base / folder / f"calls_{rank}.json").read_text())
+            # The two calls together are what one call with both mini-batches is.
+            expected = {name: value for name, value in one_rank["drpo"].items() if name.startswith(NAMESPACES)}
+            for name, value in expected.items():
+                assert second[name] == pytest.approx(value, rel=1e-4, abs=1e-7), name
+            assert any(name.startswith("policy_drift/") for name in expected)
+            for name, value in first.items():
+                assert not name.startswith("policy_drift/")
+                if name.startswith("inference_mismatch/"):
+                    assert value == second[name]
+            assert not any(name.startswith("policy_drift/") for name in synced)
