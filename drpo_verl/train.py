@@ -6,6 +6,7 @@ the logs of ten processes, ends a run that hangs, and says where everything is.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -24,13 +25,15 @@ from drpo_verl.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.check import check, stop
 from drpo_verl.cluster import cluster_address, join_cluster, require_free_cluster, require_shared_folder
 from drpo_verl.console import Follower, logs_to_file
+from drpo_verl.cpu.prefork import fork_server
 from drpo_verl.environment import write_environment
 from drpo_verl.integration import search_path
 from drpo_verl.runs import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, held_out_interval, read_steps
 from drpo_verl.worst_tokens import WORST_TOKENS_FILE
 
 LOG_FILE = "train.log"
-_ENVIRONMENT = "ray_kwargs.ray_init.runtime_env.env_vars"
+_RUNTIME_ENV = "ray_kwargs.ray_init.runtime_env"
+_ENVIRONMENT = f"{_RUNTIME_ENV}.env_vars"
 
 
 def export_environment(config: DictConfig) -> None:
@@ -162,14 +165,24 @@ def _run(config: DictConfig) -> None:
         export_environment(config)
         OmegaConf.update(config, f"{_ENVIRONMENT}.VERL_FILE_LOGGER_PATH", str(metrics), force_add=True)
         os.environ["VERL_FILE_LOGGER_PATH"] = str(metrics)
-    with logs_to_file(log) as console:
-        console.print(f"checking the configuration; logs: {_shown(log)}", highlight=False, soft_wrap=True)
-        validate(config, console)
-    with open_dict(config):
-        prepare(config)
-        OmegaConf.resolve(config)  # verl does it in a worker, whose environment (a cluster's) may be another
+    with contextlib.ExitStack() as until_the_end:
+        if config.run.prefork and cluster is None:
+            command = until_the_end.enter_context(fork_server(log))
+            OmegaConf.update(config, f"{_RUNTIME_ENV}.py_executable", command, force_add=True)
+        with logs_to_file(log) as console:
+            console.print(f"checking the configuration; logs: {_shown(log)}", highlight=False, soft_wrap=True)
+            validate(config, console)
+        with open_dict(config):
+            prepare(config)
+            OmegaConf.resolve(config)  # verl does it in a worker, whose environment (a cluster's) may be another
+        _train(config, folder, cluster)
+    _summarise(config, folder, Console())
+
+
+def _train(config: DictConfig, folder: Path, cluster: str | None) -> None:
     import ray
 
+    log = folder / LOG_FILE
     with logs_to_file(log) as console:
         if cluster is not None:
             console.print(f"joining the Ray cluster at {cluster}", highlight=False, soft_wrap=True)
@@ -191,7 +204,6 @@ def _run(config: DictConfig) -> None:
         finally:
             follower.finish()
             ray.shutdown()  # here, since what its processes say as they end belongs into the logs
-    _summarise(config, folder, Console())
 
 
 @hydra.main(config_path=str(search_path.config_dir()), config_name="train", version_base="1.3")
