@@ -190,7 +190,9 @@ class TrustRegionTrainingWorker(TrainingWorker):
         if self._loss is not None and worst_tokens.PATH_VARIABLE in os.environ:
             worst = self._loss.worst.take(self.model_config.tokenizer, _step_of(data))
             worst = worst_over_ranks(worst, self.engine.get_data_parallel_group())
-            if worst is not None and self.rank == 0:
+            # The first rank that the loss is called on: with pipeline parallelism, one of the last stage.
+            first = self.engine.get_data_parallel_rank() == 0 and self.engine.is_mp_src_rank_with_outputs()
+            if worst is not None and first:
                 worst_tokens.append(worst, Path(os.environ[worst_tokens.PATH_VARIABLE]))
         return output
 
