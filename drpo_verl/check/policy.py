@@ -148,7 +148,7 @@ _TOP_K: Mapping[str, _Required] = {
         for engine in ("fsdp_config", "megatron")
     },
     f"{ACTOR}.megatron.dynamic_context_parallel": _Required(
-        (False, None), "verl's Megatron engine hands over no logits with dynamic context parallelism."
+        (False, None), "verl's Megatron engine refuses to hand over the logits with dynamic context parallelism."
     ),
 }
 

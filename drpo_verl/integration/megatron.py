@@ -18,9 +18,14 @@ from verl.utils import tensordict_utils
 from verl.utils.megatron_utils import unwrap_model
 
 from drpo_verl.integration.logits import Layout, Shard
+from drpo_verl.integration.seams import expect_parameters
 
 _PADDED_FOR_FP8 = ("e4m3", "hybrid")
 """The kinds of FP8 for which verl pads; its own distillation forgets to."""
+
+_UTIL = "verl.models.mcore.util"
+expect_parameters(preprocess_thd_engine, f"{_UTIL}.preprocess_thd_engine", "use_fp8_padding", "cp_layout")
+expect_parameters(preprocess_bshd_engine, f"{_UTIL}.preprocess_bshd_engine", "use_fp8_padding", "forced_max_seqlen")
 
 
 def layout(engine: Any, data: TensorDict, data_format: str) -> Layout:

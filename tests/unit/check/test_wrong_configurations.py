@@ -120,7 +120,7 @@ WRONG = [
     (EXPERTS, ["method=dppo_topk_tv", f"{MEGATRON}.pad_to_length=true"],
      "error", "top_k", r"megatron\.pad_to_length=True, but.*padded logits.*Set it to False"),
     (EXPERTS, ["method=dppo_topk_tv", f"{MEGATRON}.dynamic_context_parallel=true"],
-     "error", "top_k", r"dynamic_context_parallel=True, but.*hands over no logits.*Set it to False"),
+     "error", "top_k", r"dynamic_context_parallel=True, but.*refuses to hand over.*Set it to False"),
     (EXPERTS, ["method=dppo_topk_tv", f"{MODEL}.use_fused_kernels=true"],
      "error", "top_k", r"use_fused_kernels=True, but.*never make.*Set it to False"),
     (EXPERTS, ["method=dppo_topk_tv", f"{ACTOR}.strategy=veomni"],
