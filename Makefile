@@ -7,6 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+MEGATRON  := $(VENV)/megatron/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo smoke smollm2 test test-unit test-contract test-e2e browser lint methods top-k instruments weights probe bench lock clean
@@ -27,6 +28,12 @@ $(INSTALLED): requirements/cpu.txt requirements/torch-cpu.txt pyproject.toml
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# Not into the environment, where verl would import it in all of a run's processes: on the path of one test's alone.
+$(MEGATRON): requirements/megatron.txt $(INSTALLED)
+	@rm -rf $(@D)
+	@$(BIN)/pip install --quiet --no-deps --target $(@D) -r requirements/megatron.txt
+	@touch $@
+
 demo: $(INSTALLED)  ## train the tiny policy with DRPO on verl + Ray + vLLM + FSDP2
 	$(BIN)/python -m drpo_verl.train experiment=cpu_tiny trainer.experiment_name=demo
 
@@ -42,6 +49,7 @@ test: test-unit test-contract test-e2e  ## all tests
 test-unit: $(INSTALLED)  ## minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/unit
 
+test-contract: $(MEGATRON)
 test-contract test-e2e: test-%: $(INSTALLED)  ## minutes; half an hour
 	$(BIN)/python -m pytest tests/$*
 

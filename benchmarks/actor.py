@@ -14,11 +14,11 @@ from torch import Tensor
 from drpo_verl.integration import search_path
 
 
-def configuration(*overrides: str) -> DictConfig:
-    """A run's configuration, of ``experiment=cpu_tiny`` unless an override says otherwise."""
+def configuration(*overrides: str, experiment: str = "cpu_tiny") -> DictConfig:
+    """A run's configuration."""
     search_path.register()
     with initialize_config_dir(str(search_path.config_dir()), version_base="1.3"):
-        return compose("train", ["experiment=cpu_tiny", *overrides])
+        return compose("train", [f"experiment={experiment}", *overrides])
 
 
 def worker(config: DictConfig) -> Any:

@@ -22,6 +22,9 @@ _CONTEXT = 2 * GIB
 """CUDA's context, NCCL's buffers and the libraries of one process."""
 _GRAPHS = 1 * GIB
 """vLLM's CUDA graphs."""
+_TOP_K_ENTRY = 64
+"""An id and its log-probabilities under both policies, and what the divergence makes of them on the way."""
+_TOP_K_CHUNK = 64 * 1024**2
 _CARD = "check.gpu_memory_gib"
 _UTILISATION = f"{ROLLOUT}.gpu_memory_utilization"
 
@@ -183,8 +186,10 @@ def _activations(run: Run, model: Architecture) -> list[Part]:
     each = 4 if not run.is_megatron else 6
     what = "bf16 with their gradient" if not run.is_megatron else "bf16, and fp32 probabilities"
     parts.append(Part("logits", tokens * model.vocabulary * each / split, f"{tokens} x {model.vocabulary}, {what}"))
-    if run.get(f"{ACTOR}.policy_loss.top_k") is not None:
-        parts.append(Part("Top-K", tokens * model.vocabulary * 4, "their fp32 log-probabilities"))
+    entries = run.whole(f"{ACTOR}.policy_loss.top_k", 0) + 1
+    if entries > 1:
+        size = tokens * entries * _TOP_K_ENTRY + _TOP_K_CHUNK
+        parts.append(Part("Top-K", size, f"{tokens} x {entries} entries, and a chunk of the logits in fp32"))
     return parts
 
 

@@ -113,7 +113,9 @@ _RECOMPUTED: Mapping[str, _Required] = {
 }
 _TOP_K: Mapping[str, _Required] = {
     f"{ROLLOUT}.name": _Required(("vllm",), "the Top-K log-probabilities come from vLLM."),
-    f"{ACTOR}.strategy": _Required(("fsdp", "fsdp2"), "Top-K is gathered from FSDP's logits."),
+    f"{ACTOR}.strategy": _Required(
+        ("fsdp", "fsdp2", "megatron"), "Top-K is gathered from logits as FSDP's and Megatron's engines hand them over."
+    ),
     f"{MODEL}.use_fused_kernels": _Required(
         (False, None), "Top-K is gathered from the logits, which fused kernels never make."
     ),
@@ -139,8 +141,14 @@ _TOP_K: Mapping[str, _Required] = {
     f"{ROLLOUT}.disaggregation.enabled": _Required(
         (False, None), "a disaggregated rollout does not return Top-K log-probabilities."
     ),
-    f"{ACTOR}.fsdp_config.pad_to_length": _Required(
-        (None, False, 0), "the rows of Top-K would not be those of the padded logits."
+    **{
+        f"{ACTOR}.{engine}.pad_to_length": _Required(
+            (False, None, 0), "the rows of Top-K would not be those of the padded logits."
+        )
+        for engine in ("fsdp_config", "megatron")
+    },
+    f"{ACTOR}.megatron.dynamic_context_parallel": _Required(
+        (False, None), "verl's Megatron engine refuses to hand over the logits with dynamic context parallelism."
     ),
 }
 

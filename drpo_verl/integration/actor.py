@@ -29,6 +29,7 @@ from verl.workers.utils.padding import no_padding_2_padding
 from drpo_verl import worst_tokens
 from drpo_verl.integration import top_k
 from drpo_verl.integration.config import TrustRegionLossConfig
+from drpo_verl.integration.logits import PLAIN, Layout
 from drpo_verl.integration.policy_loss import BehaviourLogProbError, Beside, beside, take_statistics
 from drpo_verl.integration.seams import expect, expect_parameters, warn
 from drpo_verl.integration.worst_token import WorstOfStep, worst_over_ranks
@@ -49,6 +50,7 @@ class TrustRegionLoss:
 
     Args:
         config: the actor's, with our policy-loss section.
+        engine: verl's, which calls it; asked about the logits where they are not laid out plainly.
 
     Attributes:
         objective: the row of the table.
@@ -57,8 +59,9 @@ class TrustRegionLoss:
         worst: the token of the step on which pi and mu differ most.
     """
 
-    def __init__(self, config: ActorConfig) -> None:
+    def __init__(self, config: ActorConfig, engine: Any = None) -> None:
         self._config = config
+        self._engine = engine
         self._settings: TrustRegionLossConfig = config.policy_loss
         self.objective = self._settings.objective()
         self.controller = self._settings.controller()
@@ -71,6 +74,7 @@ class TrustRegionLoss:
         data: TensorDict | None = None,
         dp_group: Any = None,
         student_logits: Tensor | None = None,
+        data_format: str | None = None,
         **_: Any,
     ) -> Any:
         """Called by verl's engine.
@@ -79,7 +83,9 @@ class TrustRegionLoss:
             model_output: log-probabilities of one micro-batch, as the engine gives them.
             data: the micro-batch.
             dp_group: the data-parallel group.
-            student_logits: the logits, ``[1, tokens, V]``: asks for what has to be kept of them.
+            student_logits: the logits, ``[1, tokens, V]``, or laid out as Megatron's are: asks for what has to be kept
+                of them.
+            data_format: how Megatron has laid them out; None with other engines.
             **_: what else an engine says about the logits.
 
         Returns:
@@ -93,7 +99,7 @@ class TrustRegionLoss:
         if student_logits is not None:
             divergence = self.objective.geometry.divergence
             assert divergence is not None
-            return top_k.divergence_from_logits(student_logits, data, divergence)
+            return top_k.divergence_from_logits(student_logits, data, divergence, self._layout(data, data_format))
         assert model_output is not None
         if self._settings.rollout_log_probs:
             _require_behaviour(data)
@@ -106,6 +112,13 @@ class TrustRegionLoss:
                 largest = statistics.maxima[ABS_PROB_DIFF_MAX]
                 self.worst.offer(largest, model_output["log_probs"], _behaviour_field(data), data)
         return loss, metrics
+
+    def _layout(self, data: TensorDict, data_format: str | None) -> Layout:
+        if data_format is None:
+            return PLAIN
+        from drpo_verl.integration import megatron  # needs megatron-core, as the engine that calls does
+
+        return megatron.layout(self._engine, data, data_format)
 
     def _beside(self, model_output: dict[str, Tensor], data: TensorDict) -> Beside:
         log_behaviour = partition_divergence = None
@@ -168,7 +181,7 @@ class TrustRegionTrainingWorker(TrainingWorker):
         if getattr(loss_fn, "func", None) is ppo_loss and isinstance(
             getattr(settings, "policy_loss", None), TrustRegionLossConfig
         ):
-            loss_fn = self._loss = TrustRegionLoss(settings)
+            loss_fn = self._loss = TrustRegionLoss(settings, self.engine)
         super().set_loss_fn(loss_fn)
 
     def train_mini_batch(self, data: TensorDict) -> TensorDict | None:
@@ -190,7 +203,9 @@ class TrustRegionTrainingWorker(TrainingWorker):
         if self._loss is not None and worst_tokens.PATH_VARIABLE in os.environ:
             worst = self._loss.worst.take(self.model_config.tokenizer, _step_of(data))
             worst = worst_over_ranks(worst, self.engine.get_data_parallel_group())
-            if worst is not None and self.rank == 0:
+            # The first rank that the loss is called on: with pipeline parallelism, one of the last stage.
+            first = self.engine.get_data_parallel_rank() == 0 and self.engine.is_mp_src_rank_with_outputs()
+            if worst is not None and first:
                 worst_tokens.append(worst, Path(os.environ[worst_tokens.PATH_VARIABLE]))
         return output
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from drpo_verl.integration.logits import PLAIN, Layout, log_probabilities
 from drpo_verl.objectives.partition import Divergence
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 DIVERGENCE = "drpo_verl_partition_divergence"
 IDS, LOG_PROBS = "teacher_ids", "teacher_logprobs"
 _NOT_LISTED = -1
-_CHUNK_ELEMENTS = 2**24
-"""Logits that are exponentiated in fp32 at once: 64 MB."""
 
 
 class TopKError(ValueError):
@@ -66,40 +65,55 @@ def encode(prompt_length: int, ids: NDArray[np.int64], log_probs: NDArray[np.flo
     return {IDS: all_ids, LOG_PROBS: all_log_probs}
 
 
-def divergence_from_logits(logits: Tensor, data: TensorDict, divergence: Divergence) -> dict[str, Tensor]:
+def divergence_from_logits(
+    logits: Tensor, data: TensorDict, divergence: Divergence, layout: Layout = PLAIN
+) -> dict[str, Tensor]:
     """D between the behaviour policy and the logits' policy over the partition of each token.
 
-    Gathers K + 1 logits a token, and normalises by a log-sum-exp that goes over the vocabulary in chunks of tokens:
-    no second forward, and no copy of the logits.
+    Gathers K + 1 log-probabilities a token from the logits of the forward pass: no second one, and no copy of them.
 
     Args:
-        logits: ``[1, N, V]``, of all tokens of the micro-batch one after the other, over the temperature.
+        logits: ``[R, S, V / shards]``, of all tokens of the micro-batch, over the temperature.
         data: the micro-batch.
         divergence: which.
+        layout: of the logits.
 
     Returns:
-        ``DIVERGENCE``, ``[1, N]`` fp32; meaningless where a row holds nothing, and NaN for a response token whose row
-        is another token's (see ``require_divergence``).
+        ``DIVERGENCE``, ``[R, S]`` fp32; meaningless where a row holds nothing or the engine pads, and NaN for a
+        response token whose row is another token's (see ``require_divergence``).
 
     Raises:
         TopKError: when a sample has no Top-K log-probabilities, or not one row for each of its tokens.
     """
-    packed, log_mu = _required(data, logits.shape[1])
+    packed, log_mu = _required(data)
     with torch.no_grad(), torch.autocast(device_type=logits.device.type, enabled=False):
+        positions = layout.positions(len(packed), data["input_ids"].offsets())
+        if positions.shape != logits.shape[:2]:
+            raise TopKError(
+                f"the engine has laid out the logits as {list(logits.shape[:2])} and not as {list(positions.shape)}: "
+                "it pads in a way that is not known here (pad_to_length=True does), and the rows of Top-K would be "
+                "other tokens'."
+            )
         ids, rest = packed[:, :-1], packed[:, -1:].contiguous().view(torch.float32).squeeze(1)
-        scores = logits.detach().squeeze(0)
-        gathered = scores.gather(1, ids.clamp(min=0).long()).float()
-        log_pi = gathered - _log_normaliser(scores).unsqueeze(1)
-        found = divergence(log_mu.float(), log_pi, (ids >= 0).float(), rest)
+        # Before anything is laid out, so that it does not depend on how: every divergence hands a NaN on.
+        rest = torch.where(_rows_of_other_tokens(ids, data), math.nan, rest)
+        row = positions.flatten()  # a row of padding takes the last, which holds nothing
+        ids = ids[row]
+        log_pi = log_probabilities(logits.detach().flatten(0, 1), ids.clamp(min=0).long(), layout.shard)
+        found = divergence(log_mu[row].float(), log_pi, (ids >= 0).float(), rest[row])
+        return {DIVERGENCE: found.view(positions.shape)}
 
-        responses, mask = data["responses"], data["response_mask"]
-        lengths = responses.offsets().diff()
-        first = data["input_ids"].offsets()[1:] - lengths - 1 - responses.offsets()[:-1]
-        total = responses.values().shape[0]
-        rows = torch.repeat_interleave(first, lengths, output_size=total) + torch.arange(total, device=first.device)
-        wrong = (ids[rows, 0] != responses.values()) & mask.values().bool()
-        found[rows] = torch.where(wrong, math.nan, found[rows])
-        return {DIVERGENCE: found.unsqueeze(0)}
+
+def _rows_of_other_tokens(ids: Tensor, data: TensorDict) -> Tensor:
+    """Which rows, ``[N]``, are those of response tokens and name another one as sampled."""
+    responses = data["responses"]
+    lengths = responses.offsets().diff()
+    first = data["input_ids"].offsets()[1:] - lengths - 1 - responses.offsets()[:-1]
+    total = responses.values().shape[0]
+    rows = torch.repeat_interleave(first, lengths, output_size=total) + torch.arange(total, device=first.device)
+    wrong = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
+    wrong[rows] = (ids[rows, 0] != responses.values()) & data["response_mask"].values().bool()
+    return wrong
 
 
 def require_divergence(mean_divergence: float) -> None:
@@ -119,7 +133,8 @@ def require_divergence(mean_divergence: float) -> None:
         )
 
 
-def _required(data: TensorDict, tokens: int) -> tuple[Tensor, Tensor]:
+def _required(data: TensorDict) -> tuple[Tensor, Tensor]:
+    tokens = data["input_ids"].values().shape[0]
     present = data[IDS].values().shape[0] if IDS in data and LOG_PROBS in data else 0
     if present != tokens:
         raise TopKError(
@@ -128,8 +143,3 @@ def _required(data: TensorDict, tokens: int) -> tuple[Tensor, Tensor]:
             "actor_rollout_ref.rollout.agent.default_agent_loop, and that the rollout was started with +method=."
         )
     return data[IDS].values(), data[LOG_PROBS].values()
-
-
-def _log_normaliser(scores: Tensor) -> Tensor:
-    rows = max(1, _CHUNK_ELEMENTS // scores.shape[1])
-    return torch.cat([chunk.float().logsumexp(-1) for chunk in scores.split(rows)])

@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
+from ranks import run_ranks
 
 from drpo_verl.integration.metrics import NAMESPACES
-from drpo_verl.tasks import tiny_policy
 
 RANK_SCRIPT = Path(__file__).with_name("actor_rank.py")
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random policy: no warm-up is needed to compare ranks."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = tiny_policy.build_tokenizer()
-    torch.manual_seed(0)
-    tiny_policy.build_model(tiny_policy.TinyPolicyRecipe(), tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 DELTA = "actor_rollout_ref.actor.policy_loss.delta"
@@ -50,38 +28,22 @@ Metrics = dict[str, dict[str, list[float]]]
 
 def _train(model: Path, folder: Path, ranks: int, micro_batch: int) -> list[Metrics]:
     """Train every case on that many ranks, and return the metrics of each."""
-    environment = os.environ | {
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "OMP_NUM_THREADS": "1",
-        "DRPO_VERL_WORST_TOKENS": str(folder / "worst_tokens.jsonl"),
-    }
     cases = {
         method: [f"method={method}", *more, f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro_batch}"]
         for method, more in CASES.items()
     }
-    command = [sys.executable, str(RANK_SCRIPT), str(model), str(folder), json.dumps(cases)]
-    processes = [
-        subprocess.Popen(
-            command, env=environment | {"RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for rank in range(ranks)
-    ]
-    outputs = [process.communicate(timeout=900)[0] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)[-4000:]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
+    arguments = [str(model), str(folder), json.dumps(cases)]
+    return run_ranks(RANK_SCRIPT, arguments, folder, ranks, DRPO_VERL_WORST_TOKENS=str(folder / "worst_tokens.jsonl"))
 
 
 @pytest.fixture(scope="module")
-def one_rank(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Metrics:
-    return _train(model, tmp_path_factory.mktemp("one"), ranks=1, micro_batch=8)[0]
+def one_rank(random_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Metrics:
+    return _train(random_policy, tmp_path_factory.mktemp("one"), ranks=1, micro_batch=8)[0]
 
 
 @pytest.fixture(scope="module")
-def two_ranks(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Metrics]:
-    return _train(model, tmp_path_factory.mktemp("two"), ranks=2, micro_batch=2)
+def two_ranks(random_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Metrics]:
+    return _train(random_policy, tmp_path_factory.mktemp("two"), ranks=2, micro_batch=2)
 
 
 def _ours(metrics: dict[str, list[float]]) -> dict[str, float]:

@@ -32,7 +32,6 @@ def _names(group: str) -> list[str]:
 
 METHODS = _names("method")
 EXPERIMENTS = _names("experiment")
-TOP_K = {name for name in METHODS if "topk" in name}
 
 
 def _compose(experiment: str, *overrides: str) -> DictConfig:
@@ -282,11 +281,7 @@ def test_an_experiment_takes_every_method(experiment: str, slim: None) -> None:
         omega_conf_to_dataclass(config.actor_rollout_ref.actor.policy_loss)
         assert config.run.method == method  # else two methods would resume each other's checkpoints
         actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-        if method in TOP_K and actor.strategy == "megatron":
-            with pytest.raises(ValueError, match=r"strategy='megatron'.*gathered from FSDP's logits"):
-                refuse(config)
-        else:
-            refuse(config)
+        refuse(config)
         if experiment in THRESHOLDS:
             assert _thresholds(config, method) == THRESHOLDS[experiment][method], method
         if actor.loss_agg_mode == "seq-mean-token-sum-norm":
@@ -332,9 +327,8 @@ def test_an_experiment_can_be_asynchronous(experiment: str, staleness: str, slim
         assert config.data.train_batch_size == period * config.actor_rollout_ref.actor.ppo_mini_batch_size
         assert config.actor_rollout_ref.rollout.nnodes > 0
         assert config.actor_rollout_ref.rollout.checkpoint_engine.backend != "naive"
-    if config.actor_rollout_ref.actor.strategy == "fsdp2":
-        with pytest.raises(ValueError, match=r"trainer_mode=.*interrupted samples lose their Top-K"):
-            refuse(_compose(experiment, f"staleness={staleness}", "method=dppo_topk_tv"))
+    with pytest.raises(ValueError, match=r"trainer_mode=.*interrupted samples lose their Top-K"):
+        refuse(_compose(experiment, f"staleness={staleness}", "method=dppo_topk_tv"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -356,7 +350,7 @@ def test_a_rehearsal_is_small_and_keeps_what_the_experiment_is_about(experiment:
         real = _compose(experiment, *overrides)
         rehearsal = _compose(experiment, *overrides, "rehearsal=cpu")
         assert about(rehearsal) == about(real)
-        refuse(rehearsal)  # also Top-K where the experiment has Megatron: a rehearsal has FSDP2
+        refuse(rehearsal)
         assert rehearsal.trainer.device == "cpu" and rehearsal.actor_rollout_ref.actor.strategy == "fsdp2"
         assert rehearsal.prepare.policy is not None and rehearsal.prepare.data is not None
         assert rehearsal.data.train_batch_size * rehearsal.actor_rollout_ref.rollout.n <= 32

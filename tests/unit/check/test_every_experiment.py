@@ -1,4 +1,7 @@
-"""Every experiment passes the whole check, verl's own validation included; with every method: test_experiments.py."""
+"""Every experiment passes the whole check, verl's own validation included, with its own method and the most demanding.
+
+With every method: test_experiments.py.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ EXPERIMENTS = sorted(str(path.relative_to(_EXPERIMENTS).with_suffix("")) for pat
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_it_passes_and_no_rule_fails(experiment: str) -> None:
-    findings = check_run([f"experiment={experiment}"]).findings
+@pytest.mark.parametrize("method", [[], ["method=dppo_topk_kl"]], ids=["its own method", "top-k"])
+def test_it_passes_and_no_rule_fails(experiment: str, method: list[str]) -> None:
+    findings = check_run([f"experiment={experiment}", *method]).findings
     assert not [str(each) for each in findings if each.level == "error"]
     assert not [str(each) for each in findings if each.setting.startswith("rule ") or each.rule == "summary"]
     # What a GPU would answer with a crash, an hour later, when the weights are there.

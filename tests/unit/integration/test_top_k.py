@@ -12,7 +12,9 @@ from tensordict import TensorDict
 from torch import Tensor
 from verl.workers.utils.padding import no_padding_2_padding
 
+from drpo_verl.integration import logits as logits_of
 from drpo_verl.integration import top_k
+from drpo_verl.integration.logits import Layout
 from drpo_verl.integration.top_k import (
     DIVERGENCE,
     IDS,
@@ -95,7 +97,7 @@ def test_over_the_whole_vocabulary_two_equal_policies_do_not_differ(
 def test_the_actors_divergence_is_that_of_the_sampled_tokens(
     divergence: top_k.Divergence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(top_k, "_CHUNK_ELEMENTS", 3 * VOCABULARY)  # several chunks
+    monkeypatch.setattr(logits_of, "_CHUNK_ELEMENTS", 3 * VOCABULARY)  # several chunks
     generator = torch.Generator().manual_seed(0)
     lengths = [(3, 5), (1, 2), (4, 1)]
     samples = [_sample(*length, generator) for length in lengths]
@@ -120,6 +122,31 @@ def test_the_actors_divergence_is_that_of_the_sampled_tokens(
         torch.testing.assert_close(row[: len(exact)].double(), exact, rtol=1e-2, atol=5e-4)  # float16 on the way
 
 
+@pytest.mark.parametrize("divergence", [total_variation, kullback_leibler])
+def test_rows_that_are_padded_and_elsewhere_have_the_divergence_of_their_token(divergence: top_k.Divergence) -> None:
+    generator = torch.Generator().manual_seed(2)
+    lengths = [(3, 5), (1, 2), (4, 1)]
+    data = _batch(lengths, [_sample(*length, generator) for length in lengths])
+    data["responses"].values()[6] += 1  # a row of another token, which has to stay one
+    logits = torch.randn(1, 16, VOCABULARY, generator=generator)
+    plain = divergence_from_logits(logits, data, divergence)[DIVERGENCE]
+    assert int(plain.isnan().sum()) == 1
+
+    backwards = Layout(rows=lambda tokens: torch.nested.to_padded_tensor(tokens, 0.0, (3, 9)).flip(1))
+    padded = backwards.rows(torch.nested.nested_tensor_from_jagged(logits[0], offsets=data["input_ids"].offsets()))
+    found = divergence_from_logits(padded, data, divergence, backwards)[DIVERGENCE]
+    positions = backwards.positions(16, data["input_ids"].offsets())
+    assert found.shape == positions.shape == (3, 9) and int((positions < 0).sum()) == 27 - 16
+    torch.testing.assert_close(found[positions >= 0], plain[0, positions[positions >= 0]], equal_nan=True)
+
+
+def test_a_layout_that_is_not_the_engines_is_refused() -> None:
+    generator = torch.Generator().manual_seed(3)
+    data = _batch([(3, 5)], [_sample(3, 5, generator)])
+    with pytest.raises(TopKError, match=r"laid out the logits as \[1, 16\] and not as \[1, 8\].*pad_to_length=True"):
+        divergence_from_logits(torch.zeros(1, 16, VOCABULARY), data, total_variation)
+
+
 def test_130_bytes_a_token_at_20() -> None:
     fields = encode(1, np.arange(21)[None], np.full((1, 21), -3.0))
     rows = fields[IDS].shape[0]
@@ -141,7 +168,7 @@ def test_a_rounded_log_probability_is_within_what_is_said() -> None:
 
 @pytest.mark.parametrize("rows", [None, [2, 3]])
 def test_samples_without_them_are_refused_with_their_number(rows: list[int] | None) -> None:
-    data = TensorDict({}, batch_size=2)
+    data = TensorDict({"input_ids": _jagged([torch.zeros(4), torch.zeros(5)])}, batch_size=2)
     if rows is not None:
         for name in (IDS, LOG_PROBS):
             data[name] = _jagged([torch.zeros(length, K) for length in rows])

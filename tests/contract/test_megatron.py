@@ -1,0 +1,121 @@
+"""Top-K through verl's real Megatron engine, on two ranks over gloo: what whole logits give, however they are split."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks import run_ranks
+
+MEGATRON = Path(sys.prefix, "megatron")
+"""Where `make` installs megatron-core: apart from the environment's packages, where every run would import it."""
+
+LOSS = "actor_rollout_ref.actor.policy_loss"
+DELTAS = {"dppo_topk_tv": 0.55, "dppo_topk_kl": 1.5}  # between those of the tokens
+
+
+def _case(
+    experiment: str, method: str, *overrides: str, tensor: int = 2, context: int = 1, spoilt: bool = False
+) -> dict[str, Any]:
+    sizes = {"tensor_model_parallel_size": tensor, "context_parallel_size": context}
+    return {
+        "experiment": experiment,
+        "overrides": [
+            f"method={method}", f"{LOSS}.delta={DELTAS[method]}", f"{LOSS}.ratio_cap=5",
+            *(f"actor_rollout_ref.actor.megatron.{name}={size}" for name, size in sizes.items()), *overrides,
+        ],
+        "spoilt": spoilt,
+    }  # fmt: skip
+
+
+BF16, FP8 = "dppo/verl_script", "drpo/qwen3_30b_a3b_fp8_e2e"
+PADDED = "actor_rollout_ref.model.use_remove_padding=false"
+TWO_RANKS = {
+    "tensor": _case(BF16, "dppo_topk_tv"),
+    "tensor, kl": _case(BF16, "dppo_topk_kl"),
+    "tensor, fp8": _case(FP8, "dppo_topk_tv"),
+    "tensor, padded": _case(BF16, "dppo_topk_tv", PADDED),
+    "tensor, padded to its own longest": _case(
+        BF16, "dppo_topk_tv", PADDED, "actor_rollout_ref.actor.megatron.pad_bshd_to_minibatch_max=false"
+    ),
+    "context": _case(BF16, "dppo_topk_tv", tensor=1, context=2),
+    "context, fp8": _case(FP8, "dppo_topk_tv", tensor=1, context=2),
+    "context, padded": _case(BF16, "dppo_topk_tv", PADDED, tensor=1, context=2),
+}
+SPOILT = {
+    "tensor, fp8, spoilt": _case(FP8, "dppo_topk_tv", spoilt=True),
+    "context, spoilt": _case(BF16, "dppo_topk_kl", tensor=1, context=2, spoilt=True),
+}
+ONE_RANK = {name: _case(BF16, f"dppo_topk_{name}", tensor=1) for name in ("tv", "kl")}
+
+
+def _train(model: Path, folder: Path, ranks: int, cases: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    if not (MEGATRON / "megatron").is_dir():
+        reason = f"megatron-core is not in {MEGATRON}: `make test-contract` installs it"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return run_ranks(
+        Path(__file__).with_name("megatron_rank.py"),
+        [str(model), str(folder), json.dumps(cases)],
+        folder,
+        ranks,
+        DRPO_VERL_WORST_TOKENS=str(folder / "worst_tokens.jsonl"),
+        PYTHONPATH=os.pathsep.join(filter(None, [str(MEGATRON), os.environ.get("PYTHONPATH")])),
+    )
+
+
+@pytest.fixture(scope="module")
+def one_rank(random_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return _train(random_policy, tmp_path_factory.mktemp("megatron_one"), 1, ONE_RANK)[0]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(random_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return _train(random_policy, tmp_path_factory.mktemp("megatron_two"), 2, TWO_RANKS | SPOILT)
+
+
+@pytest.mark.parametrize("case", TWO_RANKS)
+def test_every_sample_has_the_divergences_and_log_probabilities_of_whole_logits(
+    one_rank: dict[str, Any], two_ranks: list[dict[str, Any]], case: str
+) -> None:
+    kind = "kl" if "kl" in case else "tv"
+    expected = one_rank[kind]["expected"]
+    assert len(expected) == 11 and len({len(each["tv"]) for each in expected.values()}) > 3
+    for rank in two_ranks:
+        found = rank[case]["samples"]
+        assert found.keys() == expected.keys()
+        for tokens, each in expected.items():
+            assert found[tokens]["drpo_verl_partition_divergence"] == pytest.approx(each[kind], rel=1e-4, abs=1e-6)
+            assert found[tokens]["log_probs"] == pytest.approx(each["log_probs"], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("case", TWO_RANKS)
+def test_the_metrics_of_a_step_do_not_depend_on_the_split(
+    one_rank: dict[str, Any], two_ranks: list[dict[str, Any]], case: str
+) -> None:
+    one = one_rank["kl" if "kl" in case else "tv"]["metrics"]
+    ours = {name: value for name, value in one.items() if name.startswith(("trust_region/", "mismatch/"))}
+    metrics = two_ranks[0][case]["metrics"]
+    assert {name: metrics[name][0] for name in ours} == pytest.approx(
+        {name: value[0] for name, value in ours.items()}, rel=1e-4, abs=1e-6
+    )
+    assert 0 < ours["trust_region/outside_frac"][0] < ours["trust_region/diverging_frac"][0] < 1
+    assert two_ranks[1][case]["metrics"] == {}, "the second rank of a replica has nothing to report"
+
+
+def test_the_worst_token_of_a_step_is_written_once(
+    two_ranks: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    lines = (tmp_path_factory.getbasetemp() / "megatron_two0" / "worst_tokens.jsonl").read_text().splitlines()
+    for case, line in zip(TWO_RANKS, lines, strict=True):
+        (largest,) = two_ranks[0][case]["metrics"]["mismatch/abs_prob_diff_max"]
+        assert json.loads(line)["abs_prob_diff"] == pytest.approx(largest, rel=1e-4)
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_row_of_another_token_ends_the_run_on_every_rank(two_ranks: list[dict[str, Any]], case: str) -> None:
+    for rank in two_ranks:
+        assert "are those of other tokens" in rank[case]["error"]
