@@ -22,6 +22,7 @@ from rich.console import Console
 
 from drpo_verl.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.check import check, stop
+from drpo_verl.check.compose import CompositionError, compose_run
 from drpo_verl.cluster import cluster_address, join_cluster, require_free_cluster, require_shared_folder
 from drpo_verl.console import Follower, logs_to_file
 from drpo_verl.environment import write_environment
@@ -216,6 +217,13 @@ def _last_line(error: BaseException) -> str:
 def main() -> None:
     """The entry point."""
     search_path.register()
+    overrides = sys.argv[1:]
+    # Hydra itself names no choices for a misspelt one. With options of its own (--cfg, --multirun) it is left alone.
+    if not any(each.startswith("-") for each in overrides):
+        try:
+            compose_run(overrides)
+        except CompositionError as error:
+            sys.exit(f"error: {error}")
     _main()
 
 

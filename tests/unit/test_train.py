@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,30 @@ def test_a_path_is_shown_even_when_the_current_folder_is_gone(tmp_path: Path, mo
     assert _shown(here / "outputs" / "train.log") == "outputs/train.log"
     here.rmdir()  # what Ray does to a submitted job's
     assert _shown(here / "outputs" / "train.log") == str(here / "outputs" / "train.log")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("experiment=drpo/qwen3_4", "experiment='drpo/qwen3_4' does not exist"),
+        ("trainer.total_trainings_steps=3", "Did you mean trainer.total_training_steps"),
+    ],
+)
+def test_a_misspelt_name_is_an_error_before_anything_is_made(override: str, message: str, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "drpo_verl.train", override], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        check=False, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert run.returncode == 1 and run.stdout == ""
+    assert run.stderr.startswith("error: ") and message in run.stderr and len(run.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_hydras_own_options_still_reach_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "drpo_verl.train", "experiment=cpu_tiny", "--cfg", "job", "--package", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    shown = subprocess.check_output(command, cwd=tmp_path, text=True, timeout=120, env=environment)
+    assert "updates_per_rollout: 2" in shown
 
 
 def held_out(path: Path, **problems: int) -> Path:
