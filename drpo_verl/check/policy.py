@@ -311,7 +311,7 @@ def loss_scale(run: Run) -> Iterable[Finding]:
     name = f"{ACTOR}.loss_scale_factor"
     if run.get(f"{ACTOR}.loss_agg_mode", "token-mean") != "seq-mean-token-sum-norm":
         return
-    value = run.get(name)
+    value, length = run.get(name), run.response_length
     if value is None:
         yield run.error(
             name,
@@ -321,10 +321,10 @@ def loss_scale(run: Run) -> Iterable[Finding]:
         )
     elif not is_number(value) or value <= 0:
         yield run.error(name, "is no number above 0.", "Set it to data.max_response_length.")
-    elif value != run.response_length:
+    elif value != length:
         yield run.note(
             name,
-            f"is not the response length ({run.response_length}): the gradient is {run.response_length / value:.3g} "
+            f"is not the response length ({length}): the gradient is {length / value:.3g} "
             "times what it is with it, which matters where it is clipped.",
         )
 

@@ -18,6 +18,29 @@ ROLLOUT = "actor_rollout_ref.rollout"
 MODEL = "actor_rollout_ref.model"
 CORRECTION = "algorithm.rollout_correction"
 
+_COUNTS = (
+    "trainer.nnodes",
+    "trainer.n_gpus_per_node",
+    "data.train_batch_size",
+    "data.max_prompt_length",
+    "data.max_response_length",
+    f"{ACTOR}.ppo_mini_batch_size",
+    f"{ACTOR}.ppo_epochs",
+    f"{ACTOR}.ppo_max_token_len_per_gpu",
+    *(
+        f"{ROLLOUT}.{name}"
+        for name in (
+            "n", "prompt_length", "response_length", "max_num_batched_tokens", "max_num_seqs",
+            "tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size", "expert_parallel_size",
+            "log_prob_max_token_len_per_gpu",
+        )
+    ),
+)  # fmt: skip
+_MEGATRON_COUNTS = tuple(
+    f"{ACTOR}.megatron.{name}_parallel_size"
+    for name in ("tensor_model", "pipeline_model", "context", "expert_model", "expert_tensor")
+)
+
 
 class Run:
     """What the rules read.
@@ -30,6 +53,8 @@ class Run:
         self.config = config
         self.unresolved: dict[str, Exception] = {}
         """Settings whose interpolation failed, and why."""
+        self.replaced: set[str] = set()
+        """The ``wrong_counts`` that ``whole`` has replaced by a default; whoever wants to know clears it before."""
         self._plain = self._resolve(config, "")
 
     def _resolve(self, node: Any, path: str) -> Any:
@@ -64,15 +89,33 @@ class Run:
             node = node[part]
         return default if node is None else node
 
+    def reference(self, name: str) -> str:
+        """The text of the interpolation that a setting is; empty for one with a value of its own."""
+        section, _, key = name.rpartition(".")
+        node = OmegaConf.select(self.config, section)
+        raw: Any = OmegaConf.to_container(node, resolve=False)
+        return str(raw[key]) if OmegaConf.is_interpolation(node, key) else ""
+
     def number(self, name: str, default: float) -> float:
         """A setting that has to be a number; the default where it is not, which is another rule's finding."""
         value = self.get(name, default)
         return value if is_number(value) else default
 
     def whole(self, name: str, default: int) -> int:
-        """A setting that has to be a whole number of at least 1; the default where it is not."""
+        """A setting that has to be a whole number of at least 1; the default where it is not (see ``replaced``)."""
+        if name in self.wrong_counts:
+            self.replaced.add(name)
         value = self.get(name, default)
         return value if is_whole(value) and value >= 1 else default
+
+    @cached_property
+    def wrong_counts(self) -> frozenset[str]:
+        """The counts and sizes that are set to something else than a whole number of at least 1."""
+        counts = (*_COUNTS, *(_MEGATRON_COUNTS if self.is_megatron else ()))
+        values = {name: self.get(name) for name in counts}
+        return frozenset(
+            name for name, value in values.items() if value is not None and not (is_whole(value) and value >= 1)
+        )
 
     def found(self, level: Level, name: str, message: str, remedy: str = "") -> Finding:
         """A finding about a setting with its value."""

@@ -258,6 +258,28 @@ def test_more_than_one_pass_over_a_rollout_is_said() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("trainer.nnodes", "two"), ("data.train_batch_size", "0"), ("data.train_batch_size", "-64"),
+        ("data.max_response_length", "0"), (f"{ROLLOUT}.response_length", "0"), (f"{ROLLOUT}.n", "8.5"),
+        (f"{ROLLOUT}.tensor_model_parallel_size", "0"), (f"{ROLLOUT}.max_num_seqs", "0"),
+        (f"{ACTOR}.ppo_mini_batch_size", "0"), (f"{ACTOR}.ppo_max_token_len_per_gpu", "0"),
+        (f"{MEGATRON}.tensor_model_parallel_size", "-1"),
+    ],
+)  # fmt: skip
+def test_a_wrong_count_is_said_once_and_nothing_that_follows_from_it(name: str, value: str) -> None:
+    base = EXPERTS if name.startswith(MEGATRON) else DENSE
+    before = {str(each) for each in found(base)}
+    errors = [each for each in found(base, f"{name}={value}") if each.level != "note" and str(each) not in before]
+    assert [(each.rule, each.setting) for each in errors] == [("counts", name)], [str(each) for each in errors]
+
+
+def test_a_wrong_count_hides_no_error_of_something_else() -> None:
+    errors = [each for each in found(DENSE, "data.train_batch_size=0", f"{LOSS}.delta=0") if each.level == "error"]
+    assert {each.rule for each in errors} == {"counts", "policy_loss"}
+
+
 def test_all_errors_are_found_at_once() -> None:
     errors = [
         each
