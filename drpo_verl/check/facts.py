@@ -17,7 +17,7 @@ def facts(run: Run, memory: Memory | None) -> dict[str, str]:
     """
     samples = run.prompts * run.responses
     stated = {
-        "method": run.loss_mode,
+        "method": run.method or run.loss_mode,
         "model": _model(run),
         "cards": _cards(run),
         "rollout": f"{run.prompts:,} prompts x {run.responses} responses = {samples:,} samples, at most "

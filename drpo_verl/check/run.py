@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from drpo_verl.check.architecture import Architecture, read_architecture
 from drpo_verl.check.finding import Finding, Level
+from drpo_verl.method import LOSS_MODE, method_of
 
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"
@@ -347,9 +348,14 @@ class Run:
     # The method and the model.
 
     @property
+    def method(self) -> str | None:
+        """What the run goes by."""
+        return method_of(self.config)
+
+    @property
     def loss_mode(self) -> str:
         """The policy loss."""
-        return str(self.get(f"{ACTOR}.policy_loss.loss_mode", "vanilla"))
+        return str(self.get(LOSS_MODE, "vanilla"))
 
     @property
     def lora_rank(self) -> int:

@@ -9,17 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from drpo_verl import worst_tokens
 from drpo_verl.environment import ENVIRONMENT_FILE
+from drpo_verl.method import METHOD, method_of
 from drpo_verl.runs import METRICS_FILE, SUMMARY_FILE, Step, held_out_interval, read_steps
 from drpo_verl.worst_tokens import WorstToken
 
 LAST_STEPS = 5
 """Over so many steps at its end a run's final figures are averaged."""
-
-_LOSS_MODE = "actor_rollout_ref.actor.policy_loss.loss_mode"
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class ReportRun:
     Attributes:
         name: unique in the report.
         steps: in order, the validation before training among them.
-        method: as chosen with ``+method=``, else the loss mode; None when nothing tells.
+        method: see ``method_of``.
         config: flat, ``a.b.c`` to its value as YAML has it, interpolations unresolved; empty when not known.
         environment: as ``drpo_verl.environment`` writes it; empty when not known.
         problems: over how many held-out problems the accuracy is, by data source, as far as known.
@@ -114,11 +113,11 @@ def _load(file: Path, name: str) -> ReportRun:
     if file.name != METRICS_FILE:
         return ReportRun(name, steps)
     folder = file.parent
-    config = _read_config(folder / ".hydra" / "config.yaml")
+    method, config = _read_config(folder / ".hydra" / "config.yaml")
     return ReportRun(
         name=name,
         steps=steps,
-        method=_chosen_method(folder / ".hydra" / "hydra.yaml") or config.get(_LOSS_MODE),
+        method=method,
         config=config,
         environment=_read_json(folder / ENVIRONMENT_FILE),
         problems=_problems(_read_json(folder / SUMMARY_FILE), {source for step in steps for source in step.validation}),
@@ -150,19 +149,14 @@ def _problems(summary: dict[str, Any], sources: set[str]) -> dict[str, int]:
     return {source: count for source, count in counts.items() if source is not None and count}
 
 
-def _read_config(path: Path) -> dict[str, str]:
+def _read_config(path: Path) -> tuple[str | None, dict[str, str]]:
+    """The method and all settings, in which it is resolved, since some methods name it by another setting."""
     if not path.exists():
-        return {}
-    return dict(_flat(OmegaConf.to_container(OmegaConf.load(path), resolve=False), ""))
-
-
-def _chosen_method(path: Path) -> str | None:
-    if not path.exists():
-        return None
-    choice = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    for key in ("hydra", "runtime", "choices", "method"):
-        choice = choice.get(key) if isinstance(choice, dict) else None
-    return choice if isinstance(choice, str) else None
+        return None, {}
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    method, settings = method_of(config), dict(_flat(OmegaConf.to_container(config, resolve=False), ""))
+    return method, settings if method is None or METHOD not in settings else settings | {METHOD: method}
 
 
 def _flat(node: Any, prefix: str) -> Iterator[tuple[str, str]]:

@@ -103,6 +103,26 @@ def test_one_source_at_the_end_of_a_run(tmp_path: Path, capsys: pytest.CaptureFi
     assert entry == {"step": 0, "data_source": "drpo_verl/arithmetic", "accuracy": 0.34765625, "problems": 256}
 
 
+@pytest.mark.parametrize(
+    ("method", "title"), [("cispo", "test: cispo"), (None, "test: drpo, delta 0.1")]
+)  # fmt: skip
+def test_the_method_is_the_one_that_was_chosen(
+    method: str | None, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = []
+    monkeypatch.setattr("matplotlib.figure.Figure.suptitle", lambda self, text: titles.append(text))
+    config = run_of(tmp_path, [], {"critic/score/mean": 0.5}, {"critic/score/mean": 0.5})
+    settings = config.actor_rollout_ref.actor.policy_loss
+    if method is None:
+        settings.delta = 0.1
+    else:
+        config.run = {"method": method}
+        settings.loss_mode = "pg_tis"
+    _summarise(config, tmp_path, Console(width=200))
+    assert titles == [title]
+    assert json.loads((tmp_path / "summary.json").read_text())["method"] == (method or "drpo")
+
+
 def test_two_sources_with_many_samples_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [
         str(held_out(tmp_path / "a.parquet", aime24=30)),

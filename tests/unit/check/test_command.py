@@ -96,6 +96,12 @@ def test_what_it_comes_to(base: tuple[str, ...], overrides: list[str], staleness
     assert staleness in facts["expected staleness"] and facts["optimiser steps per rollout"] == updates
 
 
+def test_methods_of_one_loss_mode_go_by_their_own_names() -> None:
+    for method in ("cispo", "pg_tis"):
+        facts = check_run([*CPU, f"method={method}"]).facts
+        assert facts is not None and facts["method"] == method
+
+
 def test_a_wrong_count_comes_to_nothing() -> None:
     result = check_run([*DENSE, "data.train_batch_size=0"])
     assert (result.ok, result.facts, result.memory) == (False, None, None)

@@ -14,7 +14,7 @@ from drpo_verl.runs import wilson_interval
 
 
 def test_a_run_of_today(make_run) -> None:
-    (run,) = load_runs([make_run("one", "cispo", **{"actor_rollout_ref.actor.policy_loss.loss_mode": "pg_tis"})])
+    (run,) = load_runs([make_run("one", "cispo")])
     assert (run.name, run.method, run.trained_steps, run.problems) == (
         "one", "cispo", 3, {"drpo_verl/arithmetic": 16}
     )  # fmt: skip
