@@ -75,17 +75,21 @@ def report(
     """Write one HTML file about one or many runs, to be opened anywhere without a network.
 
     Curves with bands over seeds, the trust region, mismatch and drift, time, the settings that differ, the environment.
+    Of several paths, those without a step of a run are left out with a warning.
 
     Example: `drpo-verl report outputs/drpo-* outputs/grpo-* --out report.html`
     """
     from drpo_verl.report import write_report
 
     try:
-        write_report(runs, out, group_by=group_by)
+        count = write_report(
+            runs, out, group_by=group_by,
+            left_out=lambda reason: typer.secho(f"warning: left out: {reason}", fg="yellow", err=True),
+        )  # fmt: skip
     except (OSError, ValueError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
-    typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB, {len(runs)} run{'s' if len(runs) > 1 else ''})")
+    typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB, {count} run{'s' if count > 1 else ''})")
 
 
 @app.command()

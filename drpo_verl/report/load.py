@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from drpo_verl.worst_tokens import WorstToken
 
 LAST_STEPS = 5
 """Over so many steps at its end a run's final figures are averaged."""
+
+_WANTED = "Give run folders (run.dir) or metrics files, which verl writes with 'file' in trainer.logger."
 
 
 @dataclass(frozen=True)
@@ -84,32 +86,44 @@ def mean(values: Iterable[float]) -> float | None:
     return math.fsum(every) / len(every) if every else None
 
 
-def load_runs(paths: Sequence[Path]) -> list[ReportRun]:
+def load_runs(paths: Sequence[Path], left_out: Callable[[str], None] = lambda reason: None) -> list[ReportRun]:
     """Read runs.
 
     Args:
         paths: of run folders or metrics files. Configuration, environment and summary are looked for beside a file
             called ``metrics.jsonl``; another name is that of an earlier run in the same folder, or of a lone file.
+        left_out: told of each of several paths that holds no step (``outputs/*`` has more than runs), and why.
 
     Raises:
-        FileNotFoundError: when there is no metrics file.
-        ValueError: when a file is not one, or a path is given twice.
+        FileNotFoundError: when a path does not exist, or the only one has no metrics file.
+        ValueError: when the only one holds no step, or none does, or a path is given twice.
     """
-    files = [path / METRICS_FILE if path.is_dir() else path for path in paths]
-    names = _names([file.absolute() for file in files])
-    return [_load(file, name) for file, name in zip(files, names, strict=True)]
+    found: list[tuple[Path, list[Step]]] = []
+    for path in paths:
+        file = path / METRICS_FILE if path.is_dir() else path
+        try:
+            found.append((file, _read_steps(file)))
+        except (FileNotFoundError, ValueError) as error:
+            if len(paths) == 1 or not path.exists():
+                raise type(error)(f"{error}. {_WANTED}") from error
+            left_out(str(error))
+    if not found:
+        raise ValueError(f"none of the {len(paths)} paths holds a step of a run. {_WANTED}")
+    names = _names([file.absolute() for file, _ in found])
+    return [_load(file, steps, name) for (file, steps), name in zip(found, names, strict=True)]
 
 
-def _load(file: Path, name: str) -> ReportRun:
-    if not file.exists():
-        raise FileNotFoundError(
-            f"no metrics file at {file}: give run folders (run.dir) or metrics files, which verl writes with 'file' in "
-            "trainer.logger."
-        )
+def _read_steps(file: Path) -> list[Step]:
     try:
         steps = read_steps(file)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not a metrics file as verl's file logger writes it: {error!r}") from error
+    if not steps:
+        raise ValueError(f"{file} has no step")
+    return steps
+
+
+def _load(file: Path, steps: list[Step], name: str) -> ReportRun:
     if file.name != METRICS_FILE:
         return ReportRun(name, steps)
     folder = file.parent
