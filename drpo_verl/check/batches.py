@@ -11,11 +11,11 @@ from drpo_verl.check.run import ACTOR, ROLLOUT, Run, is_whole
 
 
 @rule
-def counts(run: Run) -> Iterable[Finding]:
-    """Sizes of batches, lengths and the number of cards are whole numbers of at least 1."""
-    for name in sorted(run.wrong_counts):
-        if not any(other in run.reference(name) for other in run.wrong_counts):
-            yield run.error(name, "is not a whole number of at least 1.", "Set it to 1 or more.")
+def numbers(run: Run) -> Iterable[Finding]:
+    """Batch sizes, lengths and numbers of cards are whole and at least 1; rates and coefficients are numbers."""
+    for name, kind in run.not_numbers.items():
+        if not any(other in run.reference(name) for other in run.not_numbers):
+            yield run.error(name, f"is not {kind}.", f"Set it to {kind}.")
 
 
 @rule

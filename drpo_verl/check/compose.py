@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from omegaconf.errors import OmegaConfBaseException
 
 _MOST_NAMED = 3
+_SECTIONS = (
+    "trainer", "data", "algorithm", "reward", "run", "check", "prepare", "actor_rollout_ref", "actor_rollout_ref.actor",
+    "actor_rollout_ref.model", "actor_rollout_ref.rollout", "actor_rollout_ref.ref",
+    "actor_rollout_ref.actor.policy_loss", "actor_rollout_ref.actor.optim",
+)  # fmt: skip
+"""What a value in their place would leave nothing of."""
 
 
 class CompositionError(ValueError):
@@ -50,10 +56,15 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     search_path.register()
     with initialize_config_dir(str(search_path.config_dir()), version_base="1.3"):
         try:
-            return compose("train", list(overrides))
+            config = compose("train", list(overrides))
         except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: group=null
             loader = GlobalHydra.instance().config_loader()
             raise CompositionError(_explain(error, overrides, loader)) from error
+    for name in _SECTIONS:
+        if not isinstance(value := OmegaConf.select(config, name), DictConfig):
+            message, remedy = "is not a section.", f"Set what is in it one by one: {name}.SETTING=VALUE."
+            raise CompositionError(Finding("error", name, value, message, remedy))
+    return config
 
 
 def _explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader) -> Finding:
@@ -68,14 +79,14 @@ def _explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader) -
     groups = loader.list_groups("")
     for override in parsed:
         name, value = override.key_or_group, override.value()
-        if isinstance(error, MissingConfigException) and error.missing_cfg_file == f"{name}/{value}":
-            return _unknown_choice(name, str(value), loader)
+        if isinstance(error, MissingConfigException) and f"{error.missing_cfg_file}/".startswith(f"{name}/{value}/"):
+            return _unknown_choice(name, str(value), str(error.missing_cfg_file), loader)
         if isinstance(error.__cause__, ConfigAttributeError | ConfigKeyError) and f"'{name}'" in str(error):
             return _unknown_setting(override, error.__cause__, groups)
         if override.is_add() and (f"values for {name}." in str(error) or f"already at '{name}'" in str(error)):
             return Finding("error", f"+{name}", value, "is set already.", f"Leave out the +: {name}={value}")
         if name in groups and value is None and not override.is_delete():
-            return _unknown_choice(name, "null", loader)
+            return _unknown_choice(name, "null", f"{name}/null", loader)
     blamed = (
         each.input_line for each in parsed
         if f"'{each.key_or_group}'" in str(error) or str(each.input_line) in str(error)
@@ -95,7 +106,11 @@ def _unreadable(override: str, problem: str, loader: ConfigLoader) -> Finding:
     return Finding("error", override, None, "is not of the form name=value.", _meant(choices))
 
 
-def _unknown_choice(group: str, value: str, loader: ConfigLoader) -> Finding:
+def _unknown_choice(group: str, value: str, missing: str, loader: ConfigLoader) -> Finding:
+    if missing != f"{group}/{value}":  # a part of a choice, one for each backend that it goes with
+        backends = " or ".join(_choices(loader, f"{group}/{value}"))
+        message = f"does not go with backend={missing.rpartition('/')[2]}."
+        return Finding("error", group, value, message, f"It needs backend={backends}.")
     choices = _choices(loader, group)
     near = get_close_matches(value, choices, n=_MOST_NAMED)
     near += [each for each in choices if value and value in each and each not in near]

@@ -450,8 +450,16 @@ def entropy(run: Run) -> Iterable[Finding]:
 
 @rule
 def advantages(run: Run) -> Iterable[Finding]:
-    """Group advantages have a group, are centred and not divided by their deviation, and need no critic."""
+    """verl has the estimator; a group is of several, centred, not divided by its deviation, and needs no critic."""
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
     estimator = str(run.get("algorithm.adv_estimator", "gae"))
+    if estimator not in ADV_ESTIMATOR_REGISTRY and not run.get(f"{MODEL}.external_lib"):
+        known = ", ".join(sorted(ADV_ESTIMATOR_REGISTRY))
+        yield run.error(
+            "algorithm.adv_estimator", f"is not one of verl's: {known}.", "Set it to grpo, as both papers do."
+        )
+        return
     if run.responses == 1 and estimator.startswith(("grpo", "rloo", "gdpo", "opo")):
         yield run.warning(
             f"{ROLLOUT}.n",

@@ -33,7 +33,7 @@ class Rule:
         run.replaced.clear()
         try:
             for finding in self.find(run):
-                # What follows from a default in the place of a wrong count is not about the user's configuration.
+                # What follows from a default in the place of what is no number is not about the user's configuration.
                 if not run.replaced:
                     yield replace(finding, rule=self.name)
         except Exception as error:

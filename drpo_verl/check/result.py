@@ -72,7 +72,7 @@ class Result:
 
 def summarise(run: Run, findings: list[Finding]) -> Result:
     """The findings with the facts and the memory, as far as they can be told of a configuration with errors."""
-    if run.wrong_counts:
+    if run.not_numbers:
         return Result(findings)
     try:
         memory = estimate(run)

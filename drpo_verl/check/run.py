@@ -20,6 +20,7 @@ MODEL = "actor_rollout_ref.model"
 CORRECTION = "algorithm.rollout_correction"
 
 _COUNTS = (
+    "run.updates_per_rollout",
     "trainer.nnodes",
     "trainer.n_gpus_per_node",
     "data.train_batch_size",
@@ -34,6 +35,16 @@ _COUNTS = (
             "n", "prompt_length", "response_length", "max_num_batched_tokens", "max_num_seqs",
             "tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size", "expert_parallel_size",
             "log_prob_max_token_len_per_gpu",
+        )
+    ),
+)  # fmt: skip
+_NUMBERS = (
+    "run.stall_seconds", "algorithm.kl_ctrl.kl_coef", f"{ROLLOUT}.gpu_memory_utilization",
+    *(
+        f"{ACTOR}.{name}"
+        for name in (
+            "optim.lr", "optim.clip_grad", "clip_ratio", "clip_ratio_low", "clip_ratio_high", "kl_loss_coef",
+            "entropy_coeff",
         )
     ),
 )  # fmt: skip
@@ -55,7 +66,7 @@ class Run:
         self.unresolved: dict[str, Exception] = {}
         """Settings whose interpolation failed, and why."""
         self.replaced: set[str] = set()
-        """The ``wrong_counts`` that ``whole`` has replaced by a default; whoever wants to know clears it before."""
+        """What of ``not_numbers`` was read, and a default in its place; whoever wants to know clears it before."""
         self._plain = self._resolve(config, "")
 
     def _resolve(self, node: Any, path: str) -> Any:
@@ -98,25 +109,31 @@ class Run:
         return str(raw[key]) if OmegaConf.is_interpolation(node, key) else ""
 
     def number(self, name: str, default: float) -> float:
-        """A setting that has to be a number; the default where it is not, which is another rule's finding."""
+        """A setting that has to be a number; the default where it is not (see ``replaced``)."""
         value = self.get(name, default)
+        self._notice(name)
         return value if is_number(value) else default
 
     def whole(self, name: str, default: int) -> int:
         """A setting that has to be a whole number of at least 1; the default where it is not (see ``replaced``)."""
-        if name in self.wrong_counts:
-            self.replaced.add(name)
         value = self.get(name, default)
+        self._notice(name)
         return value if is_whole(value) and value >= 1 else default
 
+    def _notice(self, name: str) -> None:
+        if name in self.not_numbers:
+            self.replaced.add(name)
+
     @cached_property
-    def wrong_counts(self) -> frozenset[str]:
-        """The counts and sizes that are set to something else than a whole number of at least 1."""
+    def not_numbers(self) -> dict[str, str]:
+        """The settings that are not the kind of number that they have to be, and what that is."""
         counts = (*_COUNTS, *(_MEGATRON_COUNTS if self.is_megatron else ()))
-        values = {name: self.get(name) for name in counts}
-        return frozenset(
-            name for name, value in values.items() if value is not None and not (is_whole(value) and value >= 1)
-        )
+        given = {name: self.get(name) for name in (*counts, *_NUMBERS)}
+        return {
+            name: "a whole number of at least 1" if name in counts else "a number"
+            for name, value in given.items()
+            if value is not None and not (is_whole(value) and value >= 1 if name in counts else is_number(value))
+        }
 
     def found(self, level: Level, name: str, message: str, remedy: str = "") -> Finding:
         """A finding about a setting with its value."""

@@ -64,16 +64,27 @@ def test_json_is_all_that_is_printed() -> None:
         ("xyzzy.y=3", "xyzzy.y", r"A new one is added with \+xyzzy\.y=3"),
         ("+method=spo", "+method", r"is set already\. Leave out the \+: method=spo"),
         ("+trainer.nnodes=2", "+trainer.nnodes", r"is set already\. Leave out the \+: trainer\.nnodes=2"),
+        ("trainer=3", "trainer", r"=3 is not a section\. Set what is in it one by one: trainer\.SETTING=VALUE"),
+        ("actor_rollout_ref.model=qwen", "actor_rollout_ref.model", r"='qwen' is not a section"),
         ("cpu_tiny", "cpu_tiny", r"is not of the form name=value\. Did you mean experiment=cpu_tiny\?"),
         ("data.train_batch_size=[1", "data.train_batch_size=[1", r"can not be read: .*bracket missing"),
         ("~alerts.kll", "~alerts.kll", r"is refused by Hydra: .*'alerts\.kll' does not exist"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_composed_is_named_with_what_there_is(override: str, setting: str, message: str) -> None:
-    (finding,) = check_run([override, "trainer.nnodes=1"]).findings
+    (finding,) = check_run([override, "data.seed=1"]).findings
     assert (finding.level, finding.rule, finding.setting) == ("error", "composition", setting)
     assert re.search(message, str(finding)), str(finding)
     assert "search path" not in str(finding) and "\n" not in str(finding)
+
+
+def test_a_choice_that_needs_another_backend_says_which() -> None:
+    (finding,) = check_run(["experiment=drpo/qwen3_4b", "precision=fp8_e2e"]).findings
+    assert str(finding) == "precision='fp8_e2e' does not go with backend=fsdp2. It needs backend=cpu or megatron."
+
+
+def test_without_a_run_it_says_what_it_is_for() -> None:
+    assert "drpo-verl check experiment=cpu_tiny" in CliRunner().invoke(app, ["check"]).output
 
 
 @pytest.mark.parametrize(
@@ -102,7 +113,7 @@ def test_methods_of_one_loss_mode_go_by_their_own_names() -> None:
         assert facts is not None and facts["method"] == method
 
 
-def test_a_wrong_count_comes_to_nothing() -> None:
+def test_what_is_no_number_comes_to_nothing() -> None:
     result = check_run([*DENSE, "data.train_batch_size=0"])
     assert (result.ok, result.facts, result.memory) == (False, None, None)
 
