@@ -22,6 +22,7 @@ CORRECTION = "algorithm.rollout_correction"
 _COUNTS = (
     "run.updates_per_rollout",
     "trainer.nnodes",
+    "trainer.total_epochs",
     "trainer.n_gpus_per_node",
     "data.train_batch_size",
     "data.max_prompt_length",

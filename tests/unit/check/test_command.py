@@ -111,6 +111,7 @@ def test_methods_of_one_loss_mode_go_by_their_own_names() -> None:
     for method in ("cispo", "pg_tis"):
         facts = check_run([*CPU, f"method={method}"]).facts
         assert facts is not None and facts["method"] == method
+        assert facts["cards"].startswith("1 worker slot (CPU), ") and facts["update"].endswith("in 1 micro-batch of 48")
 
 
 def test_what_is_no_number_comes_to_nothing() -> None:

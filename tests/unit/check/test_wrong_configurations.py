@@ -268,7 +268,8 @@ def test_more_than_one_pass_over_a_rollout_is_said() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("trainer.nnodes", "two"), ("data.train_batch_size", "0"), ("data.train_batch_size", "-64"),
+        ("trainer.nnodes", "two"), ("trainer.total_epochs", "0"),
+        ("data.train_batch_size", "0"), ("data.train_batch_size", "-64"),
         ("data.max_response_length", "0"), (f"{ROLLOUT}.response_length", "0"), (f"{ROLLOUT}.n", "8.5"),
         (f"{ROLLOUT}.tensor_model_parallel_size", "0"), (f"{ROLLOUT}.max_num_seqs", "0"),
         (f"{ACTOR}.ppo_mini_batch_size", "0"), (f"{ACTOR}.ppo_max_token_len_per_gpu", "0"),
