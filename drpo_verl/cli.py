@@ -15,7 +15,8 @@ from drpo_verl.probe.settings import Settings
 
 app = typer.Typer(
     name="drpo-verl",
-    help="Trust regions for LLM reinforcement learning on verl: check runs before they start, measure and report them.",
+    help="Trust regions for LLM reinforcement learning on verl: check runs before they start, measure and report them. "
+    "Training itself is `python -m drpo_verl.train`.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -39,9 +40,9 @@ def _root() -> None:
 @app.command()
 def dashboard(
     project: Annotated[str, typer.Option(help="The wandb project of the runs.")] = "drpo-verl",
-    entity: Annotated[str, typer.Option(help="The user or team that owns it; by default, yours.")] = "",
+    entity: Annotated[str, typer.Option(help="The user or team that owns the project. Default: you.")] = "",
     name: Annotated[str, typer.Option(help="What to call the workspace.")] = "Trust regions",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print it as JSON, without a server.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the workspace as JSON, without a server.")] = False,
 ) -> None:
     """Create a saved wandb workspace: reward, trust region, mismatch, drift, throughput; the runs grouped by method.
 
@@ -67,31 +68,36 @@ def report(
     group_by: Annotated[
         str,
         typer.Option(
-            help="What is drawn as one line, with a band over its runs: `method` for runs that share the method and "
-            "every setting but the seeds, or a setting, by whose value alone runs are grouped."
+            help="What makes one line, with a band over its runs. `method`: runs that differ in nothing but seeds. "
+            "The full name of a setting: runs with the same value of it."
         ),
     ] = "method",
 ) -> None:
     """Write one HTML file about one or many runs, to be opened anywhere without a network.
 
     Curves with bands over seeds, the trust region, mismatch and drift, time, the settings that differ, the environment.
+    Of several paths, those without a step of a run are left out with a warning.
 
     Example: `drpo-verl report outputs/drpo-* outputs/grpo-* --out report.html`
     """
     from drpo_verl.report import write_report
 
     try:
-        write_report(runs, out, group_by=group_by)
+        count = write_report(
+            runs, out, group_by=group_by,
+            left_out=lambda reason: typer.secho(f"warning: left out: {reason}", fg="yellow", err=True),
+        )  # fmt: skip
     except (OSError, ValueError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
-    typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB, {len(runs)} run{'s' if len(runs) > 1 else ''})")
+    typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB, {count} run{'s' if count > 1 else ''})")
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 def check(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="OVERRIDE", help="As for `python -m drpo_verl.train`.")
+        list[str] | None,
+        typer.Argument(metavar="OVERRIDE", help="Settings as name=value, as for `python -m drpo_verl.train`."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
@@ -118,48 +124,57 @@ def check(
 @app.command()
 def probe(
     model: Annotated[
-        str, typer.Argument(help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `smollm2`.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `smollm2`."
+        ),
     ],
     prompts: Annotated[
         Path | None,
         typer.Option(help="A verl parquet, or a text file with a prompt a line; without it, arithmetic problems."),
     ] = Settings.prompts,
-    count: Annotated[int, typer.Option(help="Prompts, from the beginning of the file.")] = Settings.count,
-    samples: Annotated[int, typer.Option(help="Responses to each.")] = Settings.samples,
-    max_tokens: Annotated[int, typer.Option(help="The longest response.")] = Settings.max_tokens,
+    count: Annotated[int, typer.Option(help="How many prompts, from the beginning of the file.")] = Settings.count,
+    samples: Annotated[int, typer.Option(help="Responses to each prompt.")] = Settings.samples,
+    max_tokens: Annotated[int, typer.Option(help="The longest response, in tokens.")] = Settings.max_tokens,
     dtype: Annotated[
         str, typer.Option(help="vLLM's precision: bfloat16, float16 or float32.", rich_help_panel="Rollout engine")
     ] = Settings.dtype,
     kv_cache_dtype: Annotated[
-        str, typer.Option(help="Of vLLM's KV cache, e.g. fp8_e4m3.", rich_help_panel="Rollout engine")
+        str, typer.Option(help="Precision of vLLM's KV cache, e.g. fp8_e4m3.", rich_help_panel="Rollout engine")
     ] = Settings.kv_cache_dtype,
     quantization: Annotated[
         str | None, typer.Option(help="vLLM's quantisation, e.g. fp8.", rich_help_panel="Rollout engine")
     ] = Settings.quantization,
     tensor_parallel_size: Annotated[
-        int, typer.Option(help="Of vLLM.", rich_help_panel="Rollout engine")
+        int, typer.Option(help="Cards that vLLM splits the model over.", rich_help_panel="Rollout engine")
     ] = Settings.tensor_parallel_size,
     temperature: Annotated[
-        float, typer.Option(help="Of the sampling; both engines divide by it.", rich_help_panel="Rollout engine")
+        float,
+        typer.Option(
+            help="Sampling temperature; both engines divide the logits by it.", rich_help_panel="Rollout engine"
+        ),
     ] = Settings.temperature,
     top_p: Annotated[
-        float, typer.Option(help="Below 1, μ is the truncated distribution.", rich_help_panel="Rollout engine")
+        float,
+        typer.Option(
+            help="Sampling top-p; below 1, μ is the truncated distribution.", rich_help_panel="Rollout engine"
+        ),
     ] = Settings.top_p,
     top_k: Annotated[
-        int, typer.Option(help="Likewise; -1 truncates nothing.", rich_help_panel="Rollout engine")
+        int, typer.Option(help="Sampling top-k; -1 truncates nothing.", rich_help_panel="Rollout engine")
     ] = Settings.top_k,
-    seed: Annotated[int, typer.Option(help="Of the sampling.", rich_help_panel="Rollout engine")] = Settings.seed,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.", rich_help_panel="Rollout engine")] = Settings.seed,
     train_dtype: Annotated[
         str,
         typer.Option(
-            help="In which the trainer computes, over fp32 parameters: bfloat16, float16 or float32.",
+            help="The trainer's precision, over fp32 parameters: bfloat16, float16 or float32.",
             rich_help_panel="Training engine",
         ),
     ] = Settings.train_dtype,
     share: Annotated[
-        float, typer.Option(help="Of the diverging tokens, to be outside the suggested δ.")
+        float, typer.Option(help="Share of the diverging tokens that may lie outside the suggested δ.")
     ] = Settings.share,
-    out: Annotated[Path, typer.Option(help="Folder of probe.json, probe.png and probe.txt.")] = Path("outputs/probe"),
+    out: Annotated[Path, typer.Option(help="Folder for probe.json, probe.png and probe.txt.")] = Path("outputs/probe"),
 ) -> None:
     """Measure how far vLLM and the trainer are apart, before training.
 
@@ -187,18 +202,21 @@ def probe(
 
 _Copy = Annotated[
     Path | None,
-    typer.Option("--from", help="A local copy of its repository on the hub, or one file of it, instead of the hub."),
+    typer.Option("--from", help="Read a local copy of the hub's repository, or one file of it, instead."),
 ]
 _Out = Annotated[
-    Path | None, typer.Option(help="The folder; by default `$DRPO_VERL_DATA/NAME`, or `data/NAME` in the cache.")
+    Path | None,
+    typer.Option(help="Folder to write. Default: `$DRPO_VERL_DATA/NAME`, else `~/.cache/drpo-verl/data/NAME`."),
 ]
 _Accept = Annotated[
     bool,
-    typer.Option("--accept-changes", help="Take files or counts that are not the known ones, and record them."),
+    typer.Option(
+        "--accept-changes", help="Accept files or numbers of problems other than the known ones, and record them."
+    ),
 ]
 _Train = Annotated[int, typer.Option(help="How many problems to train on.")]
-_Test = Annotated[int, typer.Option(help="How many to test on; none of them is ever among the former.")]
-_Seed = Annotated[int, typer.Option(help="Of the draw.")]
+_Test = Annotated[int, typer.Option(help="How many to test on; none of them is among those to train on.")]
+_Seed = Annotated[int, typer.Option(help="Seed of the problems.")]
 
 
 def _from_source(name: str, copy: Path | None, out: Path | None, accept_changes: bool) -> None:
@@ -277,7 +295,9 @@ def arithmetic(
     train: _Train = 2048,
     test: _Test = 256,
     seed: _Seed = 1,
-    style: Annotated[str, typer.Option(help="`terse` for the tiny policy, `natural` for others.")] = "terse",
+    style: Annotated[
+        str, typer.Option(help="How a problem is put: `terse` for the tiny policy, `natural` for others.")
+    ] = "terse",
     out: _Out = None,
 ) -> None:
     """Two-digit arithmetic, the task of the CPU experiments. Needs no network.
@@ -295,7 +315,7 @@ def arithmetic(
 @data_app.command("reasoning_gym")
 def reasoning_gym(
     task: Annotated[
-        str, typer.Option(help="One of reasoning-gym's, if its scorer does not evaluate answers as code.")
+        str, typer.Option(help="A task of reasoning-gym whose scorer does not run answers as code.")
     ] = "chain_sum",
     train: _Train = 2048,
     test: _Test = 256,
@@ -320,21 +340,28 @@ def reasoning_gym(
 @app.command("eval")
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `smollm2`.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `smollm2`."
+        ),
     ],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A verl parquet, as `drpo-verl data` writes them.")],
-    k: Annotated[int, typer.Option(help="Samples a problem.")] = EvaluationSettings.k,
-    temperature: Annotated[float, typer.Option(help="0 for greedy decoding.")] = EvaluationSettings.temperature,
-    top_p: Annotated[float, typer.Option(help="Of the sampling.")] = EvaluationSettings.top_p,
-    max_tokens: Annotated[int, typer.Option(help="The longest response.")] = EvaluationSettings.max_tokens,
-    tensor_parallel_size: Annotated[int, typer.Option(help="Of vLLM.")] = EvaluationSettings.tensor_parallel_size,
-    dtype: Annotated[str, typer.Option(help="Of vLLM.")] = EvaluationSettings.dtype,
-    seed: Annotated[int, typer.Option(help="Of the sampling, and of the intervals.")] = EvaluationSettings.seed,
-    out: Annotated[Path, typer.Option(help="Folder of eval.json, eval.txt and samples.jsonl.")] = Path("outputs/eval"),
+    k: Annotated[int, typer.Option(help="Samples of each problem.")] = EvaluationSettings.k,
+    temperature: Annotated[
+        float, typer.Option(help="Sampling temperature; 0 for greedy decoding.")
+    ] = EvaluationSettings.temperature,
+    top_p: Annotated[float, typer.Option(help="Sampling top-p.")] = EvaluationSettings.top_p,
+    max_tokens: Annotated[int, typer.Option(help="The longest response, in tokens.")] = EvaluationSettings.max_tokens,
+    tensor_parallel_size: Annotated[
+        int, typer.Option(help="Cards that vLLM splits the model over.")
+    ] = EvaluationSettings.tensor_parallel_size,
+    dtype: Annotated[str, typer.Option(help="vLLM's precision.")] = EvaluationSettings.dtype,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling and of the intervals.")] = EvaluationSettings.seed,
+    out: Annotated[Path, typer.Option(help="Folder for eval.json, eval.txt and samples.jsonl.")] = Path("outputs/eval"),
 ) -> None:
     """Measure avg@k and pass@k on a parquet with vLLM, with intervals over the problems, by data source.
 
-    Example: `drpo-verl eval outputs/demo data/aime/test.parquet --k 32 --temperature 0.7 --top-p 0.95`
+    Example: `drpo-verl eval outputs/demo ~/.cache/drpo-verl/data/arithmetic/test.parquet --max-tokens 6`
     """
     from rich.console import Console
 

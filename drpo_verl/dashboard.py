@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from drpo_verl.bins import PROBABILITY_BINS
+from drpo_verl.method import LOSS_MODE, METHOD
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import BarPlot, LinePlot
     from wandb_workspaces.workspaces import Workspace
-
-METHOD = "actor_rollout_ref.actor.policy_loss.loss_mode"
-"""The configuration key by which runs are grouped."""
 
 _COLUMNS = 3
 _MOST_METHODS = 20
@@ -178,7 +176,8 @@ def build(project: str, name: str, entity: str = "") -> Workspace:
                 for section in SECTIONS
             ],
             settings=ws.WorkspaceSettings(max_runs=_MOST_METHODS),
-            runset_settings=ws.RunsetSettings(groupby=[expr.Config(METHOD)]),
+            # By the loss mode too, which tells runs of verl's own losses apart: they have no method.
+            runset_settings=ws.RunsetSettings(groupby=[expr.Config(METHOD), expr.Config(LOSS_MODE)]),
         )
     except ValueError as error:
         raise DashboardError(f"wandb-workspaces refuses --name={name!r}: {error}") from error

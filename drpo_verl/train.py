@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.errors import InstantiationException
@@ -23,11 +24,13 @@ from rich.console import Console
 
 from drpo_verl.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.check import check, stop
+from drpo_verl.check.compose import CompositionError, compose_run
 from drpo_verl.cluster import cluster_address, join_cluster, require_free_cluster, require_shared_folder
 from drpo_verl.console import Follower, logs_to_file
 from drpo_verl.cpu.prefork import fork_server
 from drpo_verl.environment import write_environment
 from drpo_verl.integration import search_path
+from drpo_verl.method import method_of
 from drpo_verl.runs import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, held_out_interval, read_steps
 from drpo_verl.worst_tokens import WORST_TOKENS_FILE
 
@@ -83,25 +86,22 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
     steps = read_steps(folder / METRICS_FILE)
     if not steps:
         raise ValueError("the run logged no step: was it resumed from a checkpoint of its last one?")
-    settings = config.actor_rollout_ref.actor.policy_loss
-    method = f"{settings.loss_mode}, delta {settings.delta}" if settings.get("delta") else settings.loss_mode
+    method, delta = method_of(config), config.actor_rollout_ref.actor.policy_loss.get("delta")
+    title = f"{config.trainer.experiment_name}: {method}" + (f", delta {delta}" if delta else "")
     problems = _held_out_problems(config)
-    draw(steps, folder / PICTURE_FILE, title=f"{config.trainer.experiment_name}: {method}", problems=problems)
+    draw(steps, folder / PICTURE_FILE, title=title, problems=problems)
 
-    summary = {
-        "method": settings.loss_mode,
-        "steps": steps[-1].step,
-        "validation": [
-            {"step": step.step, "data_source": source, "accuracy": accuracy, "problems": problems.get(source),
-             "interval_95": held_out_interval(accuracy, problems.get(source))}
-            for step in steps for source, accuracy in step.validation.items()
-        ],
-    }  # fmt: skip
+    validation: list[dict[str, Any]] = [
+        {"step": step.step, "data_source": source, "accuracy": accuracy, "problems": problems.get(source),
+         "interval_95": held_out_interval(accuracy, problems.get(source))}
+        for step in steps for source, accuracy in step.validation.items()
+    ]  # fmt: skip
+    summary = {"method": method, "steps": steps[-1].step, "validation": validation}
     (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
 
     console.print()
-    several = len({entry["data_source"] for entry in summary["validation"]}) > 1
-    for entry in summary["validation"]:
+    several = len({entry["data_source"] for entry in validation}) > 1
+    for entry in validation:
         interval, count = entry["interval_95"], entry["problems"]
         between = f"  (95 % interval {interval[0]:.3f} to {interval[1]:.3f}, {count} problems)" if interval else ""
         on = f" on {entry['data_source']}" if several else ""
@@ -228,6 +228,13 @@ def _last_line(error: BaseException) -> str:
 def main() -> None:
     """The entry point."""
     search_path.register()
+    overrides = sys.argv[1:]
+    # Hydra itself names no choices for a misspelt one. With options of its own (--cfg, --multirun) it is left alone.
+    if not any(each.startswith("-") for each in overrides):
+        try:
+            compose_run(overrides)
+        except CompositionError as error:
+            sys.exit(f"error: {error}")
     _main()
 
 

@@ -9,25 +9,13 @@ from drpo_verl.check.finding import Finding
 from drpo_verl.check.registry import rule
 from drpo_verl.check.run import ACTOR, ROLLOUT, Run, is_whole
 
-_COUNTS = (
-    "trainer.nnodes",
-    "trainer.n_gpus_per_node",
-    "data.train_batch_size",
-    f"{ROLLOUT}.n",
-    f"{ACTOR}.ppo_mini_batch_size",
-    f"{ACTOR}.ppo_epochs",
-    "data.max_prompt_length",
-    "data.max_response_length",
-)
-
 
 @rule
-def counts(run: Run) -> Iterable[Finding]:
-    """Sizes of batches, lengths and the number of cards are whole numbers of at least 1."""
-    for name in _COUNTS:
-        value = run.get(name)
-        if value is not None and not (is_whole(value) and value >= 1):
-            yield run.error(name, "is not a whole number of at least 1.", "Set it to one.")
+def numbers(run: Run) -> Iterable[Finding]:
+    """Batch sizes, lengths and numbers of cards are whole and at least 1; rates and coefficients are numbers."""
+    for name, kind in run.not_numbers.items():
+        if not any(other in run.reference(name) for other in run.not_numbers):
+            yield run.error(name, f"is not {kind}.", f"Set it to {kind}.")
 
 
 @rule

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from drpo_verl.check import apply_rules
 from drpo_verl.check.compose import CompositionError, compose_run
-from drpo_verl.check.finding import Finding
 from drpo_verl.check.result import Result, summarise
 from drpo_verl.check.run import Run
 
@@ -21,8 +20,7 @@ def check_run(overrides: Sequence[str]) -> Result:
     try:
         config = compose_run(overrides)
     except CompositionError as error:
-        message = f"is what Hydra can not compose: {error}"
-        return Result([Finding("error", " ".join(overrides) or "train.yaml", None, message, rule="composition")])
+        return Result([error.finding])
     run = Run(config)
     # A run's processes get it from there (hardware=cpu); without it verl looks for a GPU when it is imported.
     platform = run.get("ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM")

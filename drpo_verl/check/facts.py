@@ -17,7 +17,7 @@ def facts(run: Run, memory: Memory | None) -> dict[str, str]:
     """
     samples = run.prompts * run.responses
     stated = {
-        "method": run.loss_mode,
+        "method": run.method or run.loss_mode,
         "model": _model(run),
         "cards": _cards(run),
         "rollout": f"{run.prompts:,} prompts x {run.responses} responses = {samples:,} samples, at most "
@@ -34,10 +34,14 @@ def facts(run: Run, memory: Memory | None) -> dict[str, str]:
     if memory is not None and memory.kv_tokens is not None:
         longest = run.prompt_length + run.response_length
         stated["KV cache"] = (
-            f"{memory.kv_tokens:,.0f} tokens a replica: {memory.kv_tokens / longest:.0f} sequences of {longest:,} "
-            f"tokens at once, on {run.rollout_world // run.replica_size} replicas"
+            f"{memory.kv_tokens:,.0f} tokens per replica: {memory.kv_tokens / longest:.0f} sequences of {longest:,} "
+            f"tokens at once, on {_counted(run.rollout_world // run.replica_size, 'replica')}"
         )
     return stated
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('ch') else 's'}"
 
 
 def _model(run: Run) -> str:
@@ -50,7 +54,7 @@ def _model(run: Run) -> str:
 
 
 def _cards(run: Run) -> str:
-    kind = "worker slots (CPU)" if run.on_cpu else "cards"
+    cards = _counted(run.world, "worker slot" if run.on_cpu else "card") + (" (CPU)" if run.on_cpu else "")
     parts = [f"data parallel {run.data_parallel}"]
     for name, size in (
         ("tensor", run.tensor_parallel),
@@ -63,7 +67,7 @@ def _cards(run: Run) -> str:
     replicas = run.rollout_world // run.replica_size
     own = f"{run.rollout_world} of its own" if run.standalone_rollout else "the same"
     return (
-        f"{run.world} {kind}, {run.strategy}: {', '.join(parts)}; rollout on {own}: {replicas} replicas of "
+        f"{cards}, {run.strategy}: {', '.join(parts)}; rollout on {own}: {_counted(replicas, 'replica')} of "
         f"{run.replica_size} ({run.get(f'{ROLLOUT}.name', 'no engine')})"
     )
 
@@ -72,9 +76,9 @@ def _update(run: Run) -> str:
     share = run.mini_batch_per_rank
     text = f"{run.mini_batch:,} prompts = {run.mini_batch * run.responses:,} samples"
     if share is not None:
-        text += f", {share:,} a rank"
+        text += f", {share:,} per rank"
     if run.micro_batch is not None and share is not None and share % run.micro_batch == 0:
-        text += f" in {share // run.micro_batch} micro-batches of {run.micro_batch}"
+        text += f" in {_counted(share // run.micro_batch, 'micro-batch')} of {run.micro_batch}"
     elif run.dynamic_batch:
         text += f" in micro-batches of at most {run.micro_batch_tokens:,} tokens a card"
     return text

@@ -32,10 +32,11 @@ _CODE = (
 
 @rule
 def model_path(run: Run) -> Iterable[Finding]:
-    """The model is set, is there if it is a folder, and its sizes are known here."""
+    """The model is set once, is there if it is a folder, and its sizes are known here."""
     name = f"{MODEL}.path"
     path = run.get(name)
     if run.get("prepare.policy") is not None:
+        yield from _made(run, name, "prepare.policy")
         return
     if path is None:
         yield run.error(name, "is not set.", "Set it to a folder, or to a name on the hub.")
@@ -49,14 +50,22 @@ def model_path(run: Run) -> Iterable[Finding]:
         )
 
 
+def _made(run: Run, name: str, by: str) -> Iterable[Finding]:
+    # The groups that make them set them to null.
+    if run.get(name) is not None:
+        yield run.error(name, f"has no effect: {by} makes what the run takes.", f"Leave it out, or set {by}=null too.")
+
+
 def _is_local(path: str) -> bool:
     return path.startswith(("/", "~", ".")) or path.count("/") > 1
 
 
 @rule
 def data_files(run: Run) -> Iterable[Finding]:
-    """The data files are set and there, have the columns that are read, and enough rows for a rollout."""
+    """The data files are set once and there, have the columns that are read, and enough rows for a rollout."""
     if run.get("prepare.data") is not None:
+        for name in ("data.train_files", "data.val_files"):
+            yield from _made(run, name, "prepare.data")
         return
     for key in ("train_files", "val_files"):
         name = f"data.{key}"

@@ -14,10 +14,11 @@ def lengths(run: Run) -> Iterable[Finding]:
     """The rollout's prompt and response lengths are those of the data."""
     for rollouts, datas in (("prompt_length", "max_prompt_length"), ("response_length", "max_response_length")):
         name, other = f"{ROLLOUT}.{rollouts}", f"data.{datas}"
-        if run.get(name) is not None and run.get(other) is not None and run.get(name) != run.get(other):
+        given, wanted = run.whole(name, 0), run.whole(other, 0)
+        if given and wanted and given != wanted:
             yield run.warning(
                 name,
-                f"is not {other}={run.get(other)}: the two are one length in verl's default.",
+                f"is not {other}={wanted}: the two are one length in verl's default.",
                 f"Set {other} alone.",
             )
 

@@ -73,9 +73,9 @@ def rollout_parallel(run: Run) -> Iterable[Finding]:
                 name,
                 f"x data parallel {run.rollout_data_parallel} makes replicas of {run.replica_size} cards, which do not "
                 f"divide the {whose} {cards}.",
-                f"Set it to a divisor of {cards}.",
+                f"Set it to a divisor of {cards}." if cards > 1 else "Set both to 1.",
             )
-            break
+            return
     node = run.whole(f"{ROLLOUT}.n_gpus_per_node", run.gpus_per_node)
     if run.replica_size > node and run.replica_size % node:
         yield run.error(

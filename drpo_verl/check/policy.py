@@ -319,7 +319,7 @@ def loss_scale(run: Run) -> Iterable[Finding]:
     name = f"{ACTOR}.loss_scale_factor"
     if run.get(f"{ACTOR}.loss_agg_mode", "token-mean") != "seq-mean-token-sum-norm":
         return
-    value = run.get(name)
+    value, length = run.get(name), run.response_length
     if value is None:
         yield run.error(
             name,
@@ -329,10 +329,10 @@ def loss_scale(run: Run) -> Iterable[Finding]:
         )
     elif not is_number(value) or value <= 0:
         yield run.error(name, "is no number above 0.", "Set it to data.max_response_length.")
-    elif value != run.response_length:
+    elif value != length:
         yield run.note(
             name,
-            f"is not the response length ({run.response_length}): the gradient is {run.response_length / value:.3g} "
+            f"is not the response length ({length}): the gradient is {length / value:.3g} "
             "times what it is with it, which matters where it is clipped.",
         )
 
@@ -458,8 +458,16 @@ def entropy(run: Run) -> Iterable[Finding]:
 
 @rule
 def advantages(run: Run) -> Iterable[Finding]:
-    """Group advantages have a group, are centred and not divided by their deviation, and need no critic."""
+    """verl has the estimator; a group is of several, centred, not divided by its deviation, and needs no critic."""
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
     estimator = str(run.get("algorithm.adv_estimator", "gae"))
+    if estimator not in ADV_ESTIMATOR_REGISTRY and not run.get(f"{MODEL}.external_lib"):
+        known = ", ".join(sorted(ADV_ESTIMATOR_REGISTRY))
+        yield run.error(
+            "algorithm.adv_estimator", f"is not one of verl's: {known}.", "Set it to grpo, as both papers do."
+        )
+        return
     if run.responses == 1 and estimator.startswith(("grpo", "rloo", "gdpo", "opo")):
         yield run.warning(
             f"{ROLLOUT}.n",

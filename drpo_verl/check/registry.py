@@ -30,9 +30,12 @@ class Rule:
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         """The rule's findings. A rule that raises is a bug of the rule, and never stops a run."""
+        run.replaced.clear()
         try:
             for finding in self.find(run):
-                yield replace(finding, rule=self.name)
+                # What follows from a default in the place of what is no number is not about the user's configuration.
+                if not run.replaced:
+                    yield replace(finding, rule=self.name)
         except Exception as error:
             message = f"could not be evaluated ({type(error).__name__}: {str(error).strip().splitlines()[:1]})."
             yield Finding(

@@ -72,6 +72,8 @@ class Result:
 
 def summarise(run: Run, findings: list[Finding]) -> Result:
     """The findings with the facts and the memory, as far as they can be told of a configuration with errors."""
+    if run.not_numbers:
+        return Result(findings)
     try:
         memory = estimate(run)
         card = run.get("check.gpu_memory_gib")

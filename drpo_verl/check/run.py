@@ -12,11 +12,47 @@ from omegaconf.errors import OmegaConfBaseException
 
 from drpo_verl.check.architecture import Architecture, read_architecture
 from drpo_verl.check.finding import Finding, Level
+from drpo_verl.method import LOSS_MODE, method_of
 
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"
 MODEL = "actor_rollout_ref.model"
 CORRECTION = "algorithm.rollout_correction"
+
+_COUNTS = (
+    "run.updates_per_rollout",
+    "trainer.nnodes",
+    "trainer.total_epochs",
+    "trainer.n_gpus_per_node",
+    "data.train_batch_size",
+    "data.max_prompt_length",
+    "data.max_response_length",
+    f"{ACTOR}.ppo_mini_batch_size",
+    f"{ACTOR}.ppo_epochs",
+    f"{ACTOR}.ppo_max_token_len_per_gpu",
+    *(
+        f"{ROLLOUT}.{name}"
+        for name in (
+            "n", "prompt_length", "response_length", "max_num_batched_tokens", "max_num_seqs",
+            "tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size", "expert_parallel_size",
+            "log_prob_max_token_len_per_gpu",
+        )
+    ),
+)  # fmt: skip
+_NUMBERS = (
+    "run.stall_seconds", "algorithm.kl_ctrl.kl_coef", f"{ROLLOUT}.gpu_memory_utilization",
+    *(
+        f"{ACTOR}.{name}"
+        for name in (
+            "optim.lr", "optim.clip_grad", "clip_ratio", "clip_ratio_low", "clip_ratio_high", "kl_loss_coef",
+            "entropy_coeff",
+        )
+    ),
+)  # fmt: skip
+_MEGATRON_COUNTS = tuple(
+    f"{ACTOR}.megatron.{name}_parallel_size"
+    for name in ("tensor_model", "pipeline_model", "context", "expert_model", "expert_tensor")
+)
 
 
 class Run:
@@ -30,6 +66,8 @@ class Run:
         self.config = config
         self.unresolved: dict[str, Exception] = {}
         """Settings whose interpolation failed, and why."""
+        self.replaced: set[str] = set()
+        """What of ``not_numbers`` was read, and a default in its place; whoever wants to know clears it before."""
         self._plain = self._resolve(config, "")
 
     def _resolve(self, node: Any, path: str) -> Any:
@@ -64,15 +102,39 @@ class Run:
             node = node[part]
         return default if node is None else node
 
+    def reference(self, name: str) -> str:
+        """The text of the interpolation that a setting is; empty for one with a value of its own."""
+        section, _, key = name.rpartition(".")
+        node = OmegaConf.select(self.config, section)
+        raw: Any = OmegaConf.to_container(node, resolve=False)
+        return str(raw[key]) if OmegaConf.is_interpolation(node, key) else ""
+
     def number(self, name: str, default: float) -> float:
-        """A setting that has to be a number; the default where it is not, which is another rule's finding."""
+        """A setting that has to be a number; the default where it is not (see ``replaced``)."""
         value = self.get(name, default)
+        self._notice(name)
         return value if is_number(value) else default
 
     def whole(self, name: str, default: int) -> int:
-        """A setting that has to be a whole number of at least 1; the default where it is not."""
+        """A setting that has to be a whole number of at least 1; the default where it is not (see ``replaced``)."""
         value = self.get(name, default)
+        self._notice(name)
         return value if is_whole(value) and value >= 1 else default
+
+    def _notice(self, name: str) -> None:
+        if name in self.not_numbers:
+            self.replaced.add(name)
+
+    @cached_property
+    def not_numbers(self) -> dict[str, str]:
+        """The settings that are not the kind of number that they have to be, and what that is."""
+        counts = (*_COUNTS, *(_MEGATRON_COUNTS if self.is_megatron else ()))
+        given = {name: self.get(name) for name in (*counts, *_NUMBERS)}
+        return {
+            name: "a whole number of at least 1" if name in counts else "a number"
+            for name, value in given.items()
+            if value is not None and not (is_whole(value) and value >= 1 if name in counts else is_number(value))
+        }
 
     def found(self, level: Level, name: str, message: str, remedy: str = "") -> Finding:
         """A finding about a setting with its value."""
@@ -304,9 +366,14 @@ class Run:
     # The method and the model.
 
     @property
+    def method(self) -> str | None:
+        """What the run goes by."""
+        return method_of(self.config)
+
+    @property
     def loss_mode(self) -> str:
         """The policy loss."""
-        return str(self.get(f"{ACTOR}.policy_loss.loss_mode", "vanilla"))
+        return str(self.get(LOSS_MODE, "vanilla"))
 
     @property
     def lora_rank(self) -> int:

@@ -67,13 +67,15 @@ def steps(run: Run) -> Iterable[Finding]:
     name = "trainer.total_training_steps"
     total = run.get(name)
     if total is not None and not (is_whole(total) and total >= 1):
-        yield run.error(name, "is not a whole number of at least 1.", "Set it to one, or to null for whole epochs.")
+        yield run.error(name, "is not a whole number of at least 1.", "Set such a number, or null for whole epochs.")
         return
+    if run.number("run.stall_seconds", 1) <= 0:
+        yield run.error("run.stall_seconds", "ends every run at once.", "Set it to more than a step takes, in seconds.")
     for key, what in (("test_freq", "validates"), ("save_freq", "saves")):
         name = f"trainer.{key}"
         every = run.get(name, -1)
         if not is_whole(every) or every == 0:
-            yield run.error(name, "is no number of steps.", f"Set it to one, or to -1 for a run that never {what}.")
+            yield run.error(name, "is not a number of steps.", f"Set a number, or -1 for a run that never {what}.")
         elif total is not None and every > total:
             # verl does both after the last step too, if it does it at all.
             yield run.note(name, f"is more than the {total} steps: the run {what} after the last one only.")

@@ -12,15 +12,26 @@ from drpo_verl.check.finding import Finding
 from drpo_verl.check.registry import rule
 from drpo_verl.check.run import ACTOR, MODEL, ROLLOUT, Run
 
-_ENGINES = ("vllm", "sglang", "trtllm", "hf")
+_ROLLOUT_ENGINES = ("vllm", "sglang", "trtllm")
+_TRAINING_ENGINES = ("fsdp", "fsdp2", "fsdp_turbo", "megatron", "veomni", "torchtitan", "automodel")
 
 
 @rule
-def rollout_engine(run: Run) -> Iterable[Finding]:
-    """The rollout engine is chosen: verl has no default."""
+def engines(run: Run) -> Iterable[Finding]:
+    """The rollout engine is chosen, and it, the training engine and the device are ones that verl has."""
+    import torch
+
     name = f"{ROLLOUT}.name"
     if run.get(name) is None:
         yield run.error(name, "is not set, and verl has no default.", "Set it to vllm.")
+    if not run.get(f"{MODEL}.external_lib"):  # which may register others
+        for setting, known in ((name, _ROLLOUT_ENGINES), (f"{ACTOR}.strategy", _TRAINING_ENGINES)):
+            if run.get(setting, known[0]) not in known:
+                yield run.error(setting, "is not an engine of verl's.", f"Choose from {', '.join(known)}.")
+    try:
+        torch.device(run.get("trainer.device", "cuda"))
+    except (RuntimeError, TypeError):
+        yield run.error("trainer.device", "is not a device of PyTorch's.", "Set it to cuda, npu or cpu.")
 
 
 @rule

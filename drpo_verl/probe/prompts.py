@@ -12,19 +12,15 @@ Messages = list[dict[str, Any]]
 _COLUMN = "prompt"
 
 
-def read(settings: Settings, model: str) -> list[Messages]:
-    """The first ``settings.count`` prompts, or fewer where there are no more.
-
-    Args:
-        settings: what to read.
-        model: the resolved one, whose style arithmetic problems are put in.
+def read(settings: Settings) -> list[Messages]:
+    """The first ``settings.count`` prompts of the file, or fewer where there are no more; none without a file.
 
     Raises:
         ProbeError: naming the file and what is wrong with it.
     """
     path = settings.prompts
     if path is None:
-        return _arithmetic(settings, model)
+        return []
     if not path.is_file():
         raise ProbeError(f"--prompts={str(path)!r} does not exist: give a verl parquet or a text file.")
     prompts = _parquet(path) if path.suffix == ".parquet" else _lines(path)
@@ -57,7 +53,13 @@ def _parquet(path: Path) -> list[Messages]:
     return [row for row in pq.read_table(path, columns=[_COLUMN])[_COLUMN].to_pylist() if row]
 
 
-def _arithmetic(settings: Settings, model: str) -> list[Messages]:
+def arithmetic(settings: Settings, model: str) -> list[Messages]:
+    """``settings.count`` arithmetic problems, in the style of a model.
+
+    Args:
+        settings: how many, and the seed.
+        model: the resolved one.
+    """
     from drpo_verl.tasks.arithmetic import Difficulty, Style, make_problems, render_chat
     from drpo_verl.tasks.tiny_policy import WARMUP_FILE
 

@@ -46,8 +46,9 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
     """
     from drpo_verl.probe import picture, report
 
+    given = prompts.read(settings)  # before the model, which may take minutes to be made
     model = resolve(settings.model)
-    messages = prompts.read(settings, model)
+    messages = given or prompts.arithmetic(settings, model)
     device = device_type()
     # This process imports verl, which looks for a platform; the other two get the same.
     os.environ.update(environment(device, model))

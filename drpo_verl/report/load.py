@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from drpo_verl import worst_tokens
 from drpo_verl.environment import ENVIRONMENT_FILE
+from drpo_verl.method import METHOD, method_of
 from drpo_verl.runs import METRICS_FILE, SUMMARY_FILE, Step, held_out_interval, read_steps
 from drpo_verl.worst_tokens import WorstToken
 
 LAST_STEPS = 5
 """Over so many steps at its end a run's final figures are averaged."""
 
-_LOSS_MODE = "actor_rollout_ref.actor.policy_loss.loss_mode"
+_WANTED = "Give run folders (run.dir) or metrics files, which verl writes with 'file' in trainer.logger."
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ReportRun:
     Attributes:
         name: unique in the report.
         steps: in order, the validation before training among them.
-        method: as chosen with ``+method=``, else the loss mode; None when nothing tells.
+        method: see ``method_of``.
         config: flat, ``a.b.c`` to its value as YAML has it, interpolations unresolved; empty when not known.
         environment: as ``drpo_verl.environment`` writes it; empty when not known.
         problems: over how many held-out problems the accuracy is, by data source, as far as known.
@@ -85,40 +86,52 @@ def mean(values: Iterable[float]) -> float | None:
     return math.fsum(every) / len(every) if every else None
 
 
-def load_runs(paths: Sequence[Path]) -> list[ReportRun]:
+def load_runs(paths: Sequence[Path], left_out: Callable[[str], None] = lambda reason: None) -> list[ReportRun]:
     """Read runs.
 
     Args:
         paths: of run folders or metrics files. Configuration, environment and summary are looked for beside a file
             called ``metrics.jsonl``; another name is that of an earlier run in the same folder, or of a lone file.
+        left_out: told of each of several paths that holds no step (``outputs/*`` has more than runs), and why.
 
     Raises:
-        FileNotFoundError: when there is no metrics file.
-        ValueError: when a file is not one, or a path is given twice.
+        FileNotFoundError: when a path does not exist, or the only one has no metrics file.
+        ValueError: when the only one holds no step, or none does, or a path is given twice.
     """
-    files = [path / METRICS_FILE if path.is_dir() else path for path in paths]
-    names = _names([file.absolute() for file in files])
-    return [_load(file, name) for file, name in zip(files, names, strict=True)]
+    found: list[tuple[Path, list[Step]]] = []
+    for path in paths:
+        file = path / METRICS_FILE if path.is_dir() else path
+        try:
+            found.append((file, _read_steps(file)))
+        except (FileNotFoundError, ValueError) as error:
+            if len(paths) == 1 or not path.exists():
+                raise type(error)(f"{error}. {_WANTED}") from error
+            left_out(str(error))
+    if not found:
+        raise ValueError(f"none of the {len(paths)} paths holds a step of a run. {_WANTED}")
+    names = _names([file.absolute() for file, _ in found])
+    return [_load(file, steps, name) for (file, steps), name in zip(found, names, strict=True)]
 
 
-def _load(file: Path, name: str) -> ReportRun:
-    if not file.exists():
-        raise FileNotFoundError(
-            f"no metrics file at {file}: give run folders (run.dir) or metrics files, which verl writes with 'file' in "
-            "trainer.logger."
-        )
+def _read_steps(file: Path) -> list[Step]:
     try:
         steps = read_steps(file)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not a metrics file as verl's file logger writes it: {error!r}") from error
+    if not steps:
+        raise ValueError(f"{file} has no step")
+    return steps
+
+
+def _load(file: Path, steps: list[Step], name: str) -> ReportRun:
     if file.name != METRICS_FILE:
         return ReportRun(name, steps)
     folder = file.parent
-    config = _read_config(folder / ".hydra" / "config.yaml")
+    method, config = _read_config(folder / ".hydra" / "config.yaml")
     return ReportRun(
         name=name,
         steps=steps,
-        method=_chosen_method(folder / ".hydra" / "hydra.yaml") or config.get(_LOSS_MODE),
+        method=method,
         config=config,
         environment=_read_json(folder / ENVIRONMENT_FILE),
         problems=_problems(_read_json(folder / SUMMARY_FILE), {source for step in steps for source in step.validation}),
@@ -150,19 +163,14 @@ def _problems(summary: dict[str, Any], sources: set[str]) -> dict[str, int]:
     return {source: count for source, count in counts.items() if source is not None and count}
 
 
-def _read_config(path: Path) -> dict[str, str]:
+def _read_config(path: Path) -> tuple[str | None, dict[str, str]]:
+    """The method and all settings, in which it is resolved, since some methods name it by another setting."""
     if not path.exists():
-        return {}
-    return dict(_flat(OmegaConf.to_container(OmegaConf.load(path), resolve=False), ""))
-
-
-def _chosen_method(path: Path) -> str | None:
-    if not path.exists():
-        return None
-    choice = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    for key in ("hydra", "runtime", "choices", "method"):
-        choice = choice.get(key) if isinstance(choice, dict) else None
-    return choice if isinstance(choice, str) else None
+        return None, {}
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    method, settings = method_of(config), dict(_flat(OmegaConf.to_container(config, resolve=False), ""))
+    return method, settings if method is None or METHOD not in settings else settings | {METHOD: method}
 
 
 def _flat(node: Any, prefix: str) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -50,22 +50,33 @@ class _Setting:
     values: Sequence[tuple[str, str]]
 
 
-def write_report(paths: Sequence[Path], out: Path, *, group_by: str = METHOD) -> None:
+def write_report(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    group_by: str = METHOD,
+    left_out: Callable[[str], None] = lambda reason: None,
+) -> int:
     """Write the report of some runs.
 
     Args:
         paths: of run folders or metrics files.
         out: the HTML file.
         group_by: see ``group_runs``.
+        left_out: see ``load_runs``.
+
+    Returns:
+        How many runs are in it.
 
     Raises:
-        FileNotFoundError: when a run has no metrics file.
-        ValueError: when a file is none, or nothing can be grouped so.
+        FileNotFoundError: see ``load_runs``.
+        ValueError: likewise, or when nothing can be grouped so.
     """
-    runs = load_runs(paths)
+    runs = load_runs(paths, left_out)
     groups = group_runs(runs, group_by)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(_render(runs, groups, group_by), encoding="utf-8")
+    return len(runs)
 
 
 def _render(runs: Sequence[ReportRun], groups: Sequence[Group], group_by: str) -> str:

@@ -116,7 +116,10 @@ def test_the_sections_and_their_panels() -> None:
 def test_the_runs_are_grouped_by_method() -> None:
     section = _dry_run()["spec"]["section"]
     (runs,) = section["runSets"]
-    assert runs["grouping"] == [{"section": "config", "name": "actor_rollout_ref.value.actor.policy_loss.loss_mode"}]
+    assert runs["grouping"] == [
+        {"section": "config", "name": name}
+        for name in ("run.value.method", "actor_rollout_ref.value.actor.policy_loss.loss_mode")
+    ]
     for settings in (
         section["settings"],
         *(each["localPanelSettings"] for each in section["panelBankConfig"]["sections"]),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,30 @@ def test_a_path_is_shown_even_when_the_current_folder_is_gone(tmp_path: Path, mo
     assert _shown(here / "outputs" / "train.log") == str(here / "outputs" / "train.log")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("experiment=drpo/qwen3_4", "experiment='drpo/qwen3_4' does not exist"),
+        ("trainer.total_trainings_steps=3", "Did you mean trainer.total_training_steps"),
+    ],
+)
+def test_a_misspelt_name_is_an_error_before_anything_is_made(override: str, message: str, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "drpo_verl.train", override], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        check=False, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert run.returncode == 1 and run.stdout == ""
+    assert run.stderr.startswith("error: ") and message in run.stderr and len(run.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_hydras_own_options_still_reach_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "drpo_verl.train", "experiment=cpu_tiny", "--cfg", "job", "--package", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    shown = subprocess.check_output(command, cwd=tmp_path, text=True, timeout=120, env=environment)
+    assert "updates_per_rollout: 2" in shown
+
+
 def held_out(path: Path, **problems: int) -> Path:
     """A parquet with so many problems of each source, each in two rows, as some editions of AIME have them."""
     rows = [
@@ -75,6 +101,26 @@ def test_one_source_at_the_end_of_a_run(tmp_path: Path, capsys: pytest.CaptureFi
     assert entry["interval_95"] == pytest.approx([0.292, 0.408], abs=5e-4)
     del entry["interval_95"]
     assert entry == {"step": 0, "data_source": "drpo_verl/arithmetic", "accuracy": 0.34765625, "problems": 256}
+
+
+@pytest.mark.parametrize(
+    ("method", "title"), [("cispo", "test: cispo"), (None, "test: drpo, delta 0.1")]
+)  # fmt: skip
+def test_the_method_is_the_one_that_was_chosen(
+    method: str | None, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = []
+    monkeypatch.setattr("matplotlib.figure.Figure.suptitle", lambda self, text: titles.append(text))
+    config = run_of(tmp_path, [], {"critic/score/mean": 0.5}, {"critic/score/mean": 0.5})
+    settings = config.actor_rollout_ref.actor.policy_loss
+    if method is None:
+        settings.delta = 0.1
+    else:
+        config.run = {"method": method}
+        settings.loss_mode = "pg_tis"
+    _summarise(config, tmp_path, Console(width=200))
+    assert titles == [title]
+    assert json.loads((tmp_path / "summary.json").read_text())["method"] == (method or "drpo")
 
 
 def test_two_sources_with_many_samples_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,18 +42,49 @@ def test_json_is_all_that_is_printed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "setting", "message"),
     [
-        ("experiment=qwen", "Could not find 'experiment/qwen'"),
-        ("actor_rollout_ref.actor.ppo_minibatch_size=4", "ppo_minibatch_size"),
-        ("method=", "method"),
-        ("data.train_batch_size=[1", "data.train_batch_size=[1"),
+        ("experiment=drpo/qwen3_4", "experiment",
+         r"='drpo/qwen3_4' does not exist\. The choices are: cpu_smollm2, .*, drpo/r1d_1_5b\. "
+         r"Did you mean drpo/qwen3_4b, "),
+        ("method=drpoo", "method", r"The choices are: cispo, .*, surrogate\. Did you mean drpo, "),
+        ("method=", "method", r"''.*Choose one of them\."),
+        ("experiment=null", "experiment", r"'null' does not exist\. The choices are: cpu_smollm2"),
+        # A choice of another group; verl has one that is called data.
+        ("data=dapo_math", "data", r"Did you mean dataset=dapo_math\?"),
+        # A folder beside a file of its name holds what that choice picks from, which is none.
+        ("precision=fp8", "precision",
+         r"are: bf16, cpu_bf16_rollout, cpu_fp32, cpu_fp8_kv, fp8_e2e, fp8_rollout\. Did you mean fp8_e2e"),
+        ("actor_rollout_ref.actor.polcy_loss.delta=1", "actor_rollout_ref.actor.polcy_loss.delta",
+         r"=1 is not a setting\. Did you mean actor_rollout_ref\.actor\.policy_loss\.delta, "),
+        ("trainer.total_trainings_steps=3", "trainer.total_trainings_steps",
+         r"=3 is not a setting\. Did you mean trainer\.total_training_steps"),
+        ("optim.lr=1", "optim.lr", r"Did you mean actor_rollout_ref\.actor\.optim\.lr or critic\.optim\.lr\?"),
+        ("methd=drpo", "methd", r"Did you mean method\?"),
+        ("xyzzy.y=3", "xyzzy.y", r"A new one is added with \+xyzzy\.y=3"),
+        ("+method=spo", "+method", r"is set already\. Leave out the \+: method=spo"),
+        ("+trainer.nnodes=2", "+trainer.nnodes", r"is set already\. Leave out the \+: trainer\.nnodes=2"),
+        ("trainer=3", "trainer", r"=3 is not a section\. Set what is in it one by one: trainer\.SETTING=VALUE"),
+        ("actor_rollout_ref.model=qwen", "actor_rollout_ref.model", r"='qwen' is not a section"),
+        ("cpu_tiny", "cpu_tiny", r"is not of the form name=value\. Did you mean experiment=cpu_tiny\?"),
+        ("data.train_batch_size=[1", "data.train_batch_size=[1", r"can not be read: .*bracket missing"),
+        ("~alerts.kll", "~alerts.kll", r"is refused by Hydra: .*'alerts\.kll' does not exist"),
     ],
-)
-def test_what_hydra_can_not_compose_is_a_finding(override: str, message: str) -> None:
-    result = check_run(["experiment=cpu_tiny", override])
-    assert not result.ok and [each.rule for each in result.findings] == ["composition"]
-    assert message in str(result.findings[0])
+)  # fmt: skip
+def test_what_can_not_be_composed_is_named_with_what_there_is(override: str, setting: str, message: str) -> None:
+    (finding,) = check_run([override, "data.seed=1"]).findings
+    assert (finding.level, finding.rule, finding.setting) == ("error", "composition", setting)
+    assert re.search(message, str(finding)), str(finding)
+    assert "search path" not in str(finding) and "\n" not in str(finding)
+
+
+def test_a_choice_that_needs_another_backend_says_which() -> None:
+    (finding,) = check_run(["experiment=drpo/qwen3_4b", "precision=fp8_e2e"]).findings
+    assert str(finding) == "precision='fp8_e2e' does not go with backend=fsdp2. It needs backend=cpu or megatron."
+
+
+def test_without_a_run_it_says_what_it_is_for() -> None:
+    assert "drpo-verl check experiment=cpu_tiny" in CliRunner().invoke(app, ["check"]).output
 
 
 @pytest.mark.parametrize(
@@ -73,6 +105,18 @@ def test_what_it_comes_to(base: tuple[str, ...], overrides: list[str], staleness
     facts = check_run([*base, *overrides]).facts
     assert facts is not None
     assert staleness in facts["expected staleness"] and facts["optimiser steps per rollout"] == updates
+
+
+def test_methods_of_one_loss_mode_go_by_their_own_names() -> None:
+    for method in ("cispo", "pg_tis"):
+        facts = check_run([*CPU, f"method={method}"]).facts
+        assert facts is not None and facts["method"] == method
+        assert facts["cards"].startswith("1 worker slot (CPU), ") and facts["update"].endswith("in 1 micro-batch of 48")
+
+
+def test_what_is_no_number_comes_to_nothing() -> None:
+    result = check_run([*DENSE, "data.train_batch_size=0"])
+    assert (result.ok, result.facts, result.memory) == (False, None, None)
 
 
 def test_neither_vllm_nor_ray_is_started_and_a_gpu_is_not_needed() -> None:

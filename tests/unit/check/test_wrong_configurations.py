@@ -30,8 +30,8 @@ def test_the_valid_ones_are_valid(base: tuple[str, ...]) -> None:
 
 WRONG = [
     # Batches.
-    (CPU, [f"{ROLLOUT}.n=0"], "error", "counts", r"rollout\.n=0 is not a whole number of at least 1"),
-    (CPU, ["data.train_batch_size=2.5"], "error", "counts", r"train_batch_size=2\.5 is not a whole number"),
+    (CPU, [f"{ROLLOUT}.n=0"], "error", "numbers", r"rollout\.n=0 is not a whole number of at least 1"),
+    (CPU, ["data.train_batch_size=2.5"], "error", "numbers", r"train_batch_size=2\.5 is not a whole number"),
     (PARTS, ["data.train_batch_size=63", f"{ROLLOUT}.n=1"],
      "error", "rollout_batch", r"63 samples.*8 ranks.*multiple of 8"),
     (DENSE, [f"{ACTOR}.ppo_mini_batch_size=128"],
@@ -241,7 +241,14 @@ WRONG = [
      "error", "memory", r"=0\.2 has no room for the rollout's weights"),
     (DENSE, [f"{ROLLOUT}.gpu_memory_utilization=0.1"], "error", "memory", r"=0\.1 leaves a KV cache of"),
     # What is left to verl.
-    (DENSE, [f"{ROLLOUT}.name=???"], "error", "rollout_engine", r"rollout\.name is not set"),
+    (DENSE, [f"{ROLLOUT}.name=???"], "error", "engines", r"rollout\.name is not set"),
+    (DENSE, [f"{ROLLOUT}.name=vlm"], "error", "engines", r"='vlm' is not an engine.*vllm, sglang"),
+    (DENSE, [f"{ACTOR}.strategy=fsdp3"], "error", "engines", r"='fsdp3' is not an engine.*fsdp, fsdp2"),
+    (DENSE, ["trainer.device=gpu"], "error", "engines", r"='gpu' is not a device.*cuda"),
+    (DENSE, ["algorithm.adv_estimator=grop"], "error", "advantages", r"='grop' is not one of verl's: .*grpo"),
+    (CPU, ["data.train_files=mine.parquet"], "error", "data_files", r"has no effect: prepare\.data makes"),
+    (CPU, [f"{MODEL}.path=mine"], "error", "model_path", r"has no effect: prepare\.policy makes"),
+    (CPU, ["run.stall_seconds=0"], "error", "steps", r"stall_seconds=0 ends every run at once"),
     (DENSE, [f"{ACTOR}.loss_agg_mode=mean"],
      "error", "accepted_by_verl", r"is refused by verl: Invalid loss_agg_mode: mean"),
 ]  # fmt: skip
@@ -265,6 +272,30 @@ def test_more_than_one_pass_over_a_rollout_is_said() -> None:
     assert "8 updates on the same samples" in str(
         next(each for each in found(DENSE, f"{ACTOR}.ppo_epochs=2") if each.rule == "epochs")
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("trainer.nnodes", "two"), ("trainer.total_epochs", "0"),
+        ("data.train_batch_size", "0"), ("data.train_batch_size", "-64"),
+        ("data.max_response_length", "0"), (f"{ROLLOUT}.response_length", "0"), (f"{ROLLOUT}.n", "8.5"),
+        (f"{ROLLOUT}.tensor_model_parallel_size", "0"), (f"{ROLLOUT}.max_num_seqs", "0"),
+        (f"{ACTOR}.ppo_mini_batch_size", "0"), (f"{ACTOR}.ppo_max_token_len_per_gpu", "0"),
+        (f"{MEGATRON}.tensor_model_parallel_size", "-1"), (f"{ACTOR}.optim.lr", "abc"),
+        (f"{ROLLOUT}.gpu_memory_utilization", "half"),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_said_once_and_nothing_that_follows_from_it(name: str, value: str) -> None:
+    base = EXPERTS if name.startswith(MEGATRON) else DENSE
+    before = {str(each) for each in found(base)}
+    errors = [each for each in found(base, f"{name}={value}") if each.level != "note" and str(each) not in before]
+    assert [(each.rule, each.setting) for each in errors] == [("numbers", name)], [str(each) for each in errors]
+
+
+def test_what_is_no_number_hides_no_error_of_something_else() -> None:
+    errors = [each for each in found(DENSE, "data.train_batch_size=0", f"{LOSS}.delta=0") if each.level == "error"]
+    assert {each.rule for each in errors} == {"numbers", "policy_loss"}
 
 
 def test_all_errors_are_found_at_once() -> None:

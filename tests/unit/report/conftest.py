@@ -44,9 +44,9 @@ def _derived(data: dict[str, float], scale: float) -> dict[str, float]:
 def make_run(tmp_path: Path) -> MakeRun:
     """Makes a run's folder.
 
-    Arguments of what it returns: ``name`` of the folder; ``method`` as chosen on Hydra's command line; ``settings`` as
-    dotted keys; ``scale`` for every metric; ``complete`` for the metrics and files of a run as it is made today,
-    instead of the real metrics file alone.
+    Arguments of what it returns: ``name`` of the folder; ``method`` as chosen with ``method=``; ``settings`` as dotted
+    keys; ``scale`` for every metric; ``complete`` for the metrics and files of a run as it is made today, instead of
+    the real metrics file alone.
     """
 
     def make(name: str, method: str = "drpo", *, scale: float = 1.0, complete: bool = True, **settings: Any) -> Path:
@@ -60,13 +60,14 @@ def make_run(tmp_path: Path) -> MakeRun:
         records.insert(0, {"step": 0, "data": {"val-core/drpo_verl/arithmetic/acc/mean@1": 0.25}})
         records[-1]["data"]["val-core/drpo_verl/arithmetic/acc/mean@1"] = 0.5
         (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
-        config = OmegaConf.create({"run": {"dir": "outputs/${trainer.experiment_name}"}})
-        settings = {"trainer.experiment_name": name, "actor_rollout_ref.actor.policy_loss.loss_mode": method,
+        loss_mode = {"cispo": "pg_tis"}.get(method, method)
+        named = method if loss_mode != method else "${actor_rollout_ref.actor.policy_loss.loss_mode}"
+        config = OmegaConf.create({"run": {"dir": "outputs/${trainer.experiment_name}", "method": named}})
+        settings = {"trainer.experiment_name": name, "actor_rollout_ref.actor.policy_loss.loss_mode": loss_mode,
                     "actor_rollout_ref.actor.optim.lr": 0.0003, "data.seed": 1, **settings}  # fmt: skip
         for key, value in settings.items():
             OmegaConf.update(config, key, value, force_add=True)
         OmegaConf.save(config, hydra / "config.yaml")
-        OmegaConf.save({"hydra": {"runtime": {"choices": {"method": method}}}}, hydra / "hydra.yaml")
         (folder / "environment.json").write_text(json.dumps({"verl": "0.9.1", "python": "3.11.2"}))
         worst = {"abs_prob_diff": 0.25, "mu": 0.5, "pi": 0.75, "advantage": -1.0, "position": 2, "token": " <b>",
                  "context": "12+3"}  # fmt: skip

@@ -23,6 +23,13 @@ def test_runs_that_differ_in_nothing_but_seeds_are_one_group(make_run) -> None:
     assert _groups(paths) == {"drpo": ["a", "b"], "dppo_binary_tv": ["tv"], "old": ["old"]}
 
 
+def test_methods_of_one_loss_mode_are_told_apart(make_run) -> None:
+    runs = load_runs([make_run("a", "cispo"), make_run("b", "pg_tis")])
+    assert [group.label for group in group_runs(runs)] == ["cispo", "pg_tis"]
+    (difference,) = config_differences(runs)
+    assert (difference.key, [value for value, _ in difference.values]) == ("run.method", ["cispo", "pg_tis"])
+
+
 def test_variants_of_a_method_are_named_by_what_differs(make_run) -> None:
     paths = [
         make_run("a", **{DELTA: 0.1}),

@@ -7,14 +7,16 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from drpo_verl.cli import app
 from drpo_verl.report import write_report
 from drpo_verl.report.load import load_runs
 from drpo_verl.runs import wilson_interval
 
 
 def test_a_run_of_today(make_run) -> None:
-    (run,) = load_runs([make_run("one", "cispo", **{"actor_rollout_ref.actor.policy_loss.loss_mode": "pg_tis"})])
+    (run,) = load_runs([make_run("one", "cispo")])
     assert (run.name, run.method, run.trained_steps, run.problems) == (
         "one", "cispo", 3, {"drpo_verl/arithmetic": 16}
     )  # fmt: skip
@@ -93,13 +95,38 @@ def test_runs_of_the_same_name_are_told_apart(make_run) -> None:
     assert [run.name for run in runs] == ["a/run", "b/run", "b/other"]
 
 
+def test_of_several_those_without_a_step_are_left_out_and_named(make_run, tmp_path: Path) -> None:
+    make_run("outputs/b")
+    make_run("outputs/a")
+    outputs = tmp_path / "outputs"
+    (outputs / "eval").mkdir()
+    (outputs / "hung").mkdir()
+    (outputs / "hung" / "metrics.jsonl").touch()
+    (outputs / "report.html").write_text("<html>\n")
+    command = ["report", *map(str, sorted(outputs.iterdir())), "--out", str(tmp_path / "report.html")]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert result.exit_code == 0 and "2 runs" in result.stdout, result.output
+    warnings = result.stderr.splitlines()
+    for warning, (name, why) in zip(
+        warnings,
+        (("eval", "no metrics file"), ("hung", "has no step"), ("report.html", "is not a metrics file")),
+        strict=True,
+    ):
+        assert warning.startswith("warning: left out: ") and f"outputs/{name}" in warning and why in warning
+    with pytest.raises(ValueError, match=r"none of the 2 paths holds a step"):
+        load_runs([outputs / "eval", outputs / "hung"])
+    with pytest.raises(FileNotFoundError, match=r"tpyo"):
+        load_runs([outputs / "a", outputs / "tpyo"])
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path, make_run) -> None:
     with pytest.raises(FileNotFoundError, match=r"metrics.jsonl.*run.dir"):
         load_runs([tmp_path])
     text = tmp_path / "notes.txt"
-    for content in ("hello\n", "[1]\n", '{"step": 1}\n'):
+    for content, problem in (("hello\n", "is not a metrics file"), ("[1]\n", "is not a metrics file"),
+                             ('{"step": 1}\n', "is not a metrics file"), ("", "has no step")):  # fmt: skip
         text.write_text(content)
-        with pytest.raises(ValueError, match=r"notes.txt is not a metrics file"):
+        with pytest.raises(ValueError, match=rf"notes.txt {problem}.*run.dir"):
             load_runs([text])
     run = make_run("twice")
     with pytest.raises(ValueError, match="given twice"):

@@ -99,14 +99,8 @@ def test_the_worst_tokens_are_in_a_table_the_worst_first(make_run, tmp_path: Pat
     assert section.count(" &lt;b&gt;</code>") == 5 and section.count("12+3</code>") == 5
 
 
-def test_a_run_without_a_step_is_no_error(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text("")
-    write_report([tmp_path], tmp_path / "deeper" / "report.html")
-    assert "Environment" in (tmp_path / "deeper" / "report.html").read_text()
-
-
 def test_the_command(make_run, tmp_path: Path) -> None:
-    out = tmp_path / "report.html"
+    out = tmp_path / "deeper" / "report.html"
     done = CliRunner().invoke(app, ["report", str(make_run("one")), "--out", str(out)])
     assert done.exit_code == 0 and str(out) in done.output and out.exists()
     refused = CliRunner().invoke(app, ["report", str(tmp_path / "none.jsonl")])
