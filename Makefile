@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 MEGATRON  := $(VENV)/megatron/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke smollm2 test test-unit test-contract test-e2e browser lint methods top-k instruments weights probe bench lock clean
+.PHONY: help setup demo smoke smollm2 test test-unit test-configuration test-contract test-e2e browser lint methods top-k instruments weights probe bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
@@ -44,10 +44,10 @@ smoke: $(INSTALLED)  ## three steps of the same job
 smollm2: $(INSTALLED)  ## the same job on SmolLM2-135M-Instruct, bf16 rollout against fp32 trainer
 	$(BIN)/python -m drpo_verl.train experiment=cpu_smollm2
 
-test: test-unit test-contract test-e2e  ## all tests
+test: test-unit test-configuration test-contract test-e2e  ## all tests
 
-test-unit: $(INSTALLED)  ## minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/unit
+test-unit test-configuration: test-%: $(INSTALLED)  ## the objectives and everything around them; every experiment and the check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/$*
 
 test-contract: $(MEGATRON)
 test-contract test-e2e: test-%: $(INSTALLED)  ## minutes; half an hour
