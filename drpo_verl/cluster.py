@@ -21,6 +21,7 @@ _VARIABLES_OF_A_NEW_CLUSTER = (
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
     "RAY_USAGE_STATS_ENABLED",
     "RAY_prestart_worker_first_driver",
+    "RAY_worker_register_timeout_seconds",
 )
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's name for the environment variable that a submitted job has
 

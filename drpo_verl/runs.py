@@ -126,6 +126,7 @@ def draw(steps: list[Step], path: Path, *, title: str, problems: Mapping[str, in
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     trained = [step for step in steps if REWARD in step.metrics]
     at = [step.step for step in trained]
@@ -170,6 +171,7 @@ def draw(steps: list[Step], path: Path, *, title: str, problems: Mapping[str, in
     region.set_ylabel("gradient weight w\n(below 0: corrected)")
     region.legend(loc="best")
     region.set_xlabel("training step")
+    region.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (reward, mismatch, region):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=130)

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections import Counter
@@ -47,12 +48,14 @@ def export_environment(config: DictConfig) -> None:
 
 
 def prepare(config: DictConfig) -> None:
-    """Make the model folder and the data files that the experiment asks for, and put their paths in."""
+    """Make the model folder and the data files that the experiment asks for, and put their paths in their place."""
     if config.prepare.policy is not None:
         config.actor_rollout_ref.model.path = str(instantiate(config.prepare.policy, _convert_="all"))
+        config.prepare.policy = None
     if config.prepare.data is not None:
         train_file, val_file = instantiate(config.prepare.data, _convert_="all")
         config.data.train_files, config.data.val_files = str(train_file), str(val_file)
+        config.prepare.data = None
 
 
 def validate(config: DictConfig, console: Console) -> None:
@@ -167,8 +170,8 @@ def _run(config: DictConfig) -> None:
         os.environ["VERL_FILE_LOGGER_PATH"] = str(metrics)
     with contextlib.ExitStack() as until_the_end:
         if config.run.prefork and cluster is None:
-            command = until_the_end.enter_context(fork_server(log))
-            OmegaConf.update(config, f"{_RUNTIME_ENV}.py_executable", command, force_add=True)
+            python = until_the_end.enter_context(fork_server(log))
+            OmegaConf.update(config, f"{_RUNTIME_ENV}.py_executable", shlex.quote(python), force_add=True)
         with logs_to_file(log) as console:
             console.print(f"checking the configuration; logs: {_shown(log)}", highlight=False, soft_wrap=True)
             validate(config, console)

@@ -55,7 +55,9 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def fork_server(log: Path) -> Iterator[str]:
-    """Yields the command that stands for a Python; the first that is run starts the server.
+    """Yields an executable that stands for a Python, the first run of which starts the server.
+
+    A Python itself, where temporary files can not be executed.
 
     Args:
         log: where the server's output goes, after what is there.
@@ -66,7 +68,7 @@ def fork_server(log: Path) -> Iterator[str]:
     command.write_text(f'#!/bin/sh\nexec {client} "$@"\n')
     command.chmod(0o700)
     try:
-        yield str(command)
+        yield str(command) if os.access(command, os.X_OK) else sys.executable
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
