@@ -26,7 +26,7 @@ from rich.console import Console
 from drpo_verl.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.check import check, stop
 from drpo_verl.check.compose import CompositionError, compose_run
-from drpo_verl.cluster import cluster_address, join_cluster, require_free_cluster, require_shared_folder
+from drpo_verl.cluster import RAY_INIT, cluster_address, join_cluster, require_free_cluster, require_shared_folder
 from drpo_verl.console import Follower, logs_to_file
 from drpo_verl.cpu.prefork import fork_server
 from drpo_verl.environment import write_environment
@@ -169,7 +169,7 @@ def _run(config: DictConfig) -> None:
         OmegaConf.update(config, f"{_ENVIRONMENT}.VERL_FILE_LOGGER_PATH", str(metrics), force_add=True)
         os.environ["VERL_FILE_LOGGER_PATH"] = str(metrics)
     with contextlib.ExitStack() as until_the_end:
-        if config.run.prefork and cluster is None:
+        if _can_prefork(config):
             python = until_the_end.enter_context(fork_server(log))
             OmegaConf.update(config, f"{_RUNTIME_ENV}.py_executable", shlex.quote(python), force_add=True)
         with logs_to_file(log) as console:
@@ -180,6 +180,16 @@ def _run(config: DictConfig) -> None:
             OmegaConf.resolve(config)  # verl does it in a worker, whose environment (a cluster's) may be another
         _train(config, folder, cluster)
     _summarise(config, folder, Console())
+
+
+def _can_prefork(config: DictConfig) -> bool:
+    """Whether the run starts a Ray of its own on a CPU, whose workers nothing else starts in a way of its own."""
+    others = {"py_executable", "pip", "uv", "conda", "image_uri", "container"} & set(
+        OmegaConf.select(config, _RUNTIME_ENV) or ()
+    )
+    on_cpu = os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
+    own_ray = OmegaConf.select(config, f"{RAY_INIT}.address") == "local"
+    return bool(config.run.prefork) and on_cpu and own_ray and not others
 
 
 def _train(config: DictConfig, folder: Path, cluster: str | None) -> None:

@@ -8,7 +8,8 @@ Ray starts a worker by the command of its runtime environment (``py_executable``
 starts its engine, by an executable that can be set: both are ``prefork_client.py``, which hands arguments, environment
 and open files to the server. Without a server it becomes an ordinary Python, so that nothing depends on it.
 
-The server has a single thread, as it must to be forked safely, and ends with the raylet whose workers it forks.
+The server runs a single thread, as it must to be forked safely (pyarrow's allocator has one more, and its own handlers
+for forks), and ends with the raylet whose workers it forks.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from drpo_verl.cpu import prefork_client
 from drpo_verl.cpu.prefork_client import COMMAND, LENGTH, STATUS, received
@@ -98,14 +100,14 @@ class _Server:
 
     Args:
         listener: where requests come in.
-        owner: the process with which it ends.
+        owner: a descriptor that is readable when the process with which it ends is gone.
     """
 
     def __init__(self, listener: socket.socket, owner: int) -> None:
         self._listener = listener
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
-        self._owner = os.pidfd_open(owner)
+        self._owner = owner
         self._selector.register(self._owner, selectors.EVENT_READ)
         self._children: dict[int, tuple[int, socket.socket]] = {}
         """By the descriptor that tells of its end: the child, and who waits for it."""
@@ -125,20 +127,19 @@ class _Server:
                     return None
                 elif isinstance(key.fileobj, int):
                     self._ended(key.fileobj)
-                else:  # who waits for it has been killed
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(key.data, signal.SIGKILL)
+                elif any(connection is key.fileobj for _, connection in self._children.values()):
+                    os.kill(key.data, signal.SIGKILL)  # who waits for it has been killed
                     self._selector.unregister(key.fileobj)
 
     def _accept(self) -> _Request | None:
         connection, _ = self._listener.accept()
         try:
             request = _Request.receive(connection)
-        except (OSError, ValueError) as error:
-            logger.warning("a request was not understood: %s", error)
+            child = os.fork()
+        except (OSError, ValueError) as error:  # who asked runs a Python of its own
+            logger.warning("a process was not forked: %s", error)
             connection.close()
             return None
-        child = os.fork()
         if child == 0:
             self._forget(connection)
             return request
@@ -184,6 +185,7 @@ def _become(request: _Request, command: str) -> None:
     for number, descriptor in aside.items():
         os.dup2(descriptor, number, inheritable=True)
         os.close(descriptor)
+    os.setpgid(0, 0)  # who kills its process group kills none of its siblings
     os.chdir(request.folder)
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, request.niceness)
@@ -197,14 +199,17 @@ def _become(request: _Request, command: str) -> None:
     if script == "-c":
         code = sys.argv.pop(1)
         sys.path.insert(0, "")
-        exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))
+        sys.modules["__main__"] = main = ModuleType("__main__")
+        exec(compile(code, "<string>", "exec", dont_inherit=True), vars(main))
     else:
         sys.path.insert(0, str(Path(script).parent))
         runpy.run_path(script, run_name="__main__")
 
 
 def _main(listener: socket.socket, folder: Path) -> None:
-    del sys.path[0]  # the current folder, which is the server's alone
+    owner = os.pidfd_open(int(os.environ["RAY_RAYLET_PID"]))
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]  # the current folder, which is the server's alone
     for module in _MODULES:
         try:
             importlib.import_module(module)
@@ -213,7 +218,9 @@ def _main(listener: socket.socket, folder: Path) -> None:
             logger.warning("%s was not imported in advance: %s", module, error)
     gc.collect()
     gc.freeze()  # the collector leaves shared memory alone
-    request = _Server(listener, owner=int(os.environ["RAY_RAYLET_PID"])).serve()
+    sys.stdout.flush()  # or each process would print it once more
+    sys.stderr.flush()
+    request = _Server(listener, owner).serve()
     if request is None:
         shutil.rmtree(folder, ignore_errors=True)
     else:

@@ -10,6 +10,7 @@ environment when it is loaded, and they are the same for all workers of a run. W
 it does not know, this process becomes an ordinary Python.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -27,24 +28,35 @@ FROM_ENVIRONMENT = ("-B", "-s")
 
 def main(folder: str, log: str, arguments: list[str]) -> int:
     """Run the twin; its exit code."""
-    files = open_files()
     while arguments and arguments[0] in FROM_ENVIRONMENT:
         arguments = arguments[1:]
     try:
+        files = open_files()
         server = connected(folder, log, arguments)
         pid = ask(server, arguments, files)
     except OSError:
         os.execv(sys.executable, [sys.executable, *arguments])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, lambda number, _: os.kill(pid, number))
+        signal.signal(number, lambda number, _: signalled(pid, number))
     for descriptor in files:
         if descriptor > 2:
             os.close(descriptor)  # or pipes of the twin would stay open after it
-    (status,) = STATUS.unpack(received(server, STATUS.size))
+    try:
+        (status,) = STATUS.unpack(received(server, STATUS.size))
+    except ConnectionError:  # nobody could wait for it any more
+        signalled(pid, signal.SIGKILL)
+        return 1
     if os.WIFSIGNALED(status):
-        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        if os.WTERMSIG(status) != signal.SIGKILL:  # whose effect can not be changed
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
     return os.waitstatus_to_exitcode(status)
+
+
+def signalled(pid: int, number: int) -> None:
+    """Send a signal to a process that may have ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def ask(server: socket.socket, arguments: list[str], files: list[int]) -> int:
@@ -75,6 +87,8 @@ def connected(folder: str, log: str, arguments: list[str]) -> socket.socket:
     """
     if not arguments or (arguments[0] != "-c" and arguments[0].startswith("-")):
         raise ConnectionError("options of Python's own")
+    if "resource_tracker" in " ".join(arguments[:2]):
+        raise ConnectionError("what cleans up after processes that were killed must not be killed with them")
     path = os.path.join(folder, SOCKET)
     with open(os.path.join(folder, COMMAND)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -116,7 +130,7 @@ def received(connection: socket.socket, size: int) -> bytes:
     """So many bytes.
 
     Raises:
-        ConnectionError: when there will not be so many: the server is gone, and with it the twin.
+        ConnectionError: when there will not be so many, since the server is gone.
     """
     data = b""
     while len(data) < size:

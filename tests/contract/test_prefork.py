@@ -63,12 +63,19 @@ def _is_gone(pid: int) -> bool:
 
 
 def test_everything_is_imported_in_it(server: Server) -> None:
-    code = (
-        "import sys, threading; print(*(name in sys.modules for name in ('verl.trainer.main_ppo', 'vllm', 'ray')), "
-        "threading.active_count())"
-    )
-    assert server.output("-c", code) == "True True True 1"
+    code = "import sys; print(*(name in sys.modules for name in ('verl.trainer.main_ppo', 'vllm', 'ray')))"
+    assert server.output("-c", code) == "True True True"
     assert "was not imported in advance" not in server.log.read_text()
+
+
+def test_a_single_thread_is_forked(server: Server) -> None:
+    # Of the server, which is the parent; pyarrow's allocator has a thread too, and handlers for forks.
+    code = (
+        "import os; tasks = f'/proc/{os.getppid()}/task'; "
+        "print(*(open(f'{tasks}/{task}/comm').read().strip() for task in os.listdir(tasks)), sep='|')"
+    )
+    threads = server.output("-c", code).split("|")
+    assert len([name for name in threads if name != "jemalloc_bg_thd"]) == 1, threads
 
 
 def test_a_script_gets_its_arguments_environment_folder_and_exit_code(server: Server, tmp_path: Path) -> None:
@@ -110,6 +117,33 @@ def test_signals_reach_it_and_are_told(server: Server) -> None:
     assert twin != process.pid
     process.terminate()
     assert process.wait(20) == -signal.SIGTERM and _is_gone(twin)
+
+
+def test_one_that_is_killed_is_told_of_so(server: Server) -> None:
+    process = server.start("-c", SLEEP)
+    os.kill(int(process.stdout.readline()), signal.SIGKILL)
+    assert process.wait(20) == -signal.SIGKILL
+
+
+def test_it_survives_a_process_and_who_waits_for_it_ending_at_once(server: Server) -> None:
+    process = server.start("-c", SLEEP)
+    twin = int(process.stdout.readline())
+    parent = psutil.Process(twin).ppid()
+    os.kill(parent, signal.SIGSTOP)  # so that it is told of both ends in one go
+    os.kill(twin, signal.SIGKILL)
+    process.kill()
+    process.wait(20)
+    os.kill(parent, signal.SIGCONT)
+    assert server.output("-c", "import os; print(os.getppid())") == str(parent)
+
+
+def test_a_process_ends_with_its_server(tmp_path: Path) -> None:
+    environment = os.environ | {"RAY_RAYLET_PID": str(os.getpid())}
+    with fork_server(tmp_path / "log.txt") as command:
+        process = subprocess.Popen([command, "-c", SLEEP], env=environment, stdout=subprocess.PIPE, text=True)
+        twin = int(process.stdout.readline())
+        os.kill(psutil.Process(twin).ppid(), signal.SIGKILL)
+        assert process.wait(20) == 1 and _is_gone(twin)
 
 
 def test_it_is_killed_with_who_waits_for_it(server: Server) -> None:

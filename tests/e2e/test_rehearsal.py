@@ -59,6 +59,9 @@ def test_an_asynchronous_trainer_tells_mismatch_and_drift(asynchronous_run: Run)
             step.metrics[f"{prefix}/abs_prob_diff_max"] for prefix in ("inference_mismatch", "mismatch", "policy_drift")
         )
         assert 0 < min(mismatch, drift) <= both == max(mismatch, drift) <= 1
+    # After a weight sync the count begins anew.
+    first, second = (step.metrics["inference_mismatch/abs_prob_diff_mean"] for step in asynchronous_run.steps)
+    assert first != second
 
 
 def test_nothing_is_left_in_shared_memory(asynchronous_run: Run) -> None:
