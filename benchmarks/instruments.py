@@ -70,13 +70,15 @@ def main() -> None:
         for instruments in (False, True):
             section = configuration(f"{_SECTION}={instruments}").actor_rollout_ref.actor
             losses[instruments] = partial(ppo_loss, config=omega_conf_to_dataclass(section))
-        data = batch(_batch(), samples_per_update=SAMPLES // 2)
+        rows = _batch()
 
         def seconds(instruments: bool) -> float:
             actor.set_loss_fn(losses[instruments])
             os.environ.pop(PATH_VARIABLE, None)
             if instruments:
                 os.environ[PATH_VARIABLE] = str(Path(folder, "worst_tokens.jsonl"))
+            actor.on_weight_sync()
+            data = batch(rows, samples_per_update=SAMPLES // 2)  # anew: verl takes its settings out of it
             start = time.perf_counter()
             actor.train_mini_batch(data)
             return time.perf_counter() - start
