@@ -184,9 +184,8 @@ def _run(config: DictConfig) -> None:
 
 def _can_prefork(config: DictConfig) -> bool:
     """Whether the run starts a Ray of its own on a CPU, whose workers nothing else starts in a way of its own."""
-    others = {"py_executable", "pip", "uv", "conda", "image_uri", "container"} & set(
-        OmegaConf.select(config, _RUNTIME_ENV) or ()
-    )
+    runtime_env = OmegaConf.select(config, _RUNTIME_ENV) or {}
+    others = [name for name in ("py_executable", "pip", "uv", "conda", "image_uri") if runtime_env.get(name)]
     on_cpu = os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
     own_ray = OmegaConf.select(config, f"{RAY_INIT}.address") == "local"
     return bool(config.run.prefork) and on_cpu and own_ray and not others
