@@ -17,7 +17,7 @@ from drpo_verl.check import rules
 from drpo_verl.check.command import check_run
 from drpo_verl.cli import app
 
-DOCS = Path(__file__).parents[3] / "docs" / "check.md"
+DOCS = Path(__file__).parents[2] / "docs" / "check.md"
 
 
 def test_it_shows_findings_memory_and_facts_and_exits_with_1() -> None:
