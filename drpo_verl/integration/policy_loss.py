@@ -132,8 +132,9 @@ def policy_loss(
         require_divergence(statistics.sums[PARTITION])
     verls: dict[str, Any] = {}
     if objective.verl_loss is None:
+        # The mask as a float: multiplied by a bool tensor, the loss is converted once more, forward and backward.
         loss = agg_loss(
-            loss_mat=tokens.loss, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info
+            loss_mat=tokens.loss, loss_mask=tokens.is_token, loss_agg_mode=loss_agg_mode, **config.global_batch_info
         )
     else:
         # The baseline is verl's own, to the last digit; ours only says what it did.

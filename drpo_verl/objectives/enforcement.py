@@ -23,7 +23,7 @@ class Reach:
     Attributes:
         excess: sign(A) D / delta; what w is computed from.
         gate: the same by the gate's distance and threshold, where an enforcement has one; else ``excess``.
-        penalty: sign(A) P / delta, where the geometry has a penalty.
+        penalty: 2 sign(A) P / delta, where the geometry has a penalty.
     """
 
     excess: Tensor
@@ -78,8 +78,7 @@ DETACHED = Enforcement(_one, _ratio_times_log_policy, needs_threshold=False, det
 
 
 def _mask_weight(reach: Reach) -> Tensor:
-    ones = torch.ones_like(reach.gate)
-    return ones - where_above(ones, reach.gate, 1.0)
+    return torch.le(reach.gate, 1.0, out=torch.empty_like(reach.gate))  # 0 or 1, and no bool tensor in between
 
 
 HARD_MASK = Enforcement(_mask_weight, _held_constant)
@@ -94,7 +93,7 @@ def _penalised(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
     # r A - |A| P / delta, divided by A.
     if reach.penalty is None:
         return tokens.ratio * weight
-    return torch.sub(tokens.ratio, reach.penalty, out=reach.penalty)  # which nothing else needs
+    return torch.sub(tokens.ratio, reach.penalty, alpha=0.5, out=reach.penalty)  # which nothing else needs
 
 
 QUADRATIC = Enforcement(_quadratic_weight, _penalised, attenuates=True)
@@ -108,7 +107,7 @@ def _gated_weight(reach: Reach) -> Tensor:
 
 def _gated_value(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
     assert reach.penalty is not None  # every gated row has a geometry with a penalty
-    return tokens.ratio - where_above(reach.penalty, reach.gate, 1.0)
+    return torch.sub(tokens.ratio, where_above(reach.penalty, reach.gate, 1.0), alpha=0.5)
 
 
 GATED_QUADRATIC = Enforcement(_gated_weight, _gated_value, attenuates=True, gated=True)

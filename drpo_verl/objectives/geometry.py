@@ -68,9 +68,7 @@ class TokenRatio:
         raw_log_ratio = log_pi - log_mu
         log_ratio = raw_log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
         ratio = torch.exp(log_ratio)
-        # expm1(x) = tanh(x / 2) (exp(x) + 1), which takes a CPU half the time.
-        ratio_minus_one = log_ratio.mul(0.5).tanh_()
-        torch.addcmul(ratio_minus_one, ratio_minus_one, ratio, out=ratio_minus_one)
+        ratio_minus_one = torch.expm1(log_ratio)
         # mu (r - 1) keeps its digits where exp(log_pi) - exp(log_mu) cancels. Where log r was clamped from above,
         # mu is raised to pi / exp(bound), so that the product is still pi - mu to within exp(-bound).
         prob_diff = log_pi - LOG_RATIO_BOUND
@@ -99,8 +97,9 @@ class Geometry:
 
     Attributes:
         distance: tokens -> D, signed.
-        penalty: (tokens, D, c, c D) -> c P with dP / d log pi = r D, in expectation over mu a divergence of pi from
+        penalty: (tokens, D, c, c D) -> 2 c P with dP / d log pi = r D, in expectation over mu a divergence of pi from
             mu; None where a distance has none (it is then held constant in the objective's value). A new tensor.
+            Twice the penalty, since most are half a product: who subtracts one takes the half in the same pass.
         divergence: for a distance over a partition of the vocabulary, the divergence that has to be supplied with
             the tokens.
     """
@@ -114,11 +113,11 @@ def _probability(tokens: TokenRatio) -> Tensor:
     return tokens.prob_diff
 
 
-def _half_product(tokens: TokenRatio, distance: Tensor, factor: Tensor, scaled: Tensor) -> Tensor:
-    return torch.mul(scaled, tokens.ratio_minus_one).mul_(0.5)
+def _product(tokens: TokenRatio, distance: Tensor, factor: Tensor, scaled: Tensor) -> Tensor:
+    return scaled * tokens.ratio_minus_one
 
 
-PROBABILITY = Geometry(_probability, _half_product)
+PROBABILITY = Geometry(_probability, _product)
 """pi - mu: the total variation of the two Bernoullis "this token or another" (DPPO, Binary-TV; DRPO). Its penalty,
 mu (r - 1)^2 / 2, is half the squared l2 distance sum (pi - mu)^2 in expectation."""
 
@@ -127,7 +126,7 @@ def _ratio(tokens: TokenRatio) -> Tensor:
     return tokens.ratio_minus_one
 
 
-RATIO = Geometry(_ratio, _half_product)
+RATIO = Geometry(_ratio, _product)
 """r - 1 (PPO, SPO). Its penalty, (r - 1)^2 / 2, is half of chi^2 = sum (pi - mu)^2 / mu."""
 
 
@@ -136,7 +135,7 @@ def _log_ratio(tokens: TokenRatio) -> Tensor:
 
 
 def _kl_penalty(tokens: TokenRatio, distance: Tensor, factor: Tensor, scaled: Tensor) -> Tensor:
-    return torch.mul(tokens.ratio, distance).sub_(tokens.ratio_minus_one).mul_(factor)
+    return torch.mul(tokens.ratio, distance).sub_(tokens.ratio_minus_one).mul_(factor).mul_(2.0)
 
 
 LOG_RATIO = Geometry(_log_ratio, _kl_penalty)
@@ -147,7 +146,11 @@ def _direction(tokens: TokenRatio) -> Tensor:
     return tokens.log_ratio.sign().mul_(0.5)
 
 
-DIRECTION = Geometry(_direction, lambda tokens, distance, factor, scaled: tokens.ratio_minus_one * scaled)
+def _twice_product(tokens: TokenRatio, distance: Tensor, factor: Tensor, scaled: Tensor) -> Tensor:
+    return torch.mul(scaled, tokens.ratio_minus_one).mul_(2.0)
+
+
+DIRECTION = Geometry(_direction, _twice_product)
 """sign(r - 1) / 2: no distance, only a direction. Its penalty, abs(r - 1) / 2, is the total variation."""
 
 
@@ -156,7 +159,7 @@ def _k3(tokens: TokenRatio) -> Tensor:
 
 
 def _k3_penalty(tokens: TokenRatio, distance: Tensor, factor: Tensor, scaled: Tensor) -> Tensor:
-    return (tokens.ratio_minus_one - tokens.log_ratio).mul_(factor)
+    return torch.sub(tokens.ratio_minus_one, tokens.log_ratio).mul_(factor).mul_(2.0)
 
 
 K3 = Geometry(_k3, _k3_penalty)

@@ -22,7 +22,6 @@ LOW_PROBABILITY = 0.01
 """mu at or below this counts as a low-probability token (the DRPO paper reports their share)."""
 
 _LOG_LOW = math.log(LOW_PROBABILITY)
-_BEYOND_ANY_WEIGHT = 1e30
 
 _COUNT = "tokens"
 DIVERGING = "trust_region/diverging_frac"
@@ -35,10 +34,18 @@ _BEHAVIOUR = "mismatch/behaviour_log_prob_mean"
 
 @dataclass(frozen=True)
 class TokenAccumulators:
-    """Tensors on the device: sums over tokens, maxima and minima (zero-dimensional), and vectors of sums, by name."""
+    """Tensors on the device, by name.
 
-    sums: Mapping[str, Tensor]
-    maxima: Mapping[str, Tensor]
+    Attributes:
+        sums: over the tokens of each response, ``[B]``. (Reducing one dimension at a time, a CPU's threads need not
+            meet in between, which takes them longer than the sum.)
+        maxima: the same way.
+        minima: the same way.
+        vectors: of sums over all tokens.
+    """
+
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
+    maxima: Mapping[str, Tensor] = field(default_factory=dict)
     minima: Mapping[str, Tensor] = field(default_factory=dict)
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -52,8 +59,12 @@ class TokenAccumulators:
 
     def to_host(self) -> TokenStatistics:
         """Bring all of them to the host in one transfer, the one synchronisation of a micro-batch."""
-        scalars = [*self.sums.values(), *self.maxima.values(), *self.minima.values()]
-        numbers = iter(torch.cat([torch.stack(scalars), *self.vectors.values()]).tolist())
+        over_responses = [
+            torch.stack(list(self.sums.values())).sum(-1),
+            torch.stack(list(self.maxima.values())).amax(-1),
+            torch.stack(list(self.minima.values())).amin(-1),
+        ]
+        numbers = iter(torch.cat([*over_responses, *self.vectors.values()]).tolist())
         return TokenStatistics(
             sums={name: next(numbers) for name in self.sums},
             maxima={name: next(numbers) for name in self.maxima},
@@ -154,17 +165,17 @@ def mismatch_accumulators(measured: TokenRatio, tokens: TokenRatio, is_token: Te
             sum.
         is_token: 1 for a response token, else 0, ``[B, T]`` fp32.
     """
-    count = is_token.sum()
+    count = is_token.sum(-1)
     scratch = tokens.prob_diff.abs()
-    sums = {_COUNT: count, _BEHAVIOUR: tokens.log_mu.sum(), "mismatch/abs_prob_diff_mean": scratch.sum()}
-    maxima = {ABS_PROB_DIFF_MAX: scratch.amax()}
+    sums = {_COUNT: count, _BEHAVIOUR: tokens.log_mu.sum(-1), "mismatch/abs_prob_diff_mean": scratch.sum(-1)}
+    maxima = {ABS_PROB_DIFF_MAX: scratch.amax(-1)}
     # Schulman's k3 estimator of KL(mu || pi), never negative.
-    sums["mismatch/kl"] = torch.sub(tokens.ratio_minus_one, tokens.log_ratio, out=scratch).sum()
-    sums["mismatch/low_prob_frac"] = count - where_above(is_token, tokens.log_mu, _LOG_LOW, out=scratch).sum()
-    maxima["mismatch/ratio_max"] = torch.mul(tokens.ratio, is_token, out=scratch).amax()
+    sums["mismatch/kl"] = torch.sub(tokens.ratio_minus_one, tokens.log_ratio, out=scratch).sum(-1)
+    sums["mismatch/low_prob_frac"] = count - where_above(is_token, tokens.log_mu, _LOG_LOW, out=scratch).sum(-1)
+    maxima["mismatch/ratio_max"] = torch.mul(tokens.ratio, is_token, out=scratch).amax(-1)
     if measured.partition_divergence is not None:
-        sums[PARTITION] = measured.partition_divergence.sum()
-        maxima["mismatch/partition_divergence_max"] = measured.partition_divergence.amax()
+        sums[PARTITION] = measured.partition_divergence.sum(-1)
+        maxima["mismatch/partition_divergence_max"] = measured.partition_divergence.amax(-1)
     return TokenAccumulators(sums, maxima)
 
 
@@ -188,29 +199,28 @@ def region_accumulators(
             much of it the trust region takes away.
     """
     scratch = where_above(is_token, reach.gate, 1.0)
-    every = scratch.sum()
-    rising_minus_falling = torch.dot(scratch.flatten(), direction.flatten())
+    every = scratch.sum(-1)
+    positive = where_above(scratch, direction, 0.0, out=scratch).sum(-1)  # no token without a direction is outside
     if not enforcement.attenuates:
         corrective = torch.zeros_like(every)
     elif enforcement.gated:
-        corrective = where_above(is_token, weight.neg(), 0.0, out=scratch).sum()
+        corrective = where_above(is_token, weight.neg(), 0.0, out=scratch).sum(-1)
     else:
         corrective = every  # w = 1 - excess < 0
     sums = {
         # w = 1 at padding: taken out of the sum again.
-        "trust_region/weight_mean": weight.sum() - (is_token.numel() - is_token.sum()),
-        DIVERGING: where_above(is_token, reach.gate, 0.0, out=scratch).sum(),
+        "trust_region/weight_mean": weight.sum(-1) - (is_token.shape[-1] - is_token.sum(-1)),
+        DIVERGING: where_above(is_token, reach.gate, 0.0, out=scratch).sum(-1),
         OUTSIDE: every,
-        "trust_region/outside_frac_positive_advantage": (every + rising_minus_falling) / 2.0,
-        "trust_region/outside_frac_negative_advantage": (every - rising_minus_falling) / 2.0,
+        "trust_region/outside_frac_positive_advantage": positive,
+        "trust_region/outside_frac_negative_advantage": every - positive,
         "trust_region/corrective_frac": corrective,
     }
-    at_tokens = torch.sub(1.0, is_token, out=scratch).mul_(_BEYOND_ANY_WEIGHT).add_(weight)
-    minima = {"trust_region/weight_min": at_tokens.amin()}
+    # w / 0 is infinite at padding, above any other.
+    minima = {"trust_region/weight_min": torch.div(weight, is_token, out=scratch).amin(-1)}
     vectors = {}
     if unweighted is not None:
         removed = torch.sub(1.0, weight, out=scratch)
-        attenuated = where_above(where_above(is_token, weight, 0.0), removed, 0.0).sum()
-        sums["trust_region/attenuated_frac"] = attenuated
+        sums["trust_region/attenuated_frac"] = where_above(where_above(is_token, weight, 0.0), removed, 0.0).sum(-1)
         vectors[_GRADIENT] = torch.stack([removed.clamp_(0.0, 1.0).mul_(unweighted).sum(), unweighted.sum()])
-    return TokenAccumulators(sums=sums, maxima={}, minima=minima, vectors=vectors)
+    return TokenAccumulators(sums, minima=minima, vectors=vectors)

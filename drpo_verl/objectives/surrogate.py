@@ -25,10 +25,12 @@ class TokenLoss:
     Attributes:
         loss: ``[B, T]`` fp32; its derivative with respect to log pi is ``-A min(r, C) w`` (times the importance
             weight, if any), and with a cap that is its value too. 0 where the mask is.
+        is_token: the mask as it was used, ``[B, T]`` fp32, 0 or 1.
         accumulators: sums, extrema and counts over the tokens, still on the device.
     """
 
     loss: Tensor
+    is_token: Tensor
     accumulators: TokenAccumulators
 
 
@@ -72,7 +74,8 @@ def token_loss(
     with torch.autocast(device_type=log_policy.device.type, enabled=False):
         log_policy = log_policy.float()
         with torch.no_grad():
-            is_token = mask.float()
+            # Bytes convert several times faster than bools on a CPU.
+            is_token = (mask.view(torch.uint8) if mask.dtype == torch.bool else mask).float()
             # 0 and 0 elsewhere: a ratio of 1 and no divergence, so that padding adds nothing below.
             log_pi = where_above(log_policy, is_token, 0.0)
             if partition_divergence is not None:
@@ -113,9 +116,9 @@ def token_loss(
                 objective.enforcement, weight, reach, direction, is_token, unweighted
             )
             if instruments:
-                accumulators |= TokenAccumulators({}, {}, vectors=vectors(tokens, direction, is_token))
+                accumulators |= TokenAccumulators(vectors=vectors(tokens, direction, is_token))
         loss = _Linearised.apply(log_policy, value, coefficient)
-    return TokenLoss(loss, accumulators)
+    return TokenLoss(loss, is_token, accumulators)
 
 
 def _reach(
@@ -161,7 +164,7 @@ def _unweighted(
     if geometry.penalty is None:
         raise ValueError("a penalty that is not weighted by abs(A) needs a geometry with a penalty")
     scaled = distance * per_threshold
-    value = tokens.ratio * scale + geometry.penalty(tokens, distance, per_threshold, scaled)
+    value = tokens.ratio * scale + geometry.penalty(tokens, distance, per_threshold, scaled).mul_(0.5)
     coefficient = tokens.ratio * (scale + scaled)
     return value, coefficient
 

@@ -100,7 +100,8 @@ def test_the_shares_are_those_that_training_logs(name: str) -> None:
     method: Method = ALL[name]
     for advantage, found in zip((1.0, -1.0), both(name, mu, pi), strict=True):
         ones = torch.ones_like(mu)
-        logged = token_loss(method.objective, method.region, pi, mu, advantage * ones, ones).accumulators.to_host()
+        rows = [each[None] for each in (pi, mu, advantage * ones, ones)]
+        logged = token_loss(method.objective, method.region, *rows).accumulators.to_host()
         outside = logged.metrics()["trust_region/outside_frac"]
         dual = ((pi - mu).exp() > 3.0).float().mean().item() if method.region.dual_clip and advantage < 0 else 0.0
         assert found.removed == pytest.approx(outside + dual, abs=1e-6)
