@@ -81,7 +81,11 @@ def _named(namespace: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{namespace}/{name}" for name in names)
 
 
-def _distance(namespace: str) -> tuple[Lines, ...]:
+def _bins(namespace: str, metric: str, sign: str = "") -> tuple[str, ...]:
+    return _named(f"{namespace}_by_prob", *(f"{metric}_{each}{sign}" for each in PROBABILITY_BINS))
+
+
+def _distance(namespace: str) -> tuple[Lines | Bars, ...]:
     # The same series twice: between the engines at the same weights, and what the updates since the rollout add.
     return (
         Lines("|π − μ| of sampled tokens", _named(namespace, *(f"abs_prob_diff_{each}" for each in
@@ -93,6 +97,10 @@ def _distance(namespace: str) -> tuple[Lines, ...]:
         Lines("Correlation of π and μ", _named(namespace, "correlation"), ""),
         Lines("|π − μ| by the advantage's sign", _named(namespace, "abs_prob_diff_mean_positive_advantage",
               "abs_prob_diff_mean_negative_advantage"), "probability", log=True),
+        Bars("|π − μ| by μ, last step", _bins(namespace, "abs_prob_diff"), "probability"),
+        Bars("The same of positive advantage", _bins(namespace, "abs_prob_diff", "_positive_advantage"), "probability"),
+        Bars("The same of negative advantage", _bins(namespace, "abs_prob_diff", "_negative_advantage"), "probability"),
+        Bars("Tokens by μ, last step", _bins(namespace, "share"), "share of tokens"),
     )  # fmt: skip
 
 
@@ -118,11 +126,6 @@ SECTIONS = (
     )),
     Section("Mismatch: two engines, the same weights", (
         *_distance("inference_mismatch"),
-        Bars("|π − μ| by μ, last step",
-             _named("mismatch_by_prob", *(f"abs_prob_diff_{each}" for each in PROBABILITY_BINS)),
-             "probability"),
-        Bars("Tokens by μ, last step", _named("mismatch_by_prob", *(f"share_{each}" for each in PROBABILITY_BINS)),
-             "share of tokens"),
         Lines("All updates of a step: |π − μ|", _named("mismatch", "abs_prob_diff_mean", "abs_prob_diff_max"),
               "probability", log=True),
         Lines("All updates of a step: KL(μ ‖ π)", ("mismatch/kl",), "nats a token"),

@@ -115,6 +115,11 @@ class TrustRegionLoss:
 
     def _layout(self, data: TensorDict, data_format: str | None) -> Layout:
         if data_format is None:
+            expect(
+                self._config.strategy != "megatron",
+                "MegatronEngine's call of the loss with its logits",
+                "data_format, without which nobody knows how they are laid out",
+            )
             return PLAIN
         from drpo_verl.integration import megatron  # needs megatron-core, as the engine that calls does
 

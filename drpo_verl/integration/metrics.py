@@ -10,7 +10,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-NAMESPACES = ("trust_region/", "mismatch/", "mismatch_by_prob/", "inference_mismatch/", "policy_drift/")
+NAMESPACES = (
+    "trust_region/",
+    "mismatch/",
+    "inference_mismatch/",
+    "inference_mismatch_by_prob/",
+    "policy_drift/",
+    "policy_drift_by_prob/",
+)
 
 Rename = Callable[[dict[str, Any], str], dict[str, Any]]
 AggregationType = Callable[[Any, str], str]

@@ -25,16 +25,18 @@ class _WorstTokensInWandb:
 
     def __init__(self) -> None:
         self._path = os.environ.get(worst_tokens.PATH_VARIABLE)
-        self._latest = -1
+        self._latest: worst_tokens.WorstToken | None = None
         self._table: Any = None
 
     def update(self, run: Any, step: int) -> None:
         if self._path is None:
             return
-        new = [line for line in worst_tokens.read(Path(self._path)) if (line.step or 0) > self._latest]
+        lines = worst_tokens.read(Path(self._path))
+        # Not by their step, of which an asynchronous trainer's updates share one.
+        new = lines[lines.index(self._latest) + 1 :] if self._latest in lines else lines
         if not new:
             return
-        self._latest = max(line.step or 0 for line in new)
+        self._latest = new[-1]
         if self._table is None:
             import wandb
 

@@ -115,13 +115,15 @@ def vectors(tokens: TokenRatio, direction: Tensor, is_token: Tensor) -> dict[str
     largest = len(_RATIO_MAGNITUDES) - 1
     # Signed: the edges of negative values mirror those of positive ones, and around zero there is one bin.
     ratio_bin = _magnitude_bin(tokens.log_ratio.abs(), largest).mul_(tokens.log_ratio.sign()).add_(largest + 1.0)
-    probability_bin = _probability_bin(tokens.log_mu)
+    # One bin for each range of mu and sign of A: those of A < 0 first, then A = 0, then A > 0.
+    number = len(PROBABILITY_BINS)
+    probability_bin = _probability_bin(tokens.log_mu).add_(direction, alpha=number).add_(float(number))
     return {
         "moments": torch.stack([moments[name] for name in _MOMENTS]),
         "abs_diff": _counts(_magnitude_bin(abs_diff, len(ABS_DIFF_EDGES) - 1), len(ABS_DIFF_EDGES), is_token),
         "log_ratio": _counts(ratio_bin, len(LOG_RATIO_EDGES), is_token),
-        "probability": _counts(probability_bin, len(PROBABILITY_BINS), is_token),
-        "abs_diff_by_probability": _counts(probability_bin, len(PROBABILITY_BINS), abs_diff),
+        "probability": _counts(probability_bin, 3 * number, is_token),
+        "abs_diff_by_probability": _counts(probability_bin, 3 * number, abs_diff),
     }
 
 
@@ -163,14 +165,27 @@ def series(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def by_probability(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The share of tokens in each bin of mu, and the mean abs(pi - mu) of those in it."""
+    """The share of a series' tokens in each bin of mu and the mean abs(pi - mu) there, also by the sign of A."""
     total = math.fsum(found["probability"])
+    counts, diffs = (_by_sign(found[name]) for name in ("probability", "abs_diff_by_probability"))
     metrics = {}
-    for name, count, diff in zip(PROBABILITY_BINS, found["probability"], found["abs_diff_by_probability"], strict=True):
-        metrics[f"share_{name}"] = count / total if total else 0.0
-        if count:
-            metrics[f"abs_prob_diff_{name}"] = diff / count
+    for sign in counts if total else ():
+        for name, count, diff in zip(PROBABILITY_BINS, counts[sign], diffs[sign], strict=True):
+            metrics[f"share_{name}{sign}"] = count / total
+            if count:
+                metrics[f"abs_prob_diff_{name}{sign}"] = diff / count
     return metrics
+
+
+def _by_sign(bins: Sequence[float]) -> dict[str, tuple[float, ...]]:
+    """Bins of mu over all tokens, and over those of either sign of the advantage."""
+    number = len(PROBABILITY_BINS)
+    negative, zero, positive = (bins[i : i + number] for i in range(0, 3 * number, number))
+    return {
+        "": tuple(map(math.fsum, zip(negative, zero, positive, strict=True))),
+        "_positive_advantage": tuple(positive),
+        "_negative_advantage": tuple(negative),
+    }
 
 
 def _correlation(moment: Mapping[str, float], n: float) -> float:

@@ -146,10 +146,10 @@ def step_metrics(parts: Sequence[TokenStatistics]) -> dict[str, float]:
     metrics = merged.metrics()
     if not merged.vectors:
         return metrics
-    metrics |= {f"mismatch_by_prob/{name}": value for name, value in by_probability(merged.vectors).items()}
     for one in TokenStatistics.by_drift(parts):
         prefix = "policy_drift" if one.drift else "inference_mismatch"
         metrics |= {f"{prefix}/{name}": value for name, value in series(one.vectors).items()}
+        metrics |= {f"{prefix}_by_prob/{name}": value for name, value in by_probability(one.vectors).items()}
         if one.tokens:
             for name in ("abs_prob_diff_max", "ratio_max"):
                 metrics[f"{prefix}/{name}"] = one.maxima[f"mismatch/{name}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from drpo_verl.runs import REWARD
 
@@ -77,6 +77,7 @@ class Bars:
         caption: below it.
         ticks: how the values' axis is labelled.
         log: whether that axis is logarithmic.
+        shared_axis: charts of the same name have the same range of values.
     """
 
     key: str
@@ -87,6 +88,7 @@ class Bars:
     caption: str
     ticks: Format = ""
     log: bool = False
+    shared_axis: str | None = None
 
 
 @dataclass(frozen=True)
@@ -312,20 +314,37 @@ _ENGINES = Section(
     tuple(chart for pair in _PAIRS for chart in _side_by_side(pair)),
 )  # fmt: skip
 
+
+def _bins(key: str, title: str, unit: str, metric: str, caption: str, **axis: Any) -> tuple[Bars, Bars]:
+    """The bins of both series side by side; ``metric`` has a place for the bin's name."""
+    mismatch, drift = (
+        Bars(
+            f"{prefix}_{key}", f"{series}: {title}", "probability μ of the token", unit,
+            tuple((label, f"{prefix}_by_prob/{metric.format(name)}") for name, label in _BINS.items()),
+            f"{caption} (`{prefix}_by_prob/{metric.format('…')}`).", **axis,
+        )
+        for prefix, series in (("inference_mismatch", "Mismatch"), ("policy_drift", "Drift"))
+    )  # fmt: skip
+    return mismatch, drift
+
+
 _PROBABILITY = Section(
     "probability", "Distance by probability",
-    "Which tokens the distance of π from μ is in: over all tokens of a step and all its updates.",
+    "Which tokens the distance of π from μ is in, by the probability that they were sampled with; at the last step.",
     (
-        Bars(
-            "bins_abs_prob_diff", "Distance in each bin", "probability μ of the token", "mean abs(π − μ)",
-            tuple((label, f"mismatch_by_prob/abs_prob_diff_{name}") for name, label in _BINS.items()),
-            "Mean over the bin's tokens (`mismatch_by_prob/abs_prob_diff_…`).", log=True,
+        *_bins("bins_abs_prob_diff", "distance in each bin", "mean abs(π − μ)", "abs_prob_diff_{}",
+               "Mean over the bin's tokens", log=True, shared_axis="bins"),
+        *(
+            chart
+            for sign in _SIGNS
+            for chart in _bins(
+                f"bins_abs_prob_diff_{sign.partition(' ')[0]}", f"distance, {sign}", "mean abs(π − μ)",
+                f"abs_prob_diff_{{}}_{sign.replace(' ', '_')}", f"Mean over the bin's tokens of {sign}",
+                log=True, shared_axis="bins",
+            )
         ),
-        Bars(
-            "bins_share", "Tokens in each bin", "probability μ of the token", "share of tokens",
-            tuple((label, f"mismatch_by_prob/share_{name}") for name, label in _BINS.items()),
-            "Of the sampled tokens (`mismatch_by_prob/share_…`).", ticks="share",
-        ),
+        *_bins("bins_share", "tokens in each bin", "share of tokens", "share_{}", "Of the series' tokens",
+               ticks="share"),
     ),
 )  # fmt: skip
 

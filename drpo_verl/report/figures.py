@@ -82,7 +82,7 @@ def draw_section(section: Section, groups: Sequence[Group]) -> list[Drawn]:
         elif isinstance(chart, HeldOut):
             found = _held_out(chart, styles)
         elif isinstance(chart, Bars):
-            found = _bars(chart, styles)
+            found = _bars(chart, styles, ranges.get(chart.shared_axis))
         else:
             found = _phases(chart, styles)
         if found.figure.data:
@@ -114,8 +114,7 @@ def _curves(chart: Curves, styles: Styles, axis_range: tuple[float, float] | Non
             present.append(group)
     _steps_axis(figure, longest)
     _value_axis(figure, chart)
-    if axis_range is not None:
-        figure.update_yaxes(range=[math.log10(end) for end in axis_range] if chart.log else list(axis_range))
+    _fix_range(figure, chart, axis_range)
     if chart.reference is not None:
         figure.add_hline(y=chart.reference, line={"width": 1, "color": "#8a8f98"}, layer="below")
     dashes = [(dash, line.label) for line, dash in zip(lines, DASHES, strict=False)] if len(chart.lines) > 1 else []
@@ -204,16 +203,22 @@ def _held_out(chart: HeldOut, styles: Styles) -> Drawn:
     return Drawn(chart, figure, present, [(dashes[source], source) for source in sources] if len(sources) > 1 else [])
 
 
-def _bars(chart: Bars, styles: Styles) -> Drawn:
+def _bar(run: ReportRun, metric: str, log: bool) -> float | None:
+    """A bar's value; a logarithmic axis has no place for 0 and below."""
+    found = run.last(metric)
+    return None if found is not None and log and found <= 0 else found
+
+
+def _bars(chart: Bars, styles: Styles, axis_range: tuple[float, float] | None) -> Drawn:
     labels = dict(chart.categories)
 
     def value(run: ReportRun, category: str) -> float | None:
-        found = run.last(labels[category])
-        return None if found is not None and chart.log and found <= 0 else found
+        return _bar(run, labels[category], chart.log)
 
     figure, present = _bar_figure(chart, styles, list(labels), value, horizontal=False, share=chart.ticks == "share")
     figure.update_xaxes(title_text=chart.axis, type="category", categoryarray=list(labels), tickangle=-40)
     _value_axis(figure, chart)
+    _fix_range(figure, chart, axis_range)
     return Drawn(chart, figure, present, [])
 
 
@@ -314,17 +319,27 @@ def _value_axis(figure: go.Figure, chart: Curves | Bars) -> None:
         figure.update_yaxes(type="log", **ticks)
 
 
+def _fix_range(figure: go.Figure, chart: Curves | Bars, axis_range: tuple[float, float] | None) -> None:
+    if axis_range is not None:
+        figure.update_yaxes(range=[math.log10(end) for end in axis_range] if chart.log else list(axis_range))
+
+
 def _shared_ranges(section: Section, groups: Sequence[Group]) -> dict[str | None, tuple[float, float]]:
     """The range of each shared vertical axis, with a margin."""
     ends: dict[str, list[float]] = {}
     logs: dict[str, bool] = {}
     for chart in section.charts:
-        if isinstance(chart, Curves) and chart.shared_axis is not None:
-            values = ends.setdefault(chart.shared_axis, [])
-            logs[chart.shared_axis] = chart.log
-            for line in chart.lines:
-                for group in groups:
+        if not isinstance(chart, Curves | Bars) or chart.shared_axis is None:
+            continue
+        values = ends.setdefault(chart.shared_axis, [])
+        logs[chart.shared_axis] = chart.log
+        for group in groups:
+            if isinstance(chart, Curves):
+                for line in chart.lines:
                     values += _ends(_points(group, line, chart.log), chart.log)
+            else:
+                bars = (_bar(run, metric, chart.log) for run in group.runs for _, metric in chart.categories)
+                values += [bar for bar in bars if bar is not None]
     return {name: _padded(values, logs[name]) for name, values in ends.items() if values}
 
 

@@ -24,8 +24,8 @@ OTHER = re.compile(
     r"(inference_mismatch|policy_drift)/"
     r"(kl_k1|kl_k3|chi2|ess|correlation|abs_prob_diff_(mean|p50|p99|max)|ratio_(p01|p50|p99|max)"
     r"|abs_prob_diff_mean_(positive|negative)_advantage)"
-    r"|mismatch_by_prob/(share|abs_prob_diff)_"
-    r"(le_1e-4|1e-4_1e-3|1e-3_1e-2|1e-2_0.1|0.1_0.5|0.5_0.9|0.9_0.99|gt_0.99)"
+    r"|(inference_mismatch|policy_drift)_by_prob/(share|abs_prob_diff)_"
+    r"(le_1e-4|1e-4_1e-3|1e-3_1e-2|1e-2_0.1|0.1_0.5|0.5_0.9|0.9_0.99|gt_0.99)(_positive_advantage|_negative_advantage)?"
     r"|trust_region/(attenuated_frac|gradient_removed_frac|delta)|actor/entropy"
     r"|training/off_policy/trajectory_staleness/(mean|max)"
 )

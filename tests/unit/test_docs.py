@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from drpo_verl.bins import PROBABILITY_BINS
 from drpo_verl.integration import search_path
 from drpo_verl.objectives import OBJECTIVES, TokenStatistics, TrustRegion, step_metrics, token_loss
 
@@ -49,7 +50,7 @@ def test_every_metric_is_in_the_table() -> None:
     series = ("mismatch/", "inference_mismatch/", "policy_drift/")
     for name in step_metrics(parts):
         bare = name.partition("/")[2] if name.startswith(series) else name
-        by_bin = re.sub(r"^(mismatch_by_prob/(?:share|abs_prob_diff))_.*", r"\1_<bin>", name)
+        by_bin = re.sub(r"^\w+_by_prob/(share|abs_prob_diff)_(?:%s)" % "|".join(PROBABILITY_BINS), r"\1_<bin>", name)
         assert {bare, name, by_bin} & documented, name
 
 

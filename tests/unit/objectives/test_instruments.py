@@ -95,19 +95,27 @@ def test_quantiles_are_exact_to_the_bin(spread: float) -> None:
 def test_bins_of_the_behaviour_probability() -> None:
     batch = _batch(3)
     metrics = step_metrics(_parts(batch, [6, 6], 1))
-    mu, pi = (x.double().exp()[batch[3]].numpy() for x in (batch[1], batch[0]))
-    low, shares = -1.0, 0.0
-    for name, high in PROBABILITY_BINS.items():
-        inside = (mu > low) & (mu <= high)
-        low = high
-        shares += metrics[f"mismatch_by_prob/share_{name}"]
-        assert metrics[f"mismatch_by_prob/share_{name}"] == pytest.approx(inside.mean(), abs=1e-6)
-        if inside.any():
-            expected = np.abs(pi - mu)[inside].mean()
-            assert metrics[f"mismatch_by_prob/abs_prob_diff_{name}"] == pytest.approx(expected, rel=1e-4)
-        else:
-            assert f"mismatch_by_prob/abs_prob_diff_{name}" not in metrics
-    assert shares == pytest.approx(1.0)
+    for prefix, rows in (("inference_mismatch", slice(0, 6)), ("policy_drift", slice(6, 12))):
+        mask = batch[3][rows]
+        pi, mu, advantage = (x[rows].double()[mask].numpy() for x in batch[:3])
+        pi, mu = np.exp(pi), np.exp(mu)
+        for sign, of_sign in (
+            ("", True),
+            ("_positive_advantage", advantage > 0),
+            ("_negative_advantage", advantage < 0),
+        ):
+            low, shares = -1.0, 0.0
+            for name, high in PROBABILITY_BINS.items():
+                inside = (mu > low) & (mu <= high) & of_sign
+                low = high
+                shares += metrics[f"{prefix}_by_prob/share_{name}{sign}"]
+                assert metrics[f"{prefix}_by_prob/share_{name}{sign}"] == pytest.approx(inside.mean(), abs=1e-6)
+                difference = f"{prefix}_by_prob/abs_prob_diff_{name}{sign}"
+                if inside.any():
+                    assert metrics[difference] == pytest.approx(np.abs(pi - mu)[inside].mean(), rel=1e-4)
+                else:
+                    assert difference not in metrics
+            assert shares == pytest.approx(np.mean(np.broadcast_to(of_sign, mu.shape)))
 
 
 def test_how_much_of_the_gradient_is_removed() -> None:

@@ -35,8 +35,9 @@ def _derived(data: dict[str, float], scale: float) -> dict[str, float]:
             "abs_prob_diff_mean_positive_advantage", "abs_prob_diff_mean_negative_advantage")}  # fmt: skip
         more |= {f"{series}/{name}": 1.0 - factor * diff for name in ("ess", "correlation", "ratio_p01", "ratio_p50")}
         more[f"{series}/ratio_p99"] = 1.0 + factor * diff
-    more |= {f"mismatch_by_prob/share_{name}": 1 / len(_BINS) for name in _BINS}
-    more |= {f"mismatch_by_prob/abs_prob_diff_{name}": diff for name in _BINS}
+        for sign, part in (("", 1.0), ("_positive_advantage", 0.5), ("_negative_advantage", 0.4)):
+            more |= {f"{series}_by_prob/share_{name}{sign}": part / len(_BINS) for name in _BINS}
+            more |= {f"{series}_by_prob/abs_prob_diff_{name}{sign}": factor * diff for name in _BINS}
     return {name: scale * value for name, value in (data | more).items()}
 
 

@@ -46,9 +46,11 @@ def test_every_chart_is_drawn_in_a_browser(four_runs: list[Path], tmp_path: Path
     assert traces["weight"] == 8  # mean and smallest
     assert traces["inference_mismatch_abs_prob_diff_mean"] == 2 * 3 + 3  # the older run has none
     assert traces["held_out"] == 2
-    assert traces["bins_share"] == 2
+    assert traces["policy_drift_bins_share"] == 2
     assert traces["phases"] == 3
-    assert all(len(trace) == 8 + 8 for trace in page.charts["bins_share"].traces[:1])  # bars, and whiskers of two seeds
+    assert all(
+        len(trace) == 8 + 8 for trace in page.charts["policy_drift_bins_share"].traces[:1]
+    )  # bars, and whiskers of two seeds
 
 
 def test_an_older_run_has_fewer_charts_and_fits_a_phone(make_run, tmp_path: Path) -> None:
