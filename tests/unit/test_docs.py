@@ -48,9 +48,10 @@ def test_every_metric_is_in_the_table() -> None:
         parts.append(TokenStatistics(**{**vars(statistics), "drift": drift}))
     documented = _documented_metrics()
     series = ("mismatch/", "inference_mismatch/", "policy_drift/")
+    bins = "|".join(PROBABILITY_BINS)
     for name in step_metrics(parts):
         bare = name.partition("/")[2] if name.startswith(series) else name
-        by_bin = re.sub(r"^\w+_by_prob/(share|abs_prob_diff)_(?:%s)" % "|".join(PROBABILITY_BINS), r"\1_<bin>", name)
+        by_bin = re.sub(rf"^\w+_by_prob/(share|abs_prob_diff)_(?:{bins})", r"\1_<bin>", name)
         assert {bare, name, by_bin} & documented, name
 
 
