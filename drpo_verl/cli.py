@@ -25,7 +25,8 @@ app = typer.Typer(
 
 
 data_app = typer.Typer(
-    help="Write data for verl: parquet files and a manifest. `drpo-verl data NAME --help` has each one's options.",
+    help="Write data for verl: parquet files and a manifest. `drpo-verl data NAME --help` has each one's options.\n\n"
+    "Example: `drpo-verl data arithmetic --help`",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )

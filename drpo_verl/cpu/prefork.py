@@ -88,8 +88,11 @@ class _Request:
     """By their numbers in the process that asks, those here."""
 
     @classmethod
-    def receive(cls, connection: socket.socket) -> _Request:
+    def receive(cls, connection: socket.socket, files: contextlib.ExitStack) -> _Request:
+        """Read it from a connection; ``files`` closes what has come with it."""
         head, descriptors, _, _ = socket.recv_fds(connection, LENGTH.size, _MOST_FILES)
+        for descriptor in descriptors:
+            files.callback(os.close, descriptor)
         (length,) = LENGTH.unpack(head + received(connection, LENGTH.size - len(head)))
         inherited = json.loads(received(connection, length))
         return cls(**inherited | {"files": dict(zip(inherited["files"], descriptors, strict=True))})
@@ -133,18 +136,18 @@ class _Server:
 
     def _accept(self) -> _Request | None:
         connection, _ = self._listener.accept()
-        try:
-            request = _Request.receive(connection)
-            child = os.fork()
-        except (OSError, ValueError) as error:  # who asked runs a Python of its own
-            logger.warning("a process was not forked: %s", error)
-            connection.close()
-            return None
-        if child == 0:
-            self._forget(connection)
-            return request
-        for descriptor in request.files.values():
-            os.close(descriptor)
+        with contextlib.ExitStack() as files:
+            try:
+                request = _Request.receive(connection, files)
+                child = os.fork()
+            except (OSError, ValueError) as error:  # who asked runs a Python of its own
+                logger.warning("a process was not forked: %s", error)
+                connection.close()
+                return None
+            if child == 0:
+                files.pop_all()  # they are its own
+                self._forget(connection)
+                return request
         with contextlib.suppress(OSError):
             connection.sendall(LENGTH.pack(child))
         ended = os.pidfd_open(child)

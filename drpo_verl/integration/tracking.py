@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import astuple, fields
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ class _WorstTokensInWandb:
     def update(self, run: Any, step: int) -> None:
         if self._path is None:
             return
-        lines = worst_tokens.read(Path(self._path))
         # Not by their step, of which an asynchronous trainer's updates share one.
-        new = lines[lines.index(self._latest) + 1 :] if self._latest in lines else lines
+        latest_first = reversed(worst_tokens.read(Path(self._path)))
+        new = [*takewhile(lambda line: line != self._latest, latest_first)][::-1]
         if not new:
             return
         self._latest = new[-1]

@@ -20,6 +20,9 @@ LOG_RATIO_BOUND = 20.0
 _MIN_REST = 1e-12
 """Floor of 1 - pi in the KL: pi rounds to exactly 1 in fp32, which must not make the KL infinite."""
 
+_LARGEST_KL = 1e30
+"""Finite, so that it is 0 times an advantage of 0."""
+
 _NEXT_BEYOND_BOUND = LOG_RATIO_BOUND + 2e-6
 """The fp32 number after the bound: the gradient of a clamp is 1 at the bound itself."""
 
@@ -172,7 +175,7 @@ def _binary_kl(tokens: TokenRatio) -> Tensor:
     log_rest_ratio = torch.div(tokens.prob_diff, rest_pi).clamp_(min=-1.0 + 2**-23).log1p_()
     rest_term = torch.expm1(tokens.log_mu).neg_().mul_(log_rest_ratio)
     kl = rest_term.addcmul_(tokens.log_mu.exp(), tokens.raw_log_ratio, value=-1.0)
-    return kl.clamp_(min=0.0).copysign_(tokens.log_ratio)
+    return kl.clamp_(0.0, _LARGEST_KL).copysign_(tokens.log_ratio)
 
 
 BINARY_KL = Geometry(_binary_kl)

@@ -31,6 +31,9 @@ ABS_DIFF_EDGES = _magnitudes(1.0)
 _RATIO_MAGNITUDES = _magnitudes(LOG_RATIO_BOUND)
 LOG_RATIO_EDGES = [-edge for edge in reversed(_RATIO_MAGNITUDES)] + _RATIO_MAGNITUDES
 
+_CONSTANT = 1e-14
+"""A variance below is that of fp32 rounding."""
+
 _MOMENTS = (
     "tokens",
     "log_ratio",
@@ -67,10 +70,12 @@ def _magnitude_bin(magnitude: Tensor, bins: int) -> Tensor:
 
 
 def _counts(bins: Tensor, number: int, counted: Tensor) -> Tensor:
-    """How much of ``counted`` is in each bin; ``bins`` holds their numbers, as floats."""
+    """How much of ``counted`` is in each bin, float64; ``bins`` holds their numbers, as floats."""
     # A log-probability that is no number has no bin; that it was there is found out, and refused, elsewhere.
     index = bins.flatten().nan_to_num_(0.0).long()
-    return torch.zeros(number, device=bins.device).scatter_add_(0, index, counted.flatten())
+    # In float64: a bin's tokens are added one after the other.
+    found = torch.zeros(number, device=bins.device, dtype=torch.float64)
+    return found.scatter_add_(0, index, counted.flatten().double())
 
 
 def _probability_bin(log_mu: Tensor) -> Tensor:
@@ -91,7 +96,8 @@ def vectors(tokens: TokenRatio, direction: Tensor, is_token: Tensor) -> dict[str
     """
     diff, ratio = tokens.prob_diff, tokens.ratio * is_token
     abs_diff = diff.abs()
-    mu, pi = tokens.log_mu.exp() * is_token, tokens.log_pi.exp() * is_token
+    # Squares in float64: where a policy is almost certain, their variance is what is left of numbers close to 1.
+    mu, pi = (log.exp().mul_(is_token).double() for log in (tokens.log_mu, tokens.log_pi))
     positive, negative = where_above(is_token, direction, 0.0), where_above(is_token, -direction, 0.0)
     moments = {
         "tokens": is_token.sum(),
@@ -154,7 +160,7 @@ def series(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
         "abs_prob_diff_mean": moment["abs_diff"] / n,
         "abs_prob_diff_p50": quantile(found["abs_diff"], ABS_DIFF_EDGES, 0.5),
         "abs_prob_diff_p99": quantile(found["abs_diff"], ABS_DIFF_EDGES, 0.99),
-        "correlation": _correlation(moment, n),
+        **_correlation(moment, n),
     }
     for name, share in (("ratio_p01", 0.01), ("ratio_p50", 0.5), ("ratio_p99", 0.99)):
         metrics[name] = math.exp(quantile(found["log_ratio"], LOG_RATIO_EDGES, share))
@@ -188,10 +194,16 @@ def _by_sign(bins: Sequence[float]) -> dict[str, tuple[float, ...]]:
     }
 
 
-def _correlation(moment: Mapping[str, float], n: float) -> float:
-    """Pearson's, of pi and mu. From the variance of their difference, which keeps 1 - correlation's digits."""
+def _correlation(moment: Mapping[str, float], n: float) -> dict[str, float]:
+    """Pearson's, of pi and mu; none where one of them is constant.
+
+    From the variance of their difference, which keeps 1 - correlation's digits.
+    """
     variances = {
         name: max(moment[f"{name}_squared"] / n - (moment[name] / n) ** 2, 0.0) for name in ("pi", "mu", "diff")
     }
     scale = 2.0 * math.sqrt(variances["pi"] * variances["mu"])
-    return (variances["pi"] + variances["mu"] - variances["diff"]) / scale if scale else math.nan
+    if scale <= _CONSTANT:
+        return {}
+    correlation = (variances["pi"] + variances["mu"] - variances["diff"]) / scale
+    return {"correlation": min(max(correlation, -1.0), 1.0)}

@@ -198,8 +198,9 @@ def region_accumulators(
         unweighted: abs(A) min(r, C), the size of a token's gradient at w = 1, 0 where ``is_token`` is; to measure how
             much of it the trust region takes away.
     """
-    scratch = where_above(is_token, reach.gate, 1.0)
-    every = scratch.sum(-1)
+    scratch = torch.sub(1.0, weight)  # 0 at padding, of which weight itself would carry more than of tokens
+    removed = scratch.sum(-1)
+    every = where_above(is_token, reach.gate, 1.0, out=scratch).sum(-1)
     positive = where_above(scratch, direction, 0.0, out=scratch).sum(-1)  # no token without a direction is outside
     if not enforcement.attenuates:
         corrective = torch.zeros_like(every)
@@ -208,8 +209,7 @@ def region_accumulators(
     else:
         corrective = every  # w = 1 - excess < 0
     sums = {
-        # w = 1 at padding: taken out of the sum again.
-        "trust_region/weight_mean": weight.sum(-1) - (is_token.shape[-1] - is_token.sum(-1)),
+        "trust_region/weight_mean": is_token.sum(-1) - removed,
         DIVERGING: where_above(is_token, reach.gate, 0.0, out=scratch).sum(-1),
         OUTSIDE: every,
         "trust_region/outside_frac_positive_advantage": positive,
@@ -220,7 +220,7 @@ def region_accumulators(
     minima = {"trust_region/weight_min": torch.div(weight, is_token, out=scratch).amin(-1)}
     vectors = {}
     if unweighted is not None:
-        removed = torch.sub(1.0, weight, out=scratch)
-        sums["trust_region/attenuated_frac"] = where_above(where_above(is_token, weight, 0.0), removed, 0.0).sum(-1)
-        vectors[_GRADIENT] = torch.stack([removed.clamp_(0.0, 1.0).mul_(unweighted).sum(), unweighted.sum()])
+        taken = torch.sub(1.0, weight, out=scratch)
+        sums["trust_region/attenuated_frac"] = where_above(where_above(is_token, weight, 0.0), taken, 0.0).sum(-1)
+        vectors[_GRADIENT] = torch.stack([taken.clamp_(0.0, 1.0).mul_(unweighted).sum(), unweighted.sum()])
     return TokenAccumulators(sums, minima=minima, vectors=vectors)

@@ -103,13 +103,13 @@ def effects(method: Method, log_mu: Tensor, log_pi: Tensor, partition: Partition
         loss = token_loss(
             method.objective,
             method.region,
-            policy,
-            log_mu,
-            torch.full_like(log_mu, advantage),
-            torch.ones_like(log_mu),
+            policy[None],
+            log_mu[None],
+            torch.full_like(log_mu, advantage)[None],
+            torch.ones_like(log_mu)[None],
             # Before the first update, a recomputed pi_old is the training engine's own.
-            log_anchor=log_pi if method.objective.recomputed_anchor else None,
-            partition_divergence=None if divergence is None else partition.divergence(divergence),
+            log_anchor=log_pi[None] if method.objective.recomputed_anchor else None,
+            partition_divergence=None if divergence is None else partition.divergence(divergence)[None],
         ).loss
         (gradient,) = torch.autograd.grad(loss.sum(), policy)
         yield effect(gradient / (-advantage * ratio))

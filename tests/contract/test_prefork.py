@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ import psutil
 import pytest
 
 from drpo_verl.cpu.prefork import fork_server
+from drpo_verl.cpu.prefork_client import LENGTH, SOCKET
 
 
 @dataclass
@@ -109,6 +112,19 @@ def test_it_has_the_files_of_who_asked_and_no_others(server: Server) -> None:
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_a_request_that_breaks_off_leaves_no_file_open(server: Server) -> None:
+    server.output("-c", "pass")
+    reading, writing = os.pipe()
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(str(Path(server.command).with_name(SOCKET)))
+        socket.send_fds(asking, [LENGTH.pack(1000)], [writing])
+        asking.sendall(b"less than that")
+    os.close(writing)
+    with os.fdopen(reading, "rb") as end:
+        assert select.select([end], [], [], 20)[0] and end.read() == b""  # its end, once nobody can write to it
+    assert server.output("-c", "print('still there')") == "still there"
 
 
 def test_signals_reach_it_and_are_told(server: Server) -> None:

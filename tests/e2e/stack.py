@@ -27,6 +27,9 @@ SHORT = (
     "prepare.data.n_train=64",
     "prepare.data.n_val=16",
 )
+MARK = "DRPO_VERL_TEST_RUN"
+"""In the environment of every process of a run; the value is the run's folder."""
+
 ONE_UPDATE = "actor_rollout_ref.actor.ppo_mini_batch_size=8"  # all samples of a step of SHORT
 
 
@@ -53,6 +56,7 @@ def start(folder: Path, *overrides: str, expect_success: bool = True) -> Run:
         f"trainer.experiment_name={folder.name}", f"+ray_kwargs.ray_init._temp_dir={ray_folder}",
     ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment[MARK] = str(folder)
     folder.mkdir(exist_ok=True)
     output = folder / "output.txt"
     listening: set[tuple[str, str]] = set()
@@ -63,7 +67,7 @@ def start(folder: Path, *overrides: str, expect_success: bool = True) -> Run:
         deadline = time.monotonic() + RUN_SECONDS
         try:
             while process.poll() is None and time.monotonic() < deadline:
-                listening |= _listening(process.pid)
+                listening |= _listening(folder)
                 time.sleep(2)
         finally:
             if process.poll() is None:
@@ -78,14 +82,21 @@ def start(folder: Path, *overrides: str, expect_success: bool = True) -> Run:
     return run
 
 
-def _listening(pid: int) -> set[tuple[str, str]]:
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """The processes of a run that are still there, whoever their parents are by now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _listening(folder: Path) -> set[tuple[str, str]]:
     found = set()
-    try:
-        root = psutil.Process(pid)
-        processes = [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return found
-    for process in processes:
+    for process in processes_of(folder):
         try:
             sockets = process.net_connections(kind="tcp")
         except psutil.Error:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from stack import Run, start
 
+from drpo_verl.objectives.instruments import ABS_DIFF_EDGES
+
 STALENESS = "training/off_policy/trajectory_staleness"
 
 
@@ -59,6 +61,8 @@ def test_an_asynchronous_trainer_tells_mismatch_and_drift(asynchronous_run: Run)
             step.metrics[f"{prefix}/abs_prob_diff_max"] for prefix in ("inference_mismatch", "mismatch", "policy_drift")
         )
         assert 0 < min(mismatch, drift) <= both == max(mismatch, drift) <= 1
+        # An average over the updates would be between the edges of bins.
+        assert any(step.metrics["policy_drift/abs_prob_diff_p99"] == pytest.approx(edge) for edge in ABS_DIFF_EDGES)
     # After a weight sync the count begins anew.
     first, second = (step.metrics["inference_mismatch/abs_prob_diff_mean"] for step in asynchronous_run.steps)
     assert first != second

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from stack import ONE_UPDATE, SHORT, Run, start
+from stack import ONE_UPDATE, SHORT, Run, processes_of, start
 
 from drpo_verl.console import EXIT_STALLED
 
@@ -108,15 +106,6 @@ def test_a_run_that_hangs_is_ended_with_an_error(tmp_path: Path) -> None:
     assert run.returncode == EXIT_STALLED
     assert "run.stall_seconds=20" in run.output and "train.log" in run.output
     deadline = time.monotonic() + 30
-    while (left := _processes_of(f"dv-{os.getpid()}-stalled")) and time.monotonic() < deadline:
+    while (left := processes_of(run.folder)) and time.monotonic() < deadline:
         time.sleep(1)
     assert not left, left
-
-
-def _processes_of(ray_folder: str) -> list[str]:
-    commands = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or ())
-        if ray_folder in command and "pytest" not in command:
-            commands.append(command[:200])
-    return commands

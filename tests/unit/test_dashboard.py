@@ -178,8 +178,3 @@ def test_without_credentials_it_says_what_to_do(
 def test_a_name_that_wandb_refuses_is_named() -> None:
     result = CliRunner().invoke(app, ["dashboard", "--dry-run", "--name", "🚀"])
     assert result.exit_code == 1 and "--name='🚀'" in result.stderr and "Emojis" in result.stderr
-
-
-def test_help_has_an_example() -> None:
-    result = CliRunner().invoke(app, ["dashboard", "--help"])
-    assert result.exit_code == 0 and "drpo-verl dashboard --entity my-team" in result.stdout

@@ -10,6 +10,7 @@ from verl.workers.config import ActorConfig
 from drpo_verl.integration.actor import TrustRegionLoss
 from drpo_verl.integration.config import TrustRegionLossConfig
 from drpo_verl.integration.policy_loss import BehaviourLogProbError
+from drpo_verl.integration.seams import SeamError
 
 
 def _actor_config() -> ActorConfig:
@@ -23,6 +24,17 @@ def _actor_config() -> ActorConfig:
 
 def _jagged(*lengths: int) -> torch.Tensor:
     return torch.nested.as_nested_tensor([torch.zeros(length) for length in lengths], layout=torch.jagged)
+
+
+def test_megatrons_logits_without_their_layout_are_refused() -> None:
+    config = ActorConfig(
+        strategy="megatron",
+        rollout_n=1,
+        ppo_micro_batch_size_per_gpu=1,
+        policy_loss=TrustRegionLossConfig(loss_mode="dppo_topk_tv", delta=0.2, top_k=4),
+    )
+    with pytest.raises(SeamError, match="data_format"):
+        TrustRegionLoss(config)(data=TensorDict({}, batch_size=[]), student_logits=torch.zeros(1, 2, 8))
 
 
 def test_padded_batches_are_counted_too() -> None:

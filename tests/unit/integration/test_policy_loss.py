@@ -40,6 +40,27 @@ def _batch(seed: int = 0, rows: int = 16, width: int = 40) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.parametrize("mode", list(OBJECTIVES))
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_at_most_two_fp32_tensors_are_saved_for_backward(mode: str, aggregation: str) -> None:
+    if OBJECTIVES[mode].verl_loss is not None:
+        return  # verl's own, which saves what it saves
+    batch, saved = _batch(), []
+    shape = batch["log_prob"].shape
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.shape == shape and tensor.dtype == torch.float32:
+            saved.append(tensor)
+        return tensor
+
+    config = _actor(TrustRegionLossConfig(loss_mode=mode, **SETTINGS[mode]))
+    needed = Beside(log_behaviour=batch["old_log_prob"] + 0.1, partition_divergence=torch.full(shape, 0.05))
+    with beside(needed), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss, _ = get_policy_loss_fn(mode)(**batch, loss_agg_mode=aggregation, config=config)
+    loss.backward()
+    assert 1 <= len({tensor.data_ptr() for tensor in saved}) <= 2
+
+
 def _gradient(mode: str, config: ActorConfig, batch: dict[str, Tensor], aggregation: str, **extra: Any) -> Tensor:
     loss, _ = get_policy_loss_fn(mode)(**batch, loss_agg_mode=aggregation, config=config, **extra)
     return torch.autograd.grad(loss, batch["log_prob"])[0]

@@ -119,7 +119,10 @@ def objective(  # noqa: PLR0911  one return for each kind
         regulariser = size * PENALTIES[kind](ratio, mu) / delta
         if cap is not None:
             # As DPPO's: everything but grad log pi is constant, and the ratio is truncated.
-            moved = ratio - 1 if kind == "chi2" else log_pi.exp() - mu
+            moved = {  # the derivative of the penalty by log pi, per r
+                "l2": log_pi.exp() - mu, "chi2": ratio - 1, "kl": ratio.log(), "tv": (log_pi - log_mu).sign() / 2,
+                "k3": 1 - 1 / ratio,
+            }[kind]  # fmt: skip
             weight = 1 - advantages.sign() * moved / delta
             if name == "mask_drpo":
                 gated = masked_out(name, region, log_pi, log_anchor, advantages, partition, region.region_delta)

@@ -118,6 +118,29 @@ def test_bins_of_the_behaviour_probability() -> None:
             assert shares == pytest.approx(np.mean(np.broadcast_to(of_sign, mu.shape)))
 
 
+def test_the_correlation_of_a_policy_that_is_almost_certain() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for scale in (1e-2, 1e-3, 1e-4):
+        log_mu = -scale * torch.rand(16, 4096, generator=generator)
+        log_pi = (log_mu * (1 + 0.3 * torch.randn(16, 4096, generator=generator))).clamp(max=0)
+        ones = torch.ones(16, 4096)
+        metrics = step_metrics(
+            [token_loss(OBJECTIVES["drpo"], REGION, log_pi, log_mu, ones, ones).accumulators.to_host()]
+        )
+        expected = np.corrcoef(log_pi.double().exp().flatten(), log_mu.double().exp().flatten())[0, 1]
+        assert metrics["inference_mismatch/correlation"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_bin_of_many_tokens_is_exact() -> None:
+    log_mu = torch.full((16, 16384), math.log(0.3))
+    log_pi = log_mu + 0.0023
+    ones = torch.ones_like(log_mu)
+    metrics = step_metrics([token_loss(OBJECTIVES["drpo"], REGION, log_pi, log_mu, ones, ones).accumulators.to_host()])
+    expected = (log_pi[0, 0].double().exp() - log_mu[0, 0].double().exp()).item()
+    assert metrics["inference_mismatch_by_prob/abs_prob_diff_0.1_0.5"] == pytest.approx(expected, rel=1e-6)
+    assert "inference_mismatch/correlation" not in metrics  # of constants there is none
+
+
 def test_how_much_of_the_gradient_is_removed() -> None:
     log_mu = torch.log(torch.tensor([[0.5, 0.5, 0.5, 0.5]]))
     log_pi = torch.log(torch.tensor([[0.55, 0.45, 0.8, 0.5]]))  # half way out, half way in, far outside, not moved

@@ -95,6 +95,22 @@ def test_any_cut_into_micro_batches_gives_the_same_metrics(cuts: set[int], seed:
     assert TokenStatistics.merge(parts).maxima == whole.maxima and TokenStatistics.merge(parts).minima == whole.minima
 
 
+@pytest.mark.parametrize("name", ["drpo", "spo", "mask_drpo", "dppo_binary_kl"])
+def test_padding_takes_no_digits_away(name: str) -> None:
+    # The metric of 20 tokens and of the same tokens in rows of 16384: at delta = 12.5, w is 1 to four digits.
+    region = TrustRegion(12.5, 12.5, region_delta=0.05)
+    wide = _batch(2, rows=2, width=16384)
+    tokens = torch.arange(16384) < 10
+    results = []
+    for width in (10, 16384):
+        log_pi, log_mu, advantages, _ = (x[:, :width] for x in wide)
+        mask = tokens[:width].expand(2, width)
+        rows = token_loss(OBJECTIVES[name], region, log_pi, log_mu, advantages, mask, instruments=False)
+        results.append(dict(rows.accumulators.to_host().metrics()))
+    narrow, padded = results
+    assert padded == pytest.approx(narrow, rel=1e-7, abs=1e-9)
+
+
 def test_a_batch_without_tokens_has_no_metrics_and_changes_none() -> None:
     log_pi, log_mu, advantages, mask = batch = _batch(1)
     empty = _statistics("drpo", (log_pi, log_mu, advantages, torch.zeros_like(mask)))
