@@ -31,8 +31,8 @@ ABS_DIFF_EDGES = _magnitudes(1.0)
 _RATIO_MAGNITUDES = _magnitudes(LOG_RATIO_BOUND)
 LOG_RATIO_EDGES = [-edge for edge in reversed(_RATIO_MAGNITUDES)] + _RATIO_MAGNITUDES
 
-_CONSTANT = 1e-14
-"""A variance below is that of fp32 rounding."""
+_CONSTANT = 1e-12
+"""A variance below, of probabilities, may be that of rounding."""
 
 _MOMENTS = (
     "tokens",
