@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 from functools import wraps
@@ -68,8 +69,8 @@ def _agent_loops(module: ModuleType) -> None:
     # verl makes an agent loop for every trajectory by hydra's instantiate, which copies and merges its arguments as
     # configuration: on a CPU a quarter of the time of a short rollout. verl's own loops have nothing to be merged.
     original = module.hydra.utils.instantiate
-    registry = module._agent_loop_registry
-    expect(isinstance(registry, dict), "agent_loop._agent_loop_registry", "a dict of configurations")
+    calls = inspect.getsource(module.AgentLoopWorker).count("hydra.utils.instantiate(")
+    expect(calls == 1, "AgentLoopWorker", f"one call of hydra.utils.instantiate, found {calls}")
 
     def instantiate(config: Any, **arguments: Any) -> Any:
         if isinstance(config, dict) and list(config) == ["_target_"]:
@@ -93,6 +94,7 @@ class _Replacing:
 @when_imported("verl.trainer.ppo.v1.trainer_separate_async", "It fails with hybrid_engine=False: info() got 'flush'.")
 def _separate_async(module: ModuleType) -> None:
     # Without hybrid replicas verl calls logger.info(..., flush=True), as if it were print.
+    expect("flush=True" in inspect.getsource(module), module.__name__, "a logger.info(..., flush=True) to be mended")
     logger = module.logger
     original = logger.info
 

@@ -19,7 +19,10 @@ def test_a_report_of_real_runs_is_drawn(exact_run: Run, two_rank_bf16_run: Run, 
     write_report([exact_run.folder, two_rank_bf16_run.folder], out)
     page = open_page(out)
     assert page.console == []
-    assert {"reward", "held_out", "weight", "outside_frac", "abs_prob_diff", "kl", "phases"} <= set(page.charts)
+    assert {
+        "reward", "held_out", "weight", "outside_frac", "abs_prob_diff", "kl", "phases", "policy_drift_kl_k3",
+        "inference_mismatch_bins_abs_prob_diff", "policy_drift_bins_abs_prob_diff_negative", "policy_drift_bins_share",
+    } <= set(page.charts)  # fmt: skip
     for key, chart in page.charts.items():
         assert chart.traces, key
         assert all(trace and all(trace) for trace in chart.traces), key

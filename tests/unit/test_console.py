@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,26 @@ from rich.console import Console
 
 from drpo_verl.alerts import Alert, Monitor
 from drpo_verl.console import Follower
+
+REAL = Path(__file__).parents[1] / "data" / "dppo_topk_tv.jsonl"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_steps_of_a_real_run_are_seen(tmp_path: Path, terminal: bool) -> None:
+    shutil.copy(REAL, tmp_path / "metrics.jsonl")
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=terminal, width=120)
+    follower = Follower(tmp_path, console, 3, 60, tmp_path / "train.log", Monitor([]))
+    follower.start()
+    follower.finish()
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.getvalue())
+    first = json.loads(REAL.read_text().splitlines()[0])["data"]
+    assert (
+        f"step   1/3  reward {first['critic/score/mean']:.3f}  |pi-mu| {first['mismatch/abs_prob_diff_mean']:.1e} "
+        f"max {first['mismatch/abs_prob_diff_max']:.1e}  outside 0.00%"
+    ) in shown
+    assert all(f"step   {step}/3" in shown for step in (1, 2, 3))
+    assert ("left" in shown and "training" in shown and "━" in shown) is terminal
 
 
 @pytest.mark.parametrize("terminal", [True, False])

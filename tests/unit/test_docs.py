@@ -49,10 +49,14 @@ def test_every_metric_is_in_the_table() -> None:
     documented = _documented_metrics()
     series = ("mismatch/", "inference_mismatch/", "policy_drift/")
     bins = "|".join(PROBABILITY_BINS)
+    found = set()
     for name in step_metrics(parts):
         bare = name.partition("/")[2] if name.startswith(series) else name
         by_bin = re.sub(rf"^\w+_by_prob/(share|abs_prob_diff)_(?:{bins})", r"\1_<bin>", name)
         assert {bare, name, by_bin} & documented, name
+        found |= {bare, name, by_bin}
+    # Which is of runs with a controller.
+    assert documented - found - set(series) == {"trust_region/delta"}
 
 
 def test_every_method_is_in_the_tables_with_its_source() -> None:
