@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
+from pathlib import Path
 
 from drpo_verl.check.finding import Finding
 from drpo_verl.check.registry import rule
@@ -23,6 +25,7 @@ _NAMES = {
 _BLOCK = 128
 """verl quantises a rollout's weights in blocks of 128 x 128 (``vllm_async_server.py``: ``weight_block_size``)."""
 _FINEST_BLOCK = 32
+_WIDE = {"avx512f", "amx_tile"}
 _FP8_SCALES = "NVTE_FP8_BLOCK_SCALING_FP32_SCALES"
 _LARGEST_LORA_RANK = 512
 _MERGE = f"{MODEL}.lora.merge"
@@ -90,6 +93,12 @@ def fp8(run: Run) -> Iterable[Finding]:
             "needs AMX on a CPU, and verl's loader CUDA.",
             "Leave it out; rollout.engine_kwargs.vllm.kv_cache_dtype=fp8_e4m3 is a mismatch that a CPU can make.",
         )
+    cache = f"{ROLLOUT}.engine_kwargs.vllm.kv_cache_dtype"
+    here = run.get("ray_kwargs.ray_init.address") == "local"
+    if run.on_cpu and here and str(run.get(cache)).startswith("fp8") and not _WIDE & _cpu_flags():
+        yield run.error(
+            cache, "needs AVX-512 or AMX with vLLM on a CPU, and this one has neither.", f"Set {cache}=auto."
+        )
     if rollout == "fp8" and run.architecture is not None:
         yield from _blocks(run)
     if rollout == "fp8" and run.lora_rank and not run.get(_MERGE, False):
@@ -99,6 +108,16 @@ def fp8(run: Run) -> Iterable[Finding]:
             f"Set {_MERGE}=true, or leave one of the two out.",
         )
     yield from _fp8_training(run)
+
+
+def _cpu_flags() -> set[str]:
+    """What this machine's CPU can do, as Linux names it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, flags = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return set(flags.split())
+    return set()
 
 
 def _blocks(run: Run) -> Iterable[Finding]:

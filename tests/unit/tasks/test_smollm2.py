@@ -1,4 +1,4 @@
-"""Finding SmolLM2's weights and repairing its tokenizer; converting them is left to the end-to-end tier."""
+"""Finding SmolLM2's weights and repairing its tokenizer; tests/e2e/test_probe.py converts them."""
 
 import importlib.metadata
 import importlib.util
