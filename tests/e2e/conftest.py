@@ -29,5 +29,5 @@ def two_rank_bf16_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8", "trainer.test_freq=-1", "trainer.save_freq=-1",
         "+alerts.engines={metric: inference_mismatch/abs_prob_diff_mean, above: 1e-4, steps: 2}",
-        "+alerts.entropy={metric: mismatch/behaviour_log_prob_mean, above: -3, steps: 1}",
+        "+alerts.certainty={metric: mismatch/behaviour_log_prob_mean, above: -3, steps: 1}",
     )  # fmt: skip
