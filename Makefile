@@ -13,7 +13,7 @@ MEGATRON  := $(VENV)/megatron/.installed
 .PHONY: help setup demo smoke smollm2 test test-unit test-configuration test-contract test-e2e browser lint methods top-k instruments weights probe bench lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
+	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 32
 
 setup: $(INSTALLED)  ## install the pinned stack into .venv (no GPU needed)
 
@@ -46,11 +46,11 @@ smollm2: $(INSTALLED)  ## the same job on SmolLM2-135M-Instruct, bf16 rollout ag
 
 test: test-unit test-configuration test-contract test-e2e  ## all tests
 
-test-unit test-configuration: test-%: $(INSTALLED)  ## the objectives and everything around them; every experiment and the check
+test-unit test-configuration: test-%: $(INSTALLED)  ## the objectives and what is around them; every experiment and the check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/$*
 
 test-contract: $(MEGATRON)
-test-contract test-e2e: test-%: $(INSTALLED)  ## minutes; half an hour
+test-contract test-e2e: test-%: $(INSTALLED)  ## the seams with real verl, ranks and engines; real runs
 	$(BIN)/python -m pytest tests/$*
 
 browser:  ## install chromium, in which the report is tested (Debian, as root)

@@ -362,7 +362,7 @@ def evaluate(
 ) -> None:
     """Measure avg@k and pass@k on a parquet with vLLM, with intervals over the problems, by data source.
 
-    Example: `drpo-verl eval outputs/demo ~/.cache/drpo-verl/data/arithmetic/test.parquet --max-tokens 6`
+    Example: `drpo-verl eval outputs/demo outputs/demo/data/val.parquet --max-tokens 6`
     """
     from rich.console import Console
 

@@ -12,6 +12,8 @@ RAY_INIT = "ray_kwargs.ray_init"
 RELEASE_SECONDS = 60.0
 """How long a run that has just been stopped may take to release the cluster."""
 
+_CPUS_BESIDE = 8  # the trainer's own process, agent loops, rewards
+
 # Ray refuses, or ignores, these in a process that joins a cluster instead of starting one.
 _OF_A_NEW_CLUSTER = (
     "num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "include_dashboard", "_system_config",
@@ -24,6 +26,10 @@ _VARIABLES_OF_A_NEW_CLUSTER = (
     "RAY_worker_register_timeout_seconds",
 )
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's name for the environment variable that a submitted job has
+
+
+class ClusterTooSmallError(RuntimeError):
+    """The cluster will never have room for the run."""
 
 
 class ClusterBusyError(RuntimeError):
@@ -81,6 +87,33 @@ def require_shared_folder(folder: str) -> None:
             f"run.dir={folder} is relative, and the current folder of a submitted job is a copy that Ray deletes after "
             "it. Set it to a folder that every node of the cluster has: run.dir=/shared/runs/<name>, or "
             "SHARED_DIR=/shared for a recipe."
+        )
+
+
+def require_resources(address: str, gpus: int, cpus: int) -> None:
+    """Refuse a cluster that has less than a run reserves: without CPUs it would wait for ever.
+
+    Args:
+        address: of the cluster.
+        gpus: of all nodes; on CPUs, worker slots.
+        cpus: of all nodes.
+
+    Raises:
+        ClusterTooSmallError: with what there is, what is needed, and how to say so to Ray.
+    """
+    import ray
+
+    ray.init(address=address, log_to_driver=False)
+    try:
+        there = ray.cluster_resources()
+    finally:
+        ray.shutdown()
+    found = {name: int(there.get(name, 0)) for name in ("GPU", "CPU")}
+    if found["GPU"] < gpus or found["CPU"] < cpus:
+        raise ClusterTooSmallError(
+            f"the Ray cluster at {address} counts {found['GPU']} GPUs and {found['CPU']} CPUs, and the run reserves "
+            f"{gpus} and {cpus}. Add nodes; or, where there are no GPUs, start Ray with --num-gpus={gpus} (slots for "
+            f"workers) --num-cpus={cpus + _CPUS_BESIDE} (which it only counts)."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -125,6 +126,7 @@ def draw(steps: list[Step], path: Path, *, title: str, problems: Mapping[str, in
     import matplotlib
 
     matplotlib.use("Agg")
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # it would say that it looks for fonts
     from matplotlib import pyplot as plt
     from matplotlib.ticker import MaxNLocator
 

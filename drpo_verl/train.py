@@ -26,7 +26,16 @@ from rich.console import Console
 from drpo_verl.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.check import check, stop
 from drpo_verl.check.compose import CompositionError, compose_run
-from drpo_verl.cluster import RAY_INIT, cluster_address, join_cluster, require_free_cluster, require_shared_folder
+from drpo_verl.check.parallel import CPUS_A_CARD
+from drpo_verl.check.run import Run
+from drpo_verl.cluster import (
+    RAY_INIT,
+    cluster_address,
+    join_cluster,
+    require_free_cluster,
+    require_resources,
+    require_shared_folder,
+)
 from drpo_verl.console import Follower, logs_to_file
 from drpo_verl.cpu.prefork import fork_server
 from drpo_verl.environment import write_environment
@@ -153,9 +162,7 @@ def _run(config: DictConfig) -> None:
     folder = Path(config.run.dir).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     log, metrics = folder / LOG_FILE, folder / METRICS_FILE
-    for earlier in (log, metrics, folder / WORST_TOKENS_FILE):
-        _keep_earlier(earlier)
-    write_environment(folder)
+    _keep_earlier(log)
     with open_dict(config):
         config.run.dir = str(folder)
         loggers = config.trainer.logger
@@ -175,11 +182,25 @@ def _run(config: DictConfig) -> None:
         with logs_to_file(log) as console:
             console.print(f"checking the configuration; logs: {_shown(log)}", highlight=False, soft_wrap=True)
             validate(config, console)
+            if cluster is not None:
+                console.print(f"joining the Ray cluster at {cluster}", highlight=False, soft_wrap=True)
+                if config.trainer.device in ("cpu", "cuda"):  # another accelerator goes by its own name in Ray
+                    workers = _workers(config)
+                    require_resources(cluster, gpus=workers, cpus=CPUS_A_CARD * workers)
+        for name in (METRICS_FILE, WORST_TOKENS_FILE, PICTURE_FILE, SUMMARY_FILE):  # only now: it may have been refused
+            _keep_earlier(folder / name)
+        write_environment(folder)
         with open_dict(config):
             prepare(config)
             OmegaConf.resolve(config)  # verl does it in a worker, whose environment (a cluster's) may be another
         _train(config, folder, cluster)
     _summarise(config, folder, Console())
+
+
+def _workers(config: DictConfig) -> int:
+    """How many workers verl reserves a card, or a slot, for."""
+    run = Run(config)
+    return run.world + (run.rollout_world if run.standalone_rollout else 0)
 
 
 def _can_prefork(config: DictConfig) -> bool:
@@ -197,7 +218,6 @@ def _train(config: DictConfig, folder: Path, cluster: str | None) -> None:
     log = folder / LOG_FILE
     with logs_to_file(log) as console:
         if cluster is not None:
-            console.print(f"joining the Ray cluster at {cluster}", highlight=False, soft_wrap=True)
             require_free_cluster(cluster)
         monitor = Monitor(parse_alerts(config.get(SECTION)))
         follower = Follower(

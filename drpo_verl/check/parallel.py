@@ -9,7 +9,8 @@ from drpo_verl.check.finding import Finding
 from drpo_verl.check.registry import rule
 from drpo_verl.check.run import ACTOR, MODEL, ROLLOUT, Run, is_whole
 
-_CPUS_A_CARD = 3
+CPUS_A_CARD = 3
+"""verl's resource pool reserves so many in Ray for each worker."""
 """What verl's resource pool reserves in Ray for each worker (``ResourcePoolManager.max_colocate_count``)."""
 
 
@@ -198,11 +199,11 @@ def cpus(run: Run) -> Iterable[Finding]:
     """A node has the CPUs that verl reserves in Ray for its workers; without them a run waits for ever."""
     given = "ray_kwargs.ray_init.num_cpus"
     name = given if is_whole(run.get(given)) else "check.cpus_per_node"
-    needed = _CPUS_A_CARD * run.gpus_per_node
+    needed = CPUS_A_CARD * run.gpus_per_node
     if run.number(name, math.inf) < needed:
         yield run.error(
             name,
             f"is less than the {needed} that verl reserves for the {run.gpus_per_node} workers of a node "
-            f"({_CPUS_A_CARD} each): Ray would wait for ever.",
+            f"({CPUS_A_CARD} each): Ray would wait for ever.",
             f"Set {given} to {needed + 8}: Ray only counts them, so more than there are is fine.",
         )

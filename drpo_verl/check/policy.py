@@ -27,9 +27,8 @@ def loss_mode(run: Run) -> Iterable[Finding]:
     elif _ours(run) and run.get(f"{_SECTION}._target_") != _TARGET:
         yield run.error(
             name,
-            f"was set without its configuration: use +method={run.loss_mode} instead, which sets the loss mode, "
-            "its thresholds and its anchor.",
-            "",
+            "was set without its configuration.",
+            f"Use +method={run.loss_mode} instead, which sets the loss mode, its thresholds and its anchor.",
         )
 
 
@@ -55,7 +54,7 @@ def policy_loss(run: Run) -> Iterable[Finding]:
 
         cause = error.__cause__
         if isinstance(cause, SettingError):
-            yield Finding("error", cause.setting, cause.value, cause.problem)
+            yield Finding("error", cause.setting, cause.value, cause.problem, cause.remedy)
         else:
             yield Finding("error", _SECTION, None, f"is refused: {cause or error}", "Choose a method with +method=.")
 

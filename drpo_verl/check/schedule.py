@@ -140,4 +140,5 @@ def alerts(run: Run) -> Iterable[Finding]:
     try:
         parse_alerts(run.get(SECTION))
     except ValueError as error:
-        yield Finding("error", SECTION, None, f"is refused: {error}")
+        remedy = f"Set it so, or leave the alert out: ~{SECTION}.<name>."
+        yield Finding("error", SECTION, None, f"is refused: {error}", remedy)

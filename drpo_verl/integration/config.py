@@ -32,13 +32,14 @@ class SettingError(ValueError):
     Args:
         setting: its full name.
         value: its value; None when it is not set.
-        problem: what is wrong and the remedy, to be read after ``setting=value``.
+        problem: what is wrong, to be read after ``setting=value``.
+        remedy: what to change, as a sentence.
     """
 
-    def __init__(self, setting: str, value: Any, problem: str) -> None:
-        self.setting, self.value, self.problem = setting, value, problem
+    def __init__(self, setting: str, value: Any, problem: str, remedy: str) -> None:
+        self.setting, self.value, self.problem, self.remedy = setting, value, problem, remedy
         place = setting if value is None else f"{setting}={value!r}"
-        super().__init__(f"{place}{',' if problem.startswith('but ') else ''} {problem}")
+        super().__init__(f"{place}{',' if problem.startswith('but ') else ''} {problem} {remedy}")
 
 
 def _takes_threshold(row: Objective) -> bool:
@@ -112,7 +113,8 @@ class TrustRegionLossConfig(PolicyLossConfig):
         if self.loss_mode not in OBJECTIVES:
             self._refuse(
                 "loss_mode",
-                f"is not a method of drpo-verl. Choose one with +method=<name>: {', '.join(OBJECTIVES)}.",
+                "is not a method of drpo-verl.",
+                f"Choose one with +method=<name>: {', '.join(OBJECTIVES)}.",
             )
         row = OBJECTIVES[self.loss_mode]
         self._require_behaviour_log_probs(row)
@@ -121,26 +123,26 @@ class TrustRegionLossConfig(PolicyLossConfig):
         self._require_numbers(row)
         self._require_anchor(row)
 
-    def _refuse(self, name: str, remedy: str) -> None:
-        raise SettingError(f"{_SECTION}.{name}", getattr(self, name), remedy)
+    def _refuse(self, name: str, problem: str, remedy: str) -> None:
+        raise SettingError(f"{_SECTION}.{name}", getattr(self, name), problem, remedy)
 
     def _reject_what_has_no_effect(self, row: Objective) -> None:
         for each in fields(self):
             applies = each.metadata.get("applies")
             if applies is None or applies(row) or getattr(self, each.name) == each.default:
                 continue
-            remedy = "leave it out."
+            remedy = "Leave it out."
             if row.verl_loss is not None and each.name.startswith("delta"):
-                remedy = "set actor_rollout_ref.actor.clip_ratio_low and clip_ratio_high instead."
-            self._refuse(each.name, f"has no effect on loss_mode={self.loss_mode!r}: {remedy}")
+                remedy = "Set actor_rollout_ref.actor.clip_ratio_low and clip_ratio_high instead."
+            self._refuse(each.name, f"has no effect on loss_mode={self.loss_mode!r}.", remedy)
 
     def _require_choices(self) -> None:
         if self.penalty is not None and self.penalty not in PENALTIES:
-            self._refuse("penalty", f"is not one of {', '.join(PENALTIES)}.")
+            self._refuse("penalty", "is not known.", f"Set it to one of {', '.join(PENALTIES)}.")
         if self.restrict_to not in (None, "positive", "negative"):
-            self._refuse("restrict_to", "is neither positive nor negative (null restricts nothing).")
+            self._refuse("restrict_to", "is neither positive nor negative.", "Set it to one of them, or null.")
         if not self.advantage_weighted and self.ratio_cap is not None:
-            self._refuse("ratio_cap", "caps a penalty that advantage_weighted=false sets apart: choose one of the two.")
+            self._refuse("ratio_cap", "caps a penalty that advantage_weighted=false sets apart.", "Set one of the two.")
 
     def _require_numbers(self, row: Objective) -> None:
         for each in fields(self):
@@ -148,41 +150,43 @@ class TrustRegionLossConfig(PolicyLossConfig):
                 continue
             value = getattr(self, each.name)
             if each.name == "delta" and None not in (value, self.delta_low, self.delta_high):
-                self._refuse("delta", "has no effect beside delta_low and delta_high: set those.")
+                self._refuse("delta", "has no effect beside delta_low and delta_high.", "Set those.")
             if value is not None and not _is_positive(value):
-                self._refuse(each.name, "must be a number above 0.")
+                self._refuse(each.name, "must be a number above 0.", f"+method={self.loss_mode} sets a default.")
             optional = each.name in ("ratio_cap", "delta_low", "delta_high") or (
                 each.name == "delta" and self.delta_low is not None and self.delta_high is not None
             )
             if value is None and not optional:
                 self._refuse(
                     each.name,
-                    f"is not set, and loss_mode={self.loss_mode!r} needs it. +method={self.loss_mode} sets a default.",
+                    f"is not set, and loss_mode={self.loss_mode!r} needs it.",
+                    f"+method={self.loss_mode} sets a default.",
                 )
         if self.top_k is not None and not isinstance(self.top_k, int):
-            self._refuse("top_k", "must be a whole number.")
+            self._refuse("top_k", "must be a whole number.", "20 is the paper's.")
         if row.adaptive:
             self._require_adaptation()
 
     def _require_adaptation(self) -> None:
         if self.penalty == "tv":
-            self._refuse("penalty", "knows no distance, and so no share of tokens within delta: take another.")
+            self._refuse("penalty", "knows no distance, and so no share of tokens within delta.", "Choose another.")
         assert self.target_outside is not None and self.max_delta_step is not None
         assert self.delta is not None and self.delta_min is not None and self.delta_max is not None
         if self.target_outside >= 1:
-            self._refuse("target_outside", "is a share of the diverging tokens: it must be below 1.")
+            self._refuse("target_outside", "is a share of the diverging tokens.", "Set it below 1.")
         if self.max_delta_step <= 1:
-            self._refuse("max_delta_step", "is a factor: it must be above 1.")
+            self._refuse("max_delta_step", "is a factor.", "Set it above 1.")
         if not self.delta_min <= self.delta <= self.delta_max:
-            self._refuse("delta", f"must be within delta_min={self.delta_min} and delta_max={self.delta_max}.")
+            bounds = f"delta_min={self.delta_min} and delta_max={self.delta_max}"
+            self._refuse("delta", f"is not within {bounds}.", "It is where delta begins: set it between them.")
 
     def _require_behaviour_log_probs(self, row: Objective) -> None:
         if not self.rollout_log_probs and (self.bypass_mode or row.verl_loss is None):
             raise SettingError(
                 "actor_rollout_ref.rollout.calculate_log_probs",
                 False,
-                f"but loss_mode={self.loss_mode!r} measures pi against the rollout engine's own log-probabilities: set "
-                "it to True.",
+                f"but loss_mode={self.loss_mode!r} measures pi against the rollout engine's own log-probabilities.",
+                "Set it to True.",
             )
 
     def _require_anchor(self, row: Objective) -> None:
@@ -190,14 +194,16 @@ class TrustRegionLossConfig(PolicyLossConfig):
             raise SettingError(
                 _BYPASS_MODE,
                 True,
-                f"but loss_mode={self.loss_mode!r} measures the ratio from a recomputed pi_old: set it to False.",
+                f"but loss_mode={self.loss_mode!r} measures the ratio from a recomputed pi_old.",
+                "Set it to False.",
             )
         if not self.bypass_mode and row.verl_loss is None and not row.recomputed_anchor:
             raise SettingError(
                 _BYPASS_MODE,
                 False,
                 f"but loss_mode={self.loss_mode!r} is anchored on the behaviour policy (the rollout log-probabilities),"
-                " not on a recomputed pi_old: set it to True.",
+                " not on a recomputed pi_old.",
+                "Set it to True.",
             )
 
     def objective(self) -> Objective:

@@ -162,8 +162,9 @@ _LEARNING = Section(
             "Mean over the step's samples (`response_length/mean`).",
         ),
         Curves(
-            "truncated", "Truncated responses", "share of samples", (Line("response_length/clip_ratio"),),
-            "Samples that reached the longest length allowed (`response_length/clip_ratio`).", ticks="share",
+            "truncated", "Responses of the longest length", "share of samples", (Line("response_length/clip_ratio"),),
+            "Samples as long as the step's longest (`response_length/clip_ratio`): truncated, where that is the limit.",
+            ticks="share",
         ),
         Curves(
             "grad_norm", "Gradient norm", "L2 norm before clipping", (Line("actor/grad_norm"),),
@@ -330,7 +331,7 @@ def _bins(key: str, title: str, unit: str, metric: str, caption: str, **axis: An
 
 _PROBABILITY = Section(
     "probability", "Distance by probability",
-    "Which tokens the distance of π from μ is in, by the probability that they were sampled with; at the last step.",
+    "Which tokens the distance of π from μ is in, by the probability that they were sampled with.",
     (
         *_bins("bins_abs_prob_diff", "distance in each bin", "mean abs(π − μ)", "abs_prob_diff_{}",
                "Mean over the bin's tokens", log=True, shared_axis="bins"),

@@ -36,6 +36,9 @@ _HELD_OUT_DASHES = ("dot", "solid", "dash")
 _MOST_MARKERS = 12
 _HEIGHT = 320
 _SMALLEST_PHASE = 0.01
+_FEWEST_TICKS = 4
+_MOST_DECADES = 6
+
 _TICKS: dict[Format, dict[str, Any]] = {
     "": {"exponentformat": "power"},
     "share": {"tickformat": "~%"},
@@ -113,8 +116,7 @@ def _curves(chart: Curves, styles: Styles, axis_range: tuple[float, float] | Non
         if any(points for _, _, points in found):
             present.append(group)
     _steps_axis(figure, longest)
-    _value_axis(figure, chart)
-    _fix_range(figure, chart, axis_range)
+    _value_axis(figure, chart, axis_range)
     if chart.reference is not None:
         figure.add_hline(y=chart.reference, line={"width": 1, "color": "#8a8f98"}, layer="below")
     dashes = [(dash, line.label) for line, dash in zip(lines, DASHES, strict=False)] if len(chart.lines) > 1 else []
@@ -216,9 +218,9 @@ def _bars(chart: Bars, styles: Styles, axis_range: tuple[float, float] | None) -
         return _bar(run, labels[category], chart.log)
 
     figure, present = _bar_figure(chart, styles, list(labels), value, horizontal=False, share=chart.ticks == "share")
-    figure.update_xaxes(title_text=chart.axis, type="category", categoryarray=list(labels), tickangle=-40)
-    _value_axis(figure, chart)
-    _fix_range(figure, chart, axis_range)
+    every = {"categoryarray": list(labels), "range": [-0.5, len(labels) - 0.5]}  # those without a value, too
+    figure.update_xaxes(title_text=chart.axis, type="category", tickangle=-40, **every)
+    _value_axis(figure, chart, axis_range)
     return Drawn(chart, figure, present, [])
 
 
@@ -305,23 +307,32 @@ def _steps_axis(figure: go.Figure, longest: int) -> None:
     figure.update_xaxes(title_text="training step", **({"dtick": 1} if longest <= 10 else {"tickformat": "d"}))
 
 
-def _value_axis(figure: go.Figure, chart: Curves | Bars) -> None:
+def _value_axis(figure: go.Figure, chart: Curves | Bars, axis_range: tuple[float, float] | None) -> None:
     figure.update_yaxes(title_text=chart.unit, **_TICKS[chart.ticks])
     values = [value for trace in figure.data for value in trace.y]
     if not values:
         return
-    if not chart.log:
-        figure.update_yaxes(rangemode="nonnegative" if min(values) >= 0 else "normal")
-    else:
-        decades = math.log10(max(values) / min(values))
-        # Left to itself, plotly writes all digits of two decades below each other.
-        ticks = {"dtick": 1} if decades > 3 else {"dtick": "D2"} if decades > 1 else {"nticks": 6}
-        figure.update_yaxes(type="log", **ticks)
-
-
-def _fix_range(figure: go.Figure, chart: Curves | Bars, axis_range: tuple[float, float] | None) -> None:
     if axis_range is not None:
         figure.update_yaxes(range=[math.log10(end) for end in axis_range] if chart.log else list(axis_range))
+    if not chart.log:
+        figure.update_yaxes(rangemode="nonnegative" if min(values) >= 0 else "normal")
+        return
+    ticks = _log_ticks(*(axis_range or _padded(values, log=True)))
+    figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers within a range, about six. Left to itself, plotly writes them over each other, or digits alone."""
+    decades = math.log10(high / low)
+    if decades < 1:
+        step = 10 ** math.floor(math.log10(high - low))
+        step *= next(part for part in (1.0, 0.5, 0.2, 0.1) if (high - low) / (part * step) >= _FEWEST_TICKS)
+        return [_rounded(step * i) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    parts = (1, 2, 5) if decades <= 2 else (1, 3) if decades <= 3 else (1,)
+    every = math.ceil(decades / _MOST_DECADES)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = (float(f"{part}e{power}") for power in powers if power % every == 0 for part in parts)
+    return [tick for tick in ticks if low <= tick <= high]
 
 
 def _shared_ranges(section: Section, groups: Sequence[Group]) -> dict[str | None, tuple[float, float]]:

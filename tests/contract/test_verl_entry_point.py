@@ -67,8 +67,8 @@ def test_without_the_override_verl_is_as_it_was() -> None:
     ("override", "message"),
     [
         ("actor_rollout_ref.actor.policy_loss.delta=0", r"delta=0 must be a number above 0"),
-        ("actor_rollout_ref.rollout.calculate_log_probs=false", r"calculate_log_probs=False.*set it to True"),
-        ("algorithm.rollout_correction.bypass_mode=false", r"bypass_mode=False.*set it to True"),
+        ("actor_rollout_ref.rollout.calculate_log_probs=false", r"calculate_log_probs=False.*Set it to True"),
+        ("algorithm.rollout_correction.bypass_mode=false", r"bypass_mode=False.*Set it to True"),
     ],
 )
 def test_bad_input_is_refused_by_verls_own_validation(override: str, message: str) -> None:
@@ -98,7 +98,7 @@ def test_all_that_is_wrong_is_said_at_once_and_warnings_are_logged(caplog: pytes
         ("dppo_topk_tv", "actor_rollout_ref.rollout.custom.drpo_verl.top_k=5", r"top_k=5, but.*top_k=20"),
         ("dppo_topk_tv", "actor_rollout_ref.actor.fsdp_config.pad_to_length=true", r"pad_to_length=True"),
         ("minirl", "algorithm.rollout_correction.rollout_is=token", r"rollout_is='token'.*count mu twice"),
-        ("minirl", "algorithm.rollout_correction.bypass_mode=true", r"bypass_mode=True.*set it to False"),
+        ("minirl", "algorithm.rollout_correction.bypass_mode=true", r"bypass_mode=True.*Set it to False"),
         ("dppo_topk_tv", "actor_rollout_ref.rollout.name=sglang", r"rollout\.name='sglang'.*come from vLLM"),
         ("dppo_topk_tv", "actor_rollout_ref.rollout.multi_turn.enable=true", r"multi_turn\.enable=True.*single-turn"),
         ("drpo_topk", "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent", r"='tool_agent'.*single-turn"),

@@ -74,6 +74,27 @@ def test_a_jobs_folder_is_absolute() -> None:
         cluster.require_shared_folder("outputs/x")
 
 
+@pytest.mark.parametrize(("there", "enough"), [({"CPU": 2.0}, False), ({"CPU": 2.0, "GPU": 1.0}, False),
+                                               ({"CPU": 3.0, "GPU": 1.0}, True)])  # fmt: skip
+def test_a_cluster_that_is_too_small_is_refused(
+    there: dict[str, float], enough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    calls: list[str] = []
+    monkeypatch.setattr(ray, "init", lambda **settings: calls.append(settings["address"]))
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+    if enough:
+        cluster.require_resources("here", gpus=1, cpus=3)
+    else:
+        with pytest.raises(
+            cluster.ClusterTooSmallError, match=r"here counts \d GPUs and 2 CPUs.*--num-gpus=1 .*--num-cpus=11"
+        ):
+            cluster.require_resources("here", gpus=1, cpus=3)
+    assert calls == ["here", "shutdown"]
+
+
 @pytest.mark.parametrize("goes_after", [0, 2, None])
 def test_a_second_run_waits_for_the_first_and_then_is_refused(
     goes_after: int | None, monkeypatch: pytest.MonkeyPatch
