@@ -80,7 +80,9 @@ def data_files(run: Run) -> Iterable[Finding]:
                 complete = False
                 if not str(file).startswith(_REMOTE):
                     message = "is not on this machine." if isinstance(files, str) else f"has {file}, which is not here."
-                    yield run.warning(name, message, "Make it (`drpo-verl data` has the papers'), or see that every node has it.")
+                    yield run.warning(
+                        name, message, "Make it (`drpo-verl data` has the papers'), or see that every node has it."
+                    )
             elif path.suffix == ".parquet":
                 count, findings = _read_parquet(run, name, path)
                 rows += count
