@@ -61,6 +61,30 @@ def test_at_most_two_fp32_tensors_are_saved_for_backward(mode: str, aggregation:
     assert 1 <= len({tensor.data_ptr() for tensor in saved}) <= 2
 
 
+@pytest.mark.parametrize("mode", [name for name, row in OBJECTIVES.items() if row.verl_loss is None])
+def test_a_micro_batch_waits_for_the_device_once(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def counted(name: str) -> Any:
+        original = getattr(Tensor, name)
+
+        def call(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return original(self, *args, **kwargs)
+
+        return call
+
+    batch = _batch()
+    needed = Beside(log_behaviour=batch["old_log_prob"] + 0.1, partition_divergence=torch.full((16, 40), 0.05))
+    config = _actor(TrustRegionLossConfig(loss_mode=mode, **SETTINGS[mode]))
+    for name in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
+        monkeypatch.setattr(Tensor, name, counted(name))
+    with beside(needed):
+        loss, _ = get_policy_loss_fn(mode)(**batch, loss_agg_mode="seq-mean-token-sum-norm", config=config)
+    loss.backward()
+    assert calls == ["tolist"]  # of the statistics, all together
+
+
 def _gradient(mode: str, config: ActorConfig, batch: dict[str, Tensor], aggregation: str, **extra: Any) -> Tensor:
     loss, _ = get_policy_loss_fn(mode)(**batch, loss_agg_mode=aggregation, config=config, **extra)
     return torch.autograd.grad(loss, batch["log_prob"])[0]
