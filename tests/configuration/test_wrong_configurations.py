@@ -95,7 +95,7 @@ WRONG = [
     # The method and what it is measured against.
     (DENSE, [f"{LOSS}.loss_mode=drppo"], "error", "loss_mode", r"'drppo' is not a loss mode; known:.*drpo"),
     (DENSE, [f"{LOSS}._target_=verl.workers.config.PolicyLossConfig"],
-     "error", "loss_mode", r"without its configuration: use \+method=drpo"),
+     "error", "loss_mode", r"without its configuration\. Use \+method=drpo"),
     (DENSE, [f"{LOSS}.delta=-1"], "error", "policy_loss", r"delta=-1 must be a number above 0"),
     (DENSE, [f"{LOSS}.top_k=20"], "error", "policy_loss", r"top_k=20 has no effect on loss_mode='drpo'"),
     (DENSE, [f"{CORRECTION}.bypass_mode=false"],
