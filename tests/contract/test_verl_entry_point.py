@@ -114,7 +114,7 @@ def test_what_a_method_can_not_work_with_is_refused(method: str, override: str, 
     assert re.search(message, str(error.value.__cause__ or error.value))
 
 
-@pytest.mark.parametrize(("mode", "message"), [("drpo", r"use \+method=drpo"), ("drppo", "is not a loss mode; known:")])
+@pytest.mark.parametrize(("mode", "message"), [("drpo", r"Use \+method=drpo"), ("drppo", "is not a loss mode; known:")])
 def test_a_loss_mode_by_itself_is_refused_too(mode: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _validate(_compose(f"actor_rollout_ref.actor.policy_loss.loss_mode={mode}"))
