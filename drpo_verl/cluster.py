@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from drpo_verl.check.parallel import CPUS_BESIDE
+
 RAY_INIT = "ray_kwargs.ray_init"
 RELEASE_SECONDS = 60.0
 """How long a run that has just been stopped may take to release the cluster."""
-
-_CPUS_BESIDE = 8  # the trainer's own process, agent loops, rewards
 
 # Ray refuses, or ignores, these in a process that joins a cluster instead of starting one.
 _OF_A_NEW_CLUSTER = (
@@ -103,17 +105,14 @@ def require_resources(address: str, gpus: int, cpus: int) -> None:
     """
     import ray
 
-    ray.init(address=address, log_to_driver=False)
-    try:
+    with _joined(address):
         there = ray.cluster_resources()
-    finally:
-        ray.shutdown()
     found = {name: int(there.get(name, 0)) for name in ("GPU", "CPU")}
     if found["GPU"] < gpus or found["CPU"] < cpus:
         raise ClusterTooSmallError(
             f"the Ray cluster at {address} counts {found['GPU']} GPUs and {found['CPU']} CPUs, and the run reserves "
             f"{gpus} and {cpus}. Add nodes; or, where there are no GPUs, start Ray with --num-gpus={gpus} (slots for "
-            f"workers) --num-cpus={cpus + _CPUS_BESIDE} (which it only counts)."
+            f"workers) --num-cpus={cpus + CPUS_BESIDE} (which it only counts)."
         )
 
 
@@ -129,10 +128,7 @@ def require_free_cluster(address: str, wait_seconds: float = RELEASE_SECONDS) ->
     Raises:
         ClusterBusyError: when there still is one.
     """
-    import ray
-
-    ray.init(address=address, log_to_driver=False)
-    try:
+    with _joined(address):
         deadline = time.monotonic() + wait_seconds
         while _transfer_queue_is_alive():
             if time.monotonic() > deadline:
@@ -141,6 +137,16 @@ def require_free_cluster(address: str, wait_seconds: float = RELEASE_SECONDS) ->
                     "either: wait for it, end it (ray job list; ray job stop <id>), or use another cluster."
                 )
             time.sleep(1)
+
+
+@contextlib.contextmanager
+def _joined(address: str) -> Iterator[None]:
+    """In the cluster for a question, before the run joins it with an environment of its own."""
+    import ray
+
+    ray.init(address=address, log_to_driver=False)
+    try:
+        yield
     finally:
         ray.shutdown()
 

@@ -11,6 +11,8 @@ from drpo_verl.check.run import ACTOR, MODEL, ROLLOUT, Run, is_whole
 
 CPUS_A_CARD = 3
 """verl's resource pool reserves so many in Ray for each worker."""
+CPUS_BESIDE = 8
+"""For the trainer's own process, agent loops and rewards."""
 """What verl's resource pool reserves in Ray for each worker (``ResourcePoolManager.max_colocate_count``)."""
 
 
@@ -205,5 +207,5 @@ def cpus(run: Run) -> Iterable[Finding]:
             name,
             f"is less than the {needed} that verl reserves for the {run.gpus_per_node} workers of a node "
             f"({CPUS_A_CARD} each): Ray would wait for ever.",
-            f"Set {given} to {needed + 8}: Ray only counts them, so more than there are is fine.",
+            f"Set {given} to {needed + CPUS_BESIDE}: Ray only counts them, so more than there are is fine.",
         )

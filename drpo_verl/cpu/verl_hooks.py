@@ -69,8 +69,8 @@ def _agent_loops(module: ModuleType) -> None:
     # verl makes an agent loop for every trajectory by hydra's instantiate, which copies and merges its arguments as
     # configuration: on a CPU a quarter of the time of a short rollout. verl's own loops have nothing to be merged.
     original = module.hydra.utils.instantiate
-    calls = inspect.getsource(module.AgentLoopWorker).count("hydra.utils.instantiate(")
-    expect(calls == 1, "AgentLoopWorker", f"one call of hydra.utils.instantiate, found {calls}")
+    calls = inspect.getsource(module).count("hydra.utils.instantiate(")
+    expect(calls == 1, module.__name__, f"one call of hydra.utils.instantiate, found {calls}")
 
     def instantiate(config: Any, **arguments: Any) -> Any:
         if isinstance(config, dict) and list(config) == ["_target_"]:

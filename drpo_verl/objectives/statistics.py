@@ -199,7 +199,11 @@ def region_accumulators(
             much of it the trust region takes away.
     """
     scratch = torch.sub(1.0, weight)  # 0 at padding, of which weight itself would carry more than of tokens
-    removed = scratch.sum(-1)
+    sums = {"trust_region/weight_mean": is_token.sum(-1) - scratch.sum(-1)}
+    vectors = {}
+    if unweighted is not None:
+        sums["trust_region/attenuated_frac"] = where_above(where_above(is_token, weight, 0.0), scratch, 0.0).sum(-1)
+        vectors[_GRADIENT] = torch.stack([scratch.clamp_(0.0, 1.0).mul_(unweighted).sum(), unweighted.sum()])
     every = where_above(is_token, reach.gate, 1.0, out=scratch).sum(-1)
     positive = where_above(scratch, direction, 0.0, out=scratch).sum(-1)  # no token without a direction is outside
     if not enforcement.attenuates:
@@ -208,8 +212,7 @@ def region_accumulators(
         corrective = where_above(is_token, weight.neg(), 0.0, out=scratch).sum(-1)
     else:
         corrective = every  # w = 1 - excess < 0
-    sums = {
-        "trust_region/weight_mean": is_token.sum(-1) - removed,
+    sums |= {
         DIVERGING: where_above(is_token, reach.gate, 0.0, out=scratch).sum(-1),
         OUTSIDE: every,
         "trust_region/outside_frac_positive_advantage": positive,
@@ -218,9 +221,4 @@ def region_accumulators(
     }
     # w / 0 is infinite at padding, above any other.
     minima = {"trust_region/weight_min": torch.div(weight, is_token, out=scratch).amin(-1)}
-    vectors = {}
-    if unweighted is not None:
-        taken = torch.sub(1.0, weight, out=scratch)
-        sums["trust_region/attenuated_frac"] = where_above(where_above(is_token, weight, 0.0), taken, 0.0).sum(-1)
-        vectors[_GRADIENT] = torch.stack([taken.clamp_(0.0, 1.0).mul_(unweighted).sum(), unweighted.sum()])
     return TokenAccumulators(sums, minima=minima, vectors=vectors)
