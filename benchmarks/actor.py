@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from torch import Tensor
 
-from drpo_verl.integration import search_path
+from drpo_verl.configuration import search_path
 
 
 def configuration(*overrides: str, experiment: str = "cpu_tiny") -> DictConfig:

@@ -23,8 +23,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from benchmarks.actor import batch, configuration, sample, worker
-from drpo_verl.runs import METRICS_FILE, read_steps
-from drpo_verl.worst_tokens import PATH_VARIABLE
+from drpo_verl.run_folder.steps import METRICS_FILE, read_steps
+from drpo_verl.run_folder.worst_tokens import PATH_VARIABLE
 
 SAMPLES, PROMPT, RESPONSE, VOCABULARY = 96, 7, 4, 19
 PAIRS = 60
@@ -56,7 +56,7 @@ def main() -> None:
     from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.utils.losses import ppo_loss
 
-    from drpo_verl.tasks.tiny_policy import ensure_tiny_policy
+    from drpo_verl.models.tiny_policy import ensure_tiny_policy
 
     with socket.socket() as server, tempfile.TemporaryDirectory() as folder:
         server.bind(("127.0.0.1", 0))

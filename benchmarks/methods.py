@@ -15,8 +15,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from drpo_verl.integration.search_path import config_dir
-from drpo_verl.runs import METRICS_FILE, REWARD, Step, read_steps
+from drpo_verl.configuration.search_path import config_dir
+from drpo_verl.run_folder.steps import METRICS_FILE, REWARD, Step, read_steps
 
 FOLDER = Path("outputs/methods")
 STEPS = 3

@@ -23,7 +23,7 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import get_policy_loss_fn
 from verl.workers.config import ActorConfig, PolicyLossConfig
 
-from drpo_verl.integration.config import TrustRegionLossConfig
+from drpo_verl.adapters.config import TrustRegionLossConfig
 
 ROWS, WIDTH = 16, 4096
 PAIRS, REPEATS = 31, 10

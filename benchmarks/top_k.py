@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from drpo_verl.runs import METRICS_FILE, read_steps
+from drpo_verl.run_folder.steps import METRICS_FILE, read_steps
 
 FOLDER = Path("outputs/bench_top_k")
 PARTS = ("timing_s/step", "timing_s/gen", "timing_s/update_actor")

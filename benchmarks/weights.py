@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from drpo_verl.objectives import OBJECTIVES, Objective, TrustRegion, token_loss
+from drpo_verl.losses import OBJECTIVES, Objective, TrustRegion, token_loss
 
 BEHAVIOUR = {0.01: "C3", 0.1: "C1", 0.5: "C2", 0.9: "C0"}
 LIMITS = (-1.15, 2.15)

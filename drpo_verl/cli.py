@@ -112,7 +112,7 @@ def check(
     """
     from rich.console import Console
 
-    from drpo_verl.check.command import check_run
+    from drpo_verl.preflight.command import check_run
 
     result = check_run(overrides or [])
     if as_json:

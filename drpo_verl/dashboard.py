@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drpo_verl.bins import PROBABILITY_BINS
-from drpo_verl.method import LOSS_MODE, METHOD
+from drpo_verl.configuration.method import LOSS_MODE, METHOD
+from drpo_verl.metrics.bins import PROBABILITY_BINS
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import BarPlot, LinePlot

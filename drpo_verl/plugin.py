@@ -1,14 +1,22 @@
-"""The entry point of the group ``verl.plugins``: importing verl in any process imports this module.
+"""The composition root, and the entry point of the group ``verl.plugins``: the one module that knows every seam.
 
-It has to be cheap (a run starts about ten processes) and must never break ``import verl``. verl reports what goes
-wrong in a plugin at DEBUG level only, so it is reported here.
+Importing verl in any process imports this module, which arranges what happens when verl's own modules are imported. It
+has to be cheap (a run starts about ten processes) and must never break ``import verl``.
 """
 
+from __future__ import annotations
+
 import logging
+import os
+from functools import wraps
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 try:
-    from drpo_verl.integration import hooks  # noqa: F401  arranges what happens when verl's modules are imported
+    from drpo_verl import seams
+    from drpo_verl.seams import expect, expect_parameters, when_imported
 except Exception as error:
+    # verl reports what goes wrong in a plugin at DEBUG level only.
     logging.getLogger("drpo_verl").warning(
         "drpo-verl: the plugin could not be loaded (%s: %s); none of it is active. Supported: verl >=0.9,<0.10. "
         "Reinstall it with its dependencies.",
@@ -16,3 +24,97 @@ except Exception as error:
         error,
     )
     raise
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@when_imported("hydra", "+method= and the other configuration groups are not found.")
+def _search_path(module: ModuleType) -> None:
+    from drpo_verl.configuration import search_path
+
+    search_path.register()
+
+
+@when_imported("verl.trainer.ppo.core_algos", "The loss modes of drpo-verl are not registered.")
+def _losses(module: ModuleType) -> None:
+    import drpo_verl.adapters.policy_loss  # noqa: F401
+
+
+@when_imported("verl.workers.engine_workers", "Metrics of the trust region are means of micro-batch means.")
+def _actor(module: ModuleType) -> None:
+    import drpo_verl.adapters.actor  # noqa: F401
+
+
+@when_imported("verl.workers.rollout.replica", "Top-K methods get no Top-K log-probabilities.")
+def _replica(module: ModuleType) -> None:
+    registry = module.RolloutReplicaRegistry
+    expect("vllm" in registry._registry, "RolloutReplicaRegistry", "an entry vllm")
+    verls = registry._registry["vllm"]
+
+    def load() -> Any:
+        # Imports vLLM: only when verl itself is about to.
+        from drpo_verl.adapters.top_k_server import replica
+
+        return replica(verls())
+
+    registry.register("vllm", load)
+
+
+@when_imported("verl.utils.tracking", "Alerts are not announced, and wandb has no worst tokens.")
+def _tracking(module: ModuleType) -> None:
+    names = ("project_name", "experiment_name", "default_backend", "config")
+    expect_parameters(module.Tracking.__init__, "verl.utils.tracking.Tracking", *names)
+    expect_parameters(module.Tracking.log, "verl.utils.tracking.Tracking.log", "data", "step")
+    from drpo_verl.adapters.tracking import attached
+
+    vars(module)["Tracking"] = attached(module.Tracking)
+
+
+@when_imported("verl.utils.config", "A wrong loss mode fails in the workers, after Ray has started.")
+def _validation(module: ModuleType) -> None:
+    original = module.validate_config
+    expect_parameters(original, "verl.utils.config.validate_config", "config")
+
+    @wraps(original)
+    def validate_config(config: DictConfig, *args: Any, **kwargs: Any) -> Any:
+        from drpo_verl.check import refuse
+
+        for finding in refuse(config):
+            if finding.level == "warning":
+                seams.warn(str(finding))
+        return original(config, *args, **kwargs)
+
+    vars(module)["validate_config"] = validate_config
+
+
+def _metric_names(module: ModuleType) -> None:
+    expect_parameters(module.rename_dict, f"{module.__name__}.rename_dict", "data", "prefix")
+    from drpo_verl.adapters.driver_metrics import keep_namespaces
+
+    vars(module)["rename_dict"] = keep_namespaces(module.rename_dict)
+
+
+for _trainer in ("verl.trainer.ppo.v1.trainer_base", "verl.trainer.ppo.ray_trainer"):
+    when_imported(_trainer, "Our metrics are logged with the prefix actor/.")(_metric_names)
+
+
+@when_imported("verl.trainer.ppo.v1.utils", "Asynchronously, our metrics are averages of those of a step's updates.")
+def _aggregation(module: ModuleType) -> None:
+    aggregator = module.MetricsAggregator
+    expect_parameters(aggregator._get_aggregation_type, "MetricsAggregator._get_aggregation_type", "metric_name")
+    expect(aggregator()._aggregate_single_metric("lr", [1.0, 2.0]) == 2.0, "MetricsAggregator", "that lr is the last")
+    from drpo_verl.adapters.driver_metrics import keep_the_last
+
+    aggregator._get_aggregation_type = keep_the_last(aggregator._get_aggregation_type)
+
+
+if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+    from drpo_verl.cpu import verl_hooks  # noqa: F401  registers the platform and its workarounds
+
+if not seams.verl_is_supported():
+    seams.warn(
+        f"verl {seams.verl_version()} is installed, and drpo-verl supports verl {seams.SUPPORTED_VERL}. "
+        "A seam that differs is named in a warning of its own."
+    )
+    seams.warn_of_missing_modules()

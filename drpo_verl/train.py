@@ -23,12 +23,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from drpo_verl.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.check import check, stop
-from drpo_verl.check.compose import CompositionError, compose_run
-from drpo_verl.check.parallel import CPUS_A_CARD
-from drpo_verl.check.run import Run
-from drpo_verl.cluster import (
+from drpo_verl.configuration import search_path
+from drpo_verl.configuration.compose import CompositionError, compose_run
+from drpo_verl.configuration.method import method_of
+from drpo_verl.configuration.run_config import Run
+from drpo_verl.cpu.prefork import fork_server
+from drpo_verl.launch.cluster import (
     RAY_INIT,
     cluster_address,
     join_cluster,
@@ -36,13 +37,12 @@ from drpo_verl.cluster import (
     require_resources,
     require_shared_folder,
 )
-from drpo_verl.console import Follower, logs_to_file
-from drpo_verl.cpu.prefork import fork_server
-from drpo_verl.environment import write_environment
-from drpo_verl.integration import search_path
-from drpo_verl.method import method_of
-from drpo_verl.runs import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, held_out_interval, read_steps
-from drpo_verl.worst_tokens import WORST_TOKENS_FILE
+from drpo_verl.launch.console import Follower, logs_to_file
+from drpo_verl.metrics.alerts import SECTION, Monitor, parse_alerts
+from drpo_verl.preflight.parallel import CPUS_A_CARD
+from drpo_verl.run_folder.environment import write_environment
+from drpo_verl.run_folder.steps import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, held_out_interval, read_steps
+from drpo_verl.run_folder.worst_tokens import WORST_TOKENS_FILE
 
 LOG_FILE = "train.log"
 _RUNTIME_ENV = "ray_kwargs.ray_init.runtime_env"

@@ -9,17 +9,23 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from drpo_verl.check.finding import LEVELS, Finding
+from drpo_verl.configuration.finding import LEVELS, Finding
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from drpo_verl.check.registry import Rule
-    from drpo_verl.check.run import Run
+    from drpo_verl.configuration.run_config import Run
 
 __all__ = ["Finding", "check", "refuse", "rules", "stop"]
 
-_MODULES = ("policy", "batches", "parallel", "lengths", "precision", "memory", "schedule", "files", "verl")
+_MODULES = (
+    "check.policy",
+    *(
+        f"preflight.{name}"
+        for name in ("batches", "parallel", "lengths", "precision", "memory", "schedule", "files", "verl")
+    ),
+)
 VERLS_OWN = "accepted_by_verl"
 """The rule that asks verl."""
 
@@ -29,8 +35,8 @@ def rules() -> dict[str, Rule]:
     from drpo_verl.check.registry import RULES
 
     for module in _MODULES:  # which registers its rules
-        import_module(f"drpo_verl.check.{module}")
-    order = {f"drpo_verl.check.{module}": place for place, module in enumerate(_MODULES)}
+        import_module(f"drpo_verl.{module}")
+    order = {f"drpo_verl.{module}": place for place, module in enumerate(_MODULES)}
     return dict(sorted(RULES.items(), key=lambda item: order.get(item[1].find.__module__, len(order))))
 
 
@@ -43,7 +49,7 @@ def check(config: DictConfig) -> list[Finding]:
     Returns:
         The findings, errors first.
     """
-    from drpo_verl.check.run import Run
+    from drpo_verl.configuration.run_config import Run
 
     return apply_rules(Run(config))
 
@@ -71,8 +77,8 @@ def refuse(config: DictConfig) -> list[Finding]:
     Raises:
         ValueError: with every error.
     """
-    from drpo_verl.check.run import Run
-    from drpo_verl.objectives import OBJECTIVES
+    from drpo_verl.configuration.run_config import Run
+    from drpo_verl.losses import OBJECTIVES
 
     run = Run(config)
     ours = run.loss_mode in OBJECTIVES

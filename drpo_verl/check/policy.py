@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drpo_verl.check.finding import Finding
 from drpo_verl.check.registry import rule, rule_for_any_loss
-from drpo_verl.check.run import ACTOR, CORRECTION, MODEL, ROLLOUT, Run, is_number
+from drpo_verl.configuration.finding import Finding
+from drpo_verl.configuration.run_config import ACTOR, CORRECTION, MODEL, ROLLOUT, Run, is_number
 
 _SECTION = f"{ACTOR}.policy_loss"
-_TARGET = "drpo_verl.integration.config.TrustRegionLossConfig"
+_TARGET = "drpo_verl.adapters.config.TrustRegionLossConfig"
 
 
 @rule_for_any_loss
@@ -33,7 +33,7 @@ def loss_mode(run: Run) -> Iterable[Finding]:
 
 
 def _ours(run: Run) -> bool:
-    from drpo_verl.objectives import OBJECTIVES
+    from drpo_verl.losses import OBJECTIVES
 
     return run.loss_mode in OBJECTIVES
 
@@ -50,7 +50,7 @@ def policy_loss(run: Run) -> Iterable[Finding]:
     try:
         instantiate(OmegaConf.select(run.config, _SECTION), _convert_="partial")
     except InstantiationException as error:
-        from drpo_verl.integration.config import SettingError
+        from drpo_verl.adapters.config import SettingError
 
         cause = error.__cause__
         if isinstance(cause, SettingError):
@@ -179,7 +179,7 @@ def sampling_distribution(run: Run) -> Iterable[Finding]:
 @rule
 def rollout_correction(run: Run) -> Iterable[Finding]:
     """No rejection or second importance weight is set where verl does nothing with it, or the loss has one already."""
-    from drpo_verl.objectives import OBJECTIVES
+    from drpo_verl.losses import OBJECTIVES
 
     if not _ours(run):
         return
@@ -192,7 +192,7 @@ def rollout_correction(run: Run) -> Iterable[Finding]:
 @rule
 def top_k(run: Run) -> Iterable[Finding]:
     """A Top-K method has the engines, the agent loop and the trainer that its log-probabilities travel through."""
-    from drpo_verl.objectives import OBJECTIVES
+    from drpo_verl.losses import OBJECTIVES
 
     if not _ours(run) or not OBJECTIVES[run.loss_mode].needs_top_k:
         return
@@ -341,7 +341,7 @@ def thresholds(run: Run) -> Iterable[Finding]:
     """The method's thresholds are where they bind, and PPO's are not set for a method that does not read them."""
     if not _ours(run):
         return
-    from drpo_verl.objectives import OBJECTIVES
+    from drpo_verl.losses import OBJECTIVES
 
     row = OBJECTIVES[run.loss_mode]
     if row.verl_loss is None:
@@ -374,7 +374,7 @@ def thresholds(run: Run) -> Iterable[Finding]:
 
 
 def _deltas(run: Run, row: Any) -> Iterable[Finding]:
-    from drpo_verl.objectives.geometry import PROBABILITY
+    from drpo_verl.losses.geometry import PROBABILITY
 
     bounded = row.geometry is PROBABILITY or run.loss_mode.endswith(("_tv", "_topk"))
     for key in ("delta", "delta_low", "delta_high", "region_delta"):

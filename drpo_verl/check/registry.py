@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from drpo_verl.check.finding import Finding
-from drpo_verl.check.run import Run
+from drpo_verl.configuration.finding import Finding
+from drpo_verl.configuration.run_config import Run
 
 RuleFunction = Callable[[Run], Iterable[Finding]]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from drpo_verl.cpu import platform as _registers_the_platform  # noqa: F401
 from drpo_verl.cpu import vllm_distribution
-from drpo_verl.integration.seams import expect, expect_parameters, when_imported
+from drpo_verl.seams import expect, expect_parameters, when_imported
 
 vllm_distribution.install()
 os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")

@@ -7,7 +7,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from drpo_verl.integration.seams import SeamError, expect_parameters, warn, when_imported
+from drpo_verl.seams import SeamError, expect_parameters, warn, when_imported
 
 _EXPERTS = "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method"
 

@@ -33,7 +33,7 @@ def arithmetic(out: Path, *, train: int, test: int, seed: int, style: str) -> di
     Raises:
         UserError: naming the option.
     """
-    from drpo_verl.tasks.arithmetic import Difficulty, Split, Style, make_problems, to_verl_rows
+    from drpo_verl.rewards.arithmetic import Difficulty, Split, Style, make_problems, to_verl_rows
 
     if style not in get_args(Style):
         raise UserError(f"--style={style!r} is not one of {', '.join(get_args(Style))}.")
@@ -48,7 +48,7 @@ def arithmetic(out: Path, *, train: int, test: int, seed: int, style: str) -> di
             raise UserError(f"--{name}={count}: {error}.") from error
         written[name] = to_verl_rows(problems, split=split, style=spelled)
     recipe = {"dataset": "arithmetic", "train": train, "test": test, "seed": seed, "style": style}
-    return write(out, written, {**recipe, "source": {"generator": "drpo_verl.tasks.arithmetic"}})
+    return write(out, written, {**recipe, "source": {"generator": "drpo_verl.rewards.arithmetic"}})
 
 
 def reasoning_gym(out: Path, *, task: str, train: int, test: int, seed: int, console: Console) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def reasoning_gym(out: Path, *, task: str, train: int, test: int, seed: int, con
     Raises:
         UserError: naming the option, its value and the remedy.
     """
-    from drpo_verl.tasks import gym
+    from drpo_verl.rewards import gym
 
     for name, count in (("train", train), ("test", test)):
         if count < 1:
@@ -97,8 +97,8 @@ def reasoning_gym(out: Path, *, task: str, train: int, test: int, seed: int, con
 def _fill(
     task: str, seed: int, written: dict[str, list[dict[str, Any]]], wanted: dict[str, int], progress: Progress
 ) -> int:
-    from drpo_verl.tasks import gym
-    from drpo_verl.tasks.arithmetic import split_of
+    from drpo_verl.rewards import gym
+    from drpo_verl.rewards.arithmetic import split_of
 
     bar = progress.add_task(task, total=sum(wanted.values()))
     seen: set[str] = set()
@@ -132,7 +132,7 @@ def _fill(
 
 
 def _items(task: str, seed: int) -> Iterator[dict[str, Any]]:
-    from drpo_verl.tasks import gym
+    from drpo_verl.rewards import gym
 
     # Item i of a data set comes from Random(seed + i): seeds are kept as far apart as any scan is long.
     first = seed * 1_000_003
@@ -143,7 +143,7 @@ def _items(task: str, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _row(task: str, item: dict[str, Any], entry: str, split: str, index: int) -> dict[str, Any]:
-    from drpo_verl.tasks import gym
+    from drpo_verl.rewards import gym
 
     return {
         "data_source": gym.PREFIX + task,

@@ -17,15 +17,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from drpo_verl.data import rows as reading
 from drpo_verl.data import source as sources
 from drpo_verl.data.table import DATASETS, Part
-from drpo_verl.environment import environment
 from drpo_verl.errors import UserError
+from drpo_verl.run_folder.environment import environment
 
 MANIFEST_FILE = "manifest.json"
 
 
 def default_folder(name: str) -> Path:
     """Where the configurations look for a data set: `$DRPO_VERL_DATA/<name>`, or in the cache of prepared models."""
-    from drpo_verl.tasks.cache import default_dir
+    from drpo_verl.models.cache import default_dir
 
     return Path(os.environ.get("DRPO_VERL_DATA") or default_dir() / "data").expanduser() / name
 

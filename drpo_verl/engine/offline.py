@@ -30,7 +30,7 @@ def start(
     Args:
         model: a folder, or a name on the hub.
         prompts: their token ids.
-        device: see ``drpo_verl.probe.device.device_type``.
+        device: see ``drpo_verl.engine.device.device_type``.
         max_tokens: the longest response; fewer where the model has no room for so many.
         tensor_parallel_size: vLLM's.
         **settings: more of vLLM's.

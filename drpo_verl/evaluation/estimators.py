@@ -9,7 +9,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from drpo_verl.runs import wilson_interval
+from drpo_verl.run_folder.steps import wilson_interval
 
 RESAMPLES = 10_000
 _DRAWS = 1_000_000

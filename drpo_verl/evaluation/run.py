@@ -16,14 +16,14 @@ from rich.progress import Progress
 from drpo_verl.data.source import sha256
 from drpo_verl.data.write import progress_bar
 from drpo_verl.engine import process
-from drpo_verl.environment import environment as versions
+from drpo_verl.engine.device import device_type, environment
 from drpo_verl.errors import UserError
 from drpo_verl.evaluation import report
 from drpo_verl.evaluation.estimators import Estimate, over_problems, pass_at_k
 from drpo_verl.evaluation.problems import Problem, read
 from drpo_verl.evaluation.settings import Settings
-from drpo_verl.probe.device import device_type, environment
-from drpo_verl.probe.model import resolve
+from drpo_verl.models.resolve import resolve
+from drpo_verl.run_folder.environment import environment as versions
 
 RESULT_FILE, SAMPLES_FILE, TEXT_FILE, LOG_FILE = "eval.json", "samples.jsonl", "eval.txt", "eval.log"
 _THREADS = 4
@@ -62,7 +62,7 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
     """
     problems = read(settings.data)
     try:  # before anything is sampled
-        import drpo_verl.tasks.reward  # noqa: F401
+        import drpo_verl.rewards.reward  # noqa: F401
     except ImportError as error:
         raise UserError(f"the responses can not be scored: {error}") from error
     with console.status("looking for the model"):
@@ -159,7 +159,7 @@ def _sample(
 def _score(
     problems: Sequence[Problem], sampled: Sequence[Sequence[dict[str, Any]]], progress: Progress
 ) -> list[list[Response]]:
-    from drpo_verl.tasks.reward import compute_score
+    from drpo_verl.rewards.reward import compute_score
 
     pairs = [(problem, each) for problem, mine in zip(problems, sampled, strict=True) for each in mine]
     bar = progress.add_task("scoring", total=len(pairs))

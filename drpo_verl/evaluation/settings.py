@@ -13,7 +13,7 @@ class Settings:
     """The sampling is DRPO's for AIME, except for `max_tokens`; DPPO's is k 32, temperature 0.7, top-p 0.95.
 
     Attributes:
-        model: a Hugging Face folder or name, a checkpoint of verl, or a key of ``drpo_verl.probe.model.PREPARED``.
+        model: a Hugging Face folder or name, a checkpoint of verl, or a key of ``drpo_verl.models.resolve.PREPARED``.
         data: a verl parquet file.
         k: samples a problem.
         temperature: of the sampling; 0 for greedy decoding.

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from drpo_verl.engine import process
+from drpo_verl.engine.device import environment
 from drpo_verl.errors import UserError
-from drpo_verl.probe.device import environment
 from drpo_verl.probe.prompts import Messages
 from drpo_verl.probe.settings import ProbeError, Settings
 from drpo_verl.probe.tokens import Samples, Scores, load, save
@@ -26,7 +26,7 @@ class Job:
         folder: where they leave their results.
         settings: what to measure.
         model: a folder, or a name on the hub.
-        device: see ``drpo_verl.probe.device.device_type``.
+        device: see ``drpo_verl.engine.device.device_type``.
         prompts: the messages of each.
         top_k: how many of the likeliest tokens to list at each position.
     """

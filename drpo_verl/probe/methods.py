@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drpo_verl.objectives import OBJECTIVES, Objective, TokenRatio, TrustRegion, token_loss
-from drpo_verl.objectives.partition import Divergence
+from drpo_verl.losses import OBJECTIVES, Objective, TokenRatio, TrustRegion, token_loss
+from drpo_verl.losses.partition import Divergence
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def methods() -> list[Method]:
     from hydra.utils import instantiate
     from verl.workers.config import ActorConfig
 
-    from drpo_verl.integration.config import verl_region
-    from drpo_verl.integration.search_path import config_dir
+    from drpo_verl.adapters.config import verl_region
+    from drpo_verl.configuration.search_path import config_dir
 
     found: list[tuple[int, Method]] = []
     with initialize_config_dir(str(config_dir()), version_base="1.3"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drpo_verl.bins import PROBABILITY_BINS
+from drpo_verl.metrics.bins import PROBABILITY_BINS
 
 Floats = NDArray[np.float64]
 

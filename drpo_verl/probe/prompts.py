@@ -60,8 +60,8 @@ def arithmetic(settings: Settings, model: str) -> list[Messages]:
         settings: how many, and the seed.
         model: the resolved one.
     """
-    from drpo_verl.tasks.arithmetic import Difficulty, Style, make_problems, render_chat
-    from drpo_verl.tasks.tiny_policy import WARMUP_FILE
+    from drpo_verl.models.tiny_policy import WARMUP_FILE
+    from drpo_verl.rewards.arithmetic import Difficulty, Style, make_problems, render_chat
 
     # The tiny policy knows digits only. Of other models, small ones are hardly ever right about a difference.
     is_tiny = (Path(model) / WARMUP_FILE).exists()

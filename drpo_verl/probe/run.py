@@ -16,10 +16,10 @@ import numpy as np
 from rich.console import Console
 
 import drpo_verl
+from drpo_verl.engine.device import device_type, environment
+from drpo_verl.models.resolve import resolve
 from drpo_verl.probe import mismatch, prompts
-from drpo_verl.probe.device import device_type, environment
 from drpo_verl.probe.job import Job
-from drpo_verl.probe.model import resolve
 from drpo_verl.probe.settings import ProbeError, Settings
 from drpo_verl.probe.tokens import Samples, Scores
 

@@ -19,7 +19,7 @@ class Settings:
     """The defaults are verl's, for both engines, except for how many tokens there are.
 
     Attributes:
-        model: a Hugging Face folder or name, or a key of ``drpo_verl.probe.model.PREPARED``.
+        model: a Hugging Face folder or name, or a key of ``drpo_verl.models.resolve.PREPARED``.
         prompts: a verl parquet file, or a text file with a prompt a line; None for arithmetic problems.
         count: how many prompts, from the beginning of the file.
         samples: responses to each.

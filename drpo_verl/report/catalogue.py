@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from drpo_verl.runs import REWARD
+from drpo_verl.run_folder.steps import REWARD
 
 Format = Literal["", "share"]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from drpo_verl import worst_tokens
-from drpo_verl.environment import ENVIRONMENT_FILE
-from drpo_verl.method import METHOD, method_of
-from drpo_verl.runs import METRICS_FILE, SUMMARY_FILE, Step, held_out_interval, read_steps
-from drpo_verl.worst_tokens import WorstToken
+from drpo_verl.configuration.method import METHOD, method_of
+from drpo_verl.run_folder import worst_tokens
+from drpo_verl.run_folder.environment import ENVIRONMENT_FILE
+from drpo_verl.run_folder.steps import METRICS_FILE, SUMMARY_FILE, Step, held_out_interval, read_steps
+from drpo_verl.run_folder.worst_tokens import WorstToken
 
 LAST_STEPS = 5
 """Over so many steps at its end a run's final figures are averaged."""
@@ -42,7 +42,7 @@ class ReportRun:
         steps: in order, the validation before training among them.
         method: see ``method_of``.
         config: flat, ``a.b.c`` to its value as YAML has it, interpolations unresolved; empty when not known.
-        environment: as ``drpo_verl.environment`` writes it; empty when not known.
+        environment: as ``drpo_verl.run_folder.environment`` writes it; empty when not known.
         problems: over how many held-out problems the accuracy is, by data source, as far as known.
         worst_tokens: of each step, the token on which pi and mu differ most; empty when not kept.
     """

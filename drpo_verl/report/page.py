@@ -25,8 +25,8 @@ from drpo_verl.report.groups import (
     name_runs,
 )
 from drpo_verl.report.load import LAST_STEPS, Accuracy, ReportRun, load_runs, mean
-from drpo_verl.runs import REWARD
-from drpo_verl.worst_tokens import WorstToken
+from drpo_verl.run_folder.steps import REWARD
+from drpo_verl.run_folder.worst_tokens import WorstToken
 
 _NOTHING = "–"
 _WORST_TOKENS = 5

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from drpo_verl.check import Finding, check
-from drpo_verl.check.compose import compose_run
+from drpo_verl.configuration.compose import compose_run
 
 ACTOR, ROLLOUT, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.model"
 MEGATRON = f"{ACTOR}.megatron"
@@ -33,7 +33,7 @@ _GPU = (
     "data.train_batch_size=64", f"{ACTOR}.ppo_mini_batch_size=16", "data.max_prompt_length=2048",
     "data.max_response_length=8192", f"{ACTOR}.optim.lr=1e-6", f"{ACTOR}.use_dynamic_bsz=true",
     f"{ACTOR}.ppo_max_token_len_per_gpu=10240", f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=1",
-    "reward.custom_reward_function.path=pkg://drpo_verl.tasks.reward",
+    "reward.custom_reward_function.path=pkg://drpo_verl.rewards.reward",
     "reward.custom_reward_function.name=compute_score",
 )  # fmt: skip
 DENSE = (*_GPU, architecture(models.QWEN3_4B), f"{MODEL}.path=Qwen/Qwen3-4B-Base", f"{ACTOR}.strategy=fsdp2")

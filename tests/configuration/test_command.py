@@ -14,8 +14,8 @@ from configurations import ASYNC, CPU, DENSE, EXPERTS, ROLLOUT
 from typer.testing import CliRunner
 
 from drpo_verl.check import rules
-from drpo_verl.check.command import check_run
 from drpo_verl.cli import app
+from drpo_verl.preflight.command import check_run
 
 DOCS = Path(__file__).parents[2] / "docs" / "check.md"
 
@@ -122,7 +122,7 @@ def test_what_is_no_number_comes_to_nothing() -> None:
 def test_neither_vllm_nor_ray_is_started_and_a_gpu_is_not_needed() -> None:
     # Without VERL_PLATFORM: as on the laptop of somebody with a cluster.
     code = (
-        "import sys; from drpo_verl.check.command import check_run; result = check_run(sys.argv[1:]);"
+        "import sys; from drpo_verl.preflight.command import check_run; result = check_run(sys.argv[1:]);"
         "import ray; print(result.count()); assert result.ok and not ray.is_initialized();"
         "assert 'vllm' not in sys.modules"
     )

@@ -18,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM
 from verl.utils.config import validate_config
 
-from drpo_verl.check import apply_rules, precision, refuse
-from drpo_verl.check.compose import compose_run
-from drpo_verl.check.result import summarise
-from drpo_verl.check.run import Run
-from drpo_verl.integration import search_path
+from drpo_verl.check import apply_rules, refuse
+from drpo_verl.configuration import search_path
+from drpo_verl.configuration.compose import compose_run
+from drpo_verl.configuration.run_config import Run
+from drpo_verl.preflight import precision
+from drpo_verl.preflight.result import summarise
 
 CONFIGS = search_path.config_dir()
 VERL = search_path.verl_config_dir()

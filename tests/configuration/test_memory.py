@@ -9,10 +9,10 @@ import pytest
 from configurations import ACTOR, ASYNC, CPU, DENSE, EXPERTS, MODEL, ROLLOUT, architecture, composed
 from omegaconf import OmegaConf
 
-from drpo_verl.check.architecture import Architecture, _count_by_formula, read_architecture
-from drpo_verl.check.memory import GIB, Memory, Part, estimate, kv_bytes
-from drpo_verl.check.run import Run
-from drpo_verl.integration.search_path import config_dir
+from drpo_verl.configuration.architecture import Architecture, _count_by_formula, read_architecture
+from drpo_verl.configuration.run_config import Run
+from drpo_verl.configuration.search_path import config_dir
+from drpo_verl.preflight.memory import GIB, Memory, Part, estimate, kv_bytes
 
 
 def sizes(parts: list[Part]) -> dict[str, float]:

@@ -15,8 +15,9 @@ from configurations import ACTOR, ASYNC, CPU, DENSE, EXPERTS, MEGATRON, MODEL, P
 from configurations import findings as found
 from omegaconf import OmegaConf, open_dict
 
-from drpo_verl.check import Finding, check, precision, rules
+from drpo_verl.check import Finding, check, rules
 from drpo_verl.check.registry import RULES, Rule
+from drpo_verl.preflight import precision
 
 LOSS = f"{ACTOR}.policy_loss"
 CORRECTION = "algorithm.rollout_correction"
@@ -220,7 +221,7 @@ WRONG = [
     (DENSE, ["data.train_files=/nowhere/train.parquet"],
      "warning", "data_files", r"train_files='/nowhere/train\.parquet' is not on this"),
     (DENSE, ["data.train_files=null"], "error", "data_files", r"data\.train_files is not set"),
-    (DENSE, ["reward.custom_reward_function.path=pkg://drpo_verl.tasks.rewards"],
+    (DENSE, ["reward.custom_reward_function.path=pkg://drpo_verl.rewards.rewards"],
      "error", "custom_code", r"rewards' is no module"),
     (DENSE, ["reward.custom_reward_function.name=score"],
      "error", "custom_code", r"name='score' is not defined in pkg://"),

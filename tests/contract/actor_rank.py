@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.actor import batch, configuration, sample
 from benchmarks.actor import worker as actor
-from drpo_verl.integration.top_k import encode
+from drpo_verl.adapters.top_k import encode
 
 ROWS, MINI_BATCHES = 16, 2
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from drpo_verl.tasks import tiny_policy
+from drpo_verl.models import tiny_policy
 
 
 @pytest.fixture(scope="session")

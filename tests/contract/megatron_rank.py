@@ -36,8 +36,8 @@ from verl.workers.engine.megatron.transformer_impl import MegatronEngineWithLMHe
 
 from benchmarks.actor import batch, configuration
 from benchmarks.actor import worker as actor
-from drpo_verl.integration.top_k import DIVERGENCE, IDS, TopKError, divergence_from_logits
-from drpo_verl.objectives.partition import kullback_leibler, total_variation
+from drpo_verl.adapters.top_k import DIVERGENCE, IDS, TopKError, divergence_from_logits
+from drpo_verl.losses.partition import kullback_leibler, total_variation
 
 SAMPLES = 11
 PADDED_VOCABULARY = 24

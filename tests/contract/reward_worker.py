@@ -34,7 +34,7 @@ class RewardWorker:
         from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
         from verl.trainer.ppo.reward import get_custom_reward_fn
 
-        from drpo_verl.tasks import judge
+        from drpo_verl.rewards import judge
 
         shared = judge.Judge(seconds=4)
         judge.shared = lambda: shared
@@ -43,7 +43,7 @@ class RewardWorker:
             def decode(self, ids: torch.Tensor, **kwargs: object) -> str:
                 return "".join(map(chr, ids.tolist()))
 
-        custom = {"path": "pkg://drpo_verl.tasks.reward", "name": "compute_score"}
+        custom = {"path": "pkg://drpo_verl.rewards.reward", "name": "compute_score"}
         function = get_custom_reward_fn(OmegaConf.create({"reward": {"custom_reward_function": custom}}))
         manager = NaiveRewardManager(None, Tokenizer(), function)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ranks import run_ranks
 
-from drpo_verl.integration.metrics import NAMESPACES
+from drpo_verl.adapters.driver_metrics import NAMESPACES
 
 RANK_SCRIPT = Path(__file__).with_name("actor_rank.py")
 

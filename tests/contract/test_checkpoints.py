@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
-from drpo_verl.checkpoints import as_hugging_face
 from drpo_verl.errors import UserError
-from drpo_verl.probe.model import resolve
-from drpo_verl.tasks.tiny_policy import TinyPolicyRecipe, build_model, build_tokenizer
+from drpo_verl.models.checkpoints import as_hugging_face
+from drpo_verl.models.resolve import resolve
+from drpo_verl.models.tiny_policy import TinyPolicyRecipe, build_model, build_tokenizer
 
 
 @pytest.fixture

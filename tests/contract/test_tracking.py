@@ -13,10 +13,10 @@ import verl.utils.tracking
 from verl.utils.tracking import Tracking
 from wandb_file import history, of_type, records, table
 
-from drpo_verl import worst_tokens
-from drpo_verl.integration.tracking import WORST_TOKENS
-from drpo_verl.runs import read_steps
-from drpo_verl.worst_tokens import WorstToken
+from drpo_verl.adapters.tracking import WORST_TOKENS
+from drpo_verl.run_folder import worst_tokens
+from drpo_verl.run_folder.steps import read_steps
+from drpo_verl.run_folder.worst_tokens import WorstToken
 
 STEPS = read_steps(Path(__file__).parents[1] / "data" / "dppo_topk_tv.jsonl")
 CONFIG: dict[str, Any] = {

@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
-from drpo_verl.alerts import parse_alerts
-from drpo_verl.integration.config import TrustRegionLossConfig
-from drpo_verl.integration.search_path import config_dir
+from drpo_verl.adapters.config import TrustRegionLossConfig
+from drpo_verl.configuration.search_path import config_dir
+from drpo_verl.metrics.alerts import parse_alerts
 
 METHODS = sorted(path.stem for path in (config_dir() / "method").glob("*.yaml"))
 VERL_CONFIG = Path(verl.trainer.__file__).parent / "config"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from drpo_verl.runs import Step, read_steps
+from drpo_verl.run_folder.steps import Step, read_steps
 
 RUN_SECONDS = 900
 

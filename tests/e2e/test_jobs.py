@@ -22,7 +22,7 @@ import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
 from stack import SHORT
 
-from drpo_verl.runs import Step, read_steps
+from drpo_verl.run_folder.steps import Step, read_steps
 
 ROOT = Path(__file__).parents[2]
 JOB_SECONDS = 900

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from stack import Run, start
 
-from drpo_verl.objectives.instruments import ABS_DIFF_EDGES
+from drpo_verl.losses.diagnostics import ABS_DIFF_EDGES
 
 STALENESS = "training/off_policy/trajectory_staleness"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from stack import ONE_UPDATE, SHORT, Run, processes_of, start
 
-from drpo_verl.console import EXIT_STALLED
+from drpo_verl.launch.console import EXIT_STALLED
 
 EXACT = {
     "trust_region/weight_mean",

@@ -8,10 +8,10 @@ from pathlib import Path
 from stack import Run
 from wandb_file import history, of_type, records, table
 
-from drpo_verl import worst_tokens
+from drpo_verl.adapters.tracking import WORST_TOKENS
 from drpo_verl.dashboard import METHOD, SECTIONS, Matching
-from drpo_verl.integration.tracking import WORST_TOKENS
-from drpo_verl.runs import read_steps
+from drpo_verl.run_folder import worst_tokens
+from drpo_verl.run_folder.steps import read_steps
 
 # Not in every run: a method or a trainer decides.
 OPTIONAL = {"actor/entropy", "trust_region/delta"}

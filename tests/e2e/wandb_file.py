@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from drpo_verl.integration.tracking import WORST_TOKENS
+from drpo_verl.adapters.tracking import WORST_TOKENS
 
 
 def records(wandb_folder: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from drpo_verl.cli import app
 from drpo_verl.dashboard import SECTIONS, Matching
-from drpo_verl.runs import read_steps
+from drpo_verl.run_folder.steps import read_steps
 
 REAL = Path(__file__).parents[1] / "data" / "dppo_topk_tv.jsonl"
 # Which a run may or may not log.

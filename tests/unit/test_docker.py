@@ -101,7 +101,7 @@ def test_the_cpu_image_runs_targets_of_the_makefile() -> None:
 
 
 def test_the_gpu_image_has_a_supported_verl_and_moves_nothing_else() -> None:
-    from drpo_verl.integration.seams import SUPPORTED_VERL
+    from drpo_verl.seams import SUPPORTED_VERL
 
     pinned = dict(re.findall(r"^([A-Za-z]+)==([\d.]+)", (ROOT / "requirements" / "gpu.txt").read_text(), re.MULTILINE))
     assert pinned["verl"] in SUPPORTED_VERL

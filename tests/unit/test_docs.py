@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from drpo_verl.bins import PROBABILITY_BINS
-from drpo_verl.integration import search_path
-from drpo_verl.objectives import OBJECTIVES, TokenStatistics, TrustRegion, step_metrics, token_loss
+from drpo_verl.configuration import search_path
+from drpo_verl.losses import OBJECTIVES, TokenStatistics, TrustRegion, step_metrics, token_loss
+from drpo_verl.metrics.bins import PROBABILITY_BINS
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from ray.runtime_env import RuntimeEnv
 
-from drpo_verl.integration import search_path
+from drpo_verl.configuration import search_path
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.parent for path in (ROOT / "recipes").glob("*/README.md"))

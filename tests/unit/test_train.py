@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from drpo_verl.integration import search_path
+from drpo_verl.configuration import search_path
 from drpo_verl.train import _held_out_problems, _shown, _summarise, export_environment
 
 

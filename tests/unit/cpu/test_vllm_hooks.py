@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from drpo_verl.cpu.vllm_hooks import repack_experts
-from drpo_verl.integration.seams import SeamError
+from drpo_verl.seams import SeamError
 
 
 class _Kernel:

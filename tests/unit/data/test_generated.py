@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from drpo_verl.cli import app
 from drpo_verl.data.generated import arithmetic, reasoning_gym
 from drpo_verl.errors import UserError
-from drpo_verl.tasks.reward import compute_score
+from drpo_verl.rewards.reward import compute_score
 
 QUIET = Console(quiet=True)
 
 
 def test_arithmetic_is_that_of_the_experiments(tmp_path: Path) -> None:
-    from drpo_verl.tasks.arithmetic import make_problems, to_verl_rows
+    from drpo_verl.rewards.arithmetic import make_problems, to_verl_rows
 
     manifest = arithmetic(tmp_path, train=20, test=8, seed=1, style="terse")
     assert pq.read_table(tmp_path / "train.parquet").to_pylist() == to_verl_rows(

@@ -18,7 +18,7 @@ from drpo_verl.data import table
 from drpo_verl.data.rows import INSTRUCTION
 from drpo_verl.data.write import default_folder, from_source
 from drpo_verl.errors import UserError
-from drpo_verl.tasks.reward import compute_score
+from drpo_verl.rewards.reward import compute_score
 
 LINE = 'Put your answer on its own line after "Answer:".'
 BOX = r"Give it within \boxed{}."

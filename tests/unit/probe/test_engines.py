@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from drpo_verl.engine.device import device_type, environment
+from drpo_verl.models.resolve import resolve
 from drpo_verl.probe import sample, score
-from drpo_verl.probe.device import device_type, environment
 from drpo_verl.probe.job import Job
-from drpo_verl.probe.model import resolve
 from drpo_verl.probe.run import require_numbers
 from drpo_verl.probe.settings import ProbeError, Settings
 from drpo_verl.probe.tokens import NOT_LISTED, Samples, Scores

@@ -9,8 +9,8 @@ import torch
 from synthetic import tokens
 from torch import Tensor
 
-from drpo_verl.integration.search_path import config_dir
-from drpo_verl.objectives import token_loss
+from drpo_verl.configuration.search_path import config_dir
+from drpo_verl.losses import token_loss
 from drpo_verl.probe.methods import Effect, Method, Partition, effect, effects, measure, methods
 
 ALL = {method.name: method for method in methods()}

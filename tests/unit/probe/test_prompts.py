@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from drpo_verl.models.tiny_policy import WARMUP_FILE
 from drpo_verl.probe.prompts import arithmetic, read
 from drpo_verl.probe.run import run
 from drpo_verl.probe.settings import ProbeError, Settings
-from drpo_verl.tasks.arithmetic import write_parquet
-from drpo_verl.tasks.tiny_policy import WARMUP_FILE
+from drpo_verl.rewards.arithmetic import write_parquet
 
 
 def test_a_line_is_a_prompt(tmp_path: Path) -> None:

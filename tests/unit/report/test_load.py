@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from drpo_verl.cli import app
 from drpo_verl.report import write_report
 from drpo_verl.report.load import load_runs
-from drpo_verl.runs import wilson_interval
+from drpo_verl.run_folder.steps import wilson_interval
 
 
 def test_a_run_of_today(make_run) -> None:

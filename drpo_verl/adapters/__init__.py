@@ -1,0 +1,1 @@
+"""Adapters to verl: one module for each of its seams."""

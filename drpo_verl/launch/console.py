@@ -1,0 +1,149 @@
+"""What a person sees of a run: one line a step on the terminal, the logs of its ten processes in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from drpo_verl.metrics.alerts import Monitor
+from drpo_verl.run_folder.steps import METRICS_FILE, REWARD, Step, StepReader
+
+EXIT_STALLED = 3
+
+
+@contextlib.contextmanager
+def logs_to_file(path: Path) -> Iterator[Console]:
+    """Send this process's output, and what Ray prints of its workers', to a file; yields the terminal as it was."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminal, errors = os.dup(1), os.dup(2)
+    with path.open("ab", buffering=0) as log, os.fdopen(os.dup(terminal), "w") as screen:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield Console(file=screen)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(terminal, 1)
+            os.dup2(errors, 2)
+            os.close(terminal)
+            os.close(errors)
+
+
+def describe(step: Step) -> str:
+    """A step in a few words, as far as its metrics go."""
+    metrics = step.metrics
+    parts = []
+    if REWARD in metrics:
+        parts.append(f"reward {metrics[REWARD]:.3f}")
+    if "mismatch/abs_prob_diff_mean" in metrics:
+        parts.append(
+            f"|pi-mu| {metrics['mismatch/abs_prob_diff_mean']:.1e} max {metrics['mismatch/abs_prob_diff_max']:.1e}"
+        )
+    if "trust_region/outside_frac" in metrics:
+        parts.append(f"outside {metrics['trust_region/outside_frac']:.2%}")
+    if len(step.validation) == 1:
+        parts += [f"held-out accuracy {value:.3f}" for value in step.validation.values()]
+    elif step.validation:
+        each = ", ".join(f"{source} {value:.3f}" for source, value in step.validation.items())
+        parts.append(f"held-out accuracy: {each}")
+    if "timing_s/step" in metrics:
+        parts.append(f"{metrics['timing_s/step']:.1f} s")
+    return "  ".join(parts)
+
+
+class Follower(threading.Thread):
+    """Follows a run's metrics file: shows each step as it comes, and ends a run that has stopped coming forward.
+
+    A failed weight sync between trainer and rollout engine hangs a verl job for ever instead of failing it.
+
+    Args:
+        folder: of the run.
+        console: the terminal.
+        total_steps: how many the run will take, if known.
+        stall_seconds: without a new step for so long, the run has hung.
+        log: where its logs are, to point to.
+        monitor: what is to be announced.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        console: Console,
+        total_steps: int | None,
+        stall_seconds: float,
+        log: Path,
+        monitor: Monitor,
+    ) -> None:
+        super().__init__(name="follow-metrics", daemon=True)
+        self._reader = StepReader(folder / METRICS_FILE)
+        self._console = console
+        self._total = total_steps
+        self._stall_seconds = stall_seconds
+        self._log = log
+        self._monitor = monitor
+        self._finished = threading.Event()
+
+    def finish(self) -> None:
+        """Show what is left and stop."""
+        self._finished.set()
+        self.join()
+
+    def run(self) -> None:
+        """The thread."""
+        with Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        ) as progress:
+            task = progress.add_task("starting Ray, vLLM and FSDP2", total=self._total)
+            last_sign_of_life = time.monotonic()
+            while True:
+                finished = self._finished.wait(0.5)
+                for step in self._reader.new():
+                    of = f"/{self._total}" if self._total else ""
+                    progress.console.print(
+                        f"step {step.step:>3}{of}  {describe(step)}", highlight=False, soft_wrap=True
+                    )
+                    for notice in self._monitor.observe(step.step, step.metrics):
+                        # A style of print's own would colour the progress bar, too.
+                        progress.console.print(
+                            Text(f"warning: {notice.text}", style="bold yellow"),
+                            soft_wrap=not self._console.is_terminal,
+                        )
+                        with self._log.open("a") as log:
+                            log.write(f"warning: {notice.text}\n")
+                    progress.update(task, description="training", completed=step.step)
+                    last_sign_of_life = time.monotonic()
+                if finished:
+                    return
+                if time.monotonic() - last_sign_of_life > self._stall_seconds:
+                    self._give_up(progress)
+
+    def _give_up(self, progress: Progress) -> None:
+        progress.stop()
+        self._console.print(
+            f"error: no step finished within run.stall_seconds={self._stall_seconds:g}, so the run has hung and is "
+            f"ended. The usual cause is a weight sync that failed inside vLLM: look for 'Error' in {self._log}. "
+            "If your steps really take longer, raise run.stall_seconds.",
+            style="red",
+            highlight=False,
+            soft_wrap=True,
+        )
+        # The main thread waits inside Ray and can not be interrupted; Ray's processes end with the driver's.
+        os._exit(EXIT_STALLED)

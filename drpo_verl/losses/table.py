@@ -1,0 +1,105 @@
+"""The table of objectives: each method is one row, a geometry and an enforcement."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from drpo_verl.losses.enforcement import DETACHED, GATED_QUADRATIC, HARD_MASK, NONE, QUADRATIC, Enforcement
+from drpo_verl.losses.geometry import (
+    BINARY_KL,
+    DIRECTION,
+    K3,
+    LOG_RATIO,
+    PROBABILITY,
+    RATIO,
+    TOP_K_KL,
+    TOP_K_TV,
+    Geometry,
+)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A row of the table.
+
+    Attributes:
+        geometry: the distance of pi from mu.
+        enforcement: what that distance does to the gradient.
+        source: where the method is defined.
+        gate: the distance by which a gated enforcement chooses its tokens.
+        recomputed_anchor: whether the distance is measured from a recomputed pi_old instead of the behaviour policy
+            mu; the importance ratio pi / mu in the gradient is that of mu either way.
+        verl_loss: the name of verl's own loss that computes it; the row then says what that loss enforces.
+        adaptive: whether delta follows a target, see ``drpo_verl.losses.adaptive``.
+    """
+
+    geometry: Geometry
+    enforcement: Enforcement
+    source: str
+    gate: Geometry | None = None
+    recomputed_anchor: bool = False
+    verl_loss: str | None = None
+    adaptive: bool = False
+
+    @property
+    def needs_top_k(self) -> bool:
+        """Whether it is measured over the behaviour policy's Top-K tokens."""
+        return self.geometry.divergence is not None
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """The settings of an objective.
+
+    Attributes:
+        delta_low: threshold for tokens whose probability falls (pi < mu); > 0, in the geometry's unit.
+        delta_high: threshold for tokens whose probability rises (pi > mu); > 0.
+        ratio_cap: C of truncated importance sampling, min(r, C) in the gradient's coefficient; None for no cap.
+        region_delta: the gate's threshold; > 0.
+        advantage_weighted: whether a penalty is multiplied by abs(A), as in the papers.
+        restrict_to: the sign of the advantage of the only tokens that may be masked or gated; None for both.
+        dual_clip: for A < 0, the ratio above which the gradient is zero (dual-clip PPO, arXiv 1912.09729).
+    """
+
+    delta_low: float
+    delta_high: float
+    ratio_cap: float | None = None
+    region_delta: float = math.inf
+    advantage_weighted: bool = True
+    restrict_to: Literal["positive", "negative"] | None = None
+    dual_clip: float | None = None
+
+
+_DPPO = "DPPO, arXiv 2602.04879, section 4"
+_DRPO = "DRPO, arXiv 2606.09821, section 3"
+_PPO = "PPO, arXiv 1707.06347, with the group-relative advantages of GRPO, arXiv 2402.03300"
+_OURS = "this project"
+
+OBJECTIVES: dict[str, Objective] = {
+    "surrogate": Objective(PROBABILITY, NONE, "the importance-sampled policy gradient"),
+    "grpo": Objective(RATIO, HARD_MASK, _PPO, verl_loss="vanilla"),
+    "grpo_clip_higher": Objective(RATIO, HARD_MASK, "DAPO, arXiv 2503.14476", verl_loss="vanilla"),
+    "spo": Objective(RATIO, QUADRATIC, "SPO, arXiv 2401.16025"),
+    # verl has a loss mode "cispo" of its own, which clips the ratio from below too.
+    "pg_tis": Objective(PROBABILITY, DETACHED, "CISPO: MiniMax-M1, arXiv 2506.13585"),
+    "minirl": Objective(RATIO, HARD_MASK, "MiniRL, arXiv 2512.01374", recomputed_anchor=True),
+    "dppo_binary_tv": Objective(PROBABILITY, HARD_MASK, _DPPO),
+    "dppo_binary_kl": Objective(BINARY_KL, HARD_MASK, _DPPO),
+    "dppo_topk_tv": Objective(TOP_K_TV, HARD_MASK, _DPPO),
+    "dppo_topk_kl": Objective(TOP_K_KL, HARD_MASK, _DPPO),
+    "drpo": Objective(PROBABILITY, QUADRATIC, _DRPO),
+    "mask_drpo": Objective(PROBABILITY, GATED_QUADRATIC, _DRPO, gate=PROBABILITY),
+    "drpo_topk": Objective(TOP_K_TV, QUADRATIC, _OURS),
+    "drpo_adaptive": Objective(PROBABILITY, QUADRATIC, _OURS, adaptive=True),
+}
+
+PENALTIES: dict[str, Geometry] = {
+    "l2": PROBABILITY,
+    "chi2": RATIO,
+    "kl": LOG_RATIO,
+    "tv": DIRECTION,
+    "k3": K3,
+}
+"""The divergences that DRPO's ablation puts in place of its own, "l2"; with "chi2", DRPO is SPO."""

@@ -1,0 +1,62 @@
+"""What verl itself refuses, last of all: its own validation, without vLLM and without its prints."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import warnings
+from collections.abc import Iterable
+
+from drpo_verl.check.registry import rule
+from drpo_verl.configuration.finding import Finding
+from drpo_verl.configuration.run_config import ACTOR, MODEL, ROLLOUT, Run
+
+_ROLLOUT_ENGINES = ("vllm", "sglang", "trtllm")
+_TRAINING_ENGINES = ("fsdp", "fsdp2", "fsdp_turbo", "megatron", "veomni", "torchtitan", "automodel")
+
+
+@rule
+def engines(run: Run) -> Iterable[Finding]:
+    """The rollout engine is chosen, and it, the training engine and the device are ones that verl has."""
+    import torch
+
+    name = f"{ROLLOUT}.name"
+    if run.get(name) is None:
+        yield run.error(name, "is not set, and verl has no default.", "Set it to vllm.")
+    if not run.get(f"{MODEL}.external_lib"):  # which may register others
+        for setting, known in ((name, _ROLLOUT_ENGINES), (f"{ACTOR}.strategy", _TRAINING_ENGINES)):
+            if run.get(setting, known[0]) not in known:
+                yield run.error(setting, "is not an engine of verl's.", f"Choose from {', '.join(known)}.")
+    try:
+        torch.device(run.get("trainer.device", "cuda"))
+    except (RuntimeError, TypeError):
+        yield run.error("trainer.device", "is not a device of PyTorch's.", "Set it to cuda, npu or cpu.")
+
+
+@rule
+def accepted_by_verl(run: Run) -> Iterable[Finding]:
+    """verl's own `validate_config` and its dataclasses accept the configuration; asked when nothing else is wrong."""
+    from hydra.errors import InstantiationException
+    from omegaconf import OmegaConf, open_dict
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils import config as verl_config
+
+    config = copy.deepcopy(run.config)
+    with open_dict(config):
+        # validate_config imports vLLM for the rank of adapters, which the rule lora is about.
+        for name in (f"{MODEL}.lora_rank", f"{MODEL}.lora.rank"):
+            if OmegaConf.select(config, name):
+                OmegaConf.update(config, name, 0)
+    # Without our own check, which this is a part of.
+    validate = getattr(verl_config.validate_config, "__wrapped__", verl_config.validate_config)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            validate(config, need_reference_policy(config), need_critic(config))
+            if run.get(f"{ROLLOUT}.name") is not None:
+                verl_config.omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+    except (InstantiationException, ValueError, AssertionError, NotImplementedError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        section = ACTOR if "actor" in str(error) else ROLLOUT if "rollout" in str(error) else "verl"
+        yield Finding("error", section, None, f"is refused by verl: {cause}")

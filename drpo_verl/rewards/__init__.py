@@ -1,0 +1,1 @@
+"""Rewards: the tasks' problems, and how an answer is judged."""

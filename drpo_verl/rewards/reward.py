@@ -1,0 +1,92 @@
+r"""The reward that verl calls, by the data source of the problem, and the rule for arithmetic.
+
+| data source | who decides |
+|---|---|
+| `drpo_verl/arithmetic` | the rule below |
+| `reasoning_gym/<task>` | the task's own scorer, given what stands between the answer tags (`gym`) |
+| any other (`math_dapo`, `aime24`, ...) | the last box or the answer's line, by math-verify (`mathematics`) |
+
+The rule for arithmetic: a response must commit to one number, and to the right one. In order:
+
+1. The *answer* is what the last `\boxed{...}` holds; without one, what follows the last "=", "answer is" or "answer:";
+   without those, the whole response.
+2. The answer must be one number literal and nothing else ("46", "-46", "46.0", "1,046"; around it only white space, $,
+   * and a full stop at the end). So "3+4" for 7, "46 or 45", "4 6" and prose with a number in it score 0: a policy must
+   compute and commit, it cannot restate the question or hedge.
+3. math-verify decides whether that number equals the ground truth.
+
+math-verify searches any text for a number, counts "3+4" as 7, and evaluates what it finds: "9**9**9" keeps it busy for
+ever. Its protection is a SIGALRM time-out, which works in a main thread only, and verl's reward loop scores in worker
+threads. Handing it nothing but short number literals makes both dangers impossible, with its time-outs off.
+"""
+
+import re
+from typing import Any
+
+from drpo_verl.rewards import gym, mathematics
+from drpo_verl.rewards.arithmetic import DATA_SOURCE as ARITHMETIC
+from drpo_verl.rewards.literals import NUMBER, equal
+from drpo_verl.rewards.packages import require
+
+require("math_verify", "math-verify")  # when verl loads the reward, and not after the first rollout
+
+_ANSWER_CUE = re.compile(r"=|\banswer(?: is:?|:)", re.IGNORECASE)
+_BOXED = "\\boxed{"
+
+
+def extract_answer(response: str) -> str | None:
+    """Return the number literal a response commits to (rules 1 and 2 above), or None if it does not."""
+    boxed = response.rfind(_BOXED)
+    if boxed >= 0:
+        start = boxed + len(_BOXED)
+        end = response.find("}", start)
+        candidate = response[start:end] if end >= 0 else ""
+    else:
+        candidate = response
+        for cue in _ANSWER_CUE.finditer(response):
+            candidate = response[cue.end() :]
+    candidate = candidate.strip(" \t\r\n$*").removesuffix(".").rstrip(" $*")
+    return candidate if NUMBER.fullmatch(candidate) else None
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> float:
+    """Score one response, as verl's `custom_reward_function` (`name=compute_score`): 1.0 if right, else 0.0.
+
+    verl's reward managers call it, with these keywords, in threads of the reward loop's processes. Safe in any thread,
+    and it never evaluates what the model wrote. Any text at all yields a score.
+
+    Args:
+        data_source: of the problem; see the module.
+        solution_str: the decoded response, special tokens removed.
+        ground_truth: the right answer; a number literal for arithmetic.
+        extra_info: of the problem; for reasoning-gym's, `entry` is the problem as its scorer wants it.
+        **kwargs: whatever other arguments a reward manager passes; ignored.
+
+    Raises:
+        ValueError: what is wrong with the problem: a broken data set must not look like a low score.
+        ImportError: the package that decides is missing.
+    """
+    if data_source == ARITHMETIC:
+        return _score_arithmetic(solution_str, ground_truth)
+    if data_source.startswith(gym.PREFIX):
+        entry = (extra_info or {}).get("entry")
+        if not isinstance(entry, str):
+            raise ValueError(f"a problem of {data_source!r} has no extra_info.entry: make it with drpo-verl data")
+        return gym.score(data_source.removeprefix(gym.PREFIX), solution_str, entry)
+    try:
+        return mathematics.score(solution_str, ground_truth)
+    except ValueError as error:
+        raise ValueError(f"{error} (data source {data_source!r})") from error
+
+
+def _score_arithmetic(response: str, ground_truth: str) -> float:
+    if not NUMBER.fullmatch(ground_truth):
+        raise ValueError(f"ground truth must be a number, got {ground_truth!r} (data source {ARITHMETIC!r})")
+    literal = extract_answer(response)
+    return float(literal is not None and equal(literal, ground_truth))

@@ -1,1 +1,0 @@
-"""Small tasks and policies that make RL post-training measurable on a CPU: problems, reward, models."""

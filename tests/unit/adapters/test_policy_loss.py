@@ -1,0 +1,211 @@
+"""The objectives in verl's registry: the same as verl's own where they should be, and loud about bad input."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, get_policy_loss_fn
+from verl.utils.metric import AggregationType, Metric
+from verl.workers.config import ActorConfig, PolicyLossConfig
+
+from drpo_verl.adapters.config import TrustRegionLossConfig
+from drpo_verl.adapters.policy_loss import BehaviourLogProbError, Beside, beside, register, take_statistics
+from drpo_verl.losses import OBJECTIVES
+from drpo_verl.seams import SeamError
+
+AGGREGATIONS = ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+
+
+def _actor(policy_loss: PolicyLossConfig, **settings: Any) -> ActorConfig:
+    config = ActorConfig(
+        strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1, policy_loss=policy_loss, **settings
+    )
+    config.global_batch_info.update(dp_size=2, batch_num_tokens=700, global_batch_size=32, loss_scale_factor=50)
+    return config
+
+
+def _batch(seed: int = 0, rows: int = 16, width: int = 40) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    log_mu = -4 * torch.rand(rows, width, generator=generator)
+    log_pi = (log_mu + 0.6 * torch.randn(rows, width, generator=generator)).clamp(max=-1e-4)
+    return {
+        "old_log_prob": log_mu,
+        "log_prob": log_pi.requires_grad_(),
+        "advantages": torch.randn(rows, 1, generator=generator).expand(rows, width).contiguous(),
+        "response_mask": torch.arange(width) < torch.randint(1, width + 1, (rows, 1), generator=generator),
+    }
+
+
+@pytest.mark.parametrize("mode", list(OBJECTIVES))
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_at_most_two_fp32_tensors_are_saved_for_backward(mode: str, aggregation: str) -> None:
+    if OBJECTIVES[mode].verl_loss is not None:
+        return  # verl's own, which saves what it saves
+    batch, saved = _batch(), []
+    shape = batch["log_prob"].shape
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.shape == shape and tensor.dtype == torch.float32:
+            saved.append(tensor)
+        return tensor
+
+    config = _actor(TrustRegionLossConfig(loss_mode=mode, **SETTINGS[mode]))
+    needed = Beside(log_behaviour=batch["old_log_prob"] + 0.1, partition_divergence=torch.full(shape, 0.05))
+    with beside(needed), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss, _ = get_policy_loss_fn(mode)(**batch, loss_agg_mode=aggregation, config=config)
+    loss.backward()
+    assert 1 <= len({tensor.data_ptr() for tensor in saved}) <= 2
+
+
+@pytest.mark.parametrize("mode", [name for name, row in OBJECTIVES.items() if row.verl_loss is None])
+def test_a_micro_batch_waits_for_the_device_once(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def counted(name: str) -> Any:
+        original = getattr(Tensor, name)
+
+        def call(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return original(self, *args, **kwargs)
+
+        return call
+
+    batch = _batch()
+    needed = Beside(log_behaviour=batch["old_log_prob"] + 0.1, partition_divergence=torch.full((16, 40), 0.05))
+    config = _actor(TrustRegionLossConfig(loss_mode=mode, **SETTINGS[mode]))
+    for name in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
+        monkeypatch.setattr(Tensor, name, counted(name))
+    with beside(needed):
+        loss, _ = get_policy_loss_fn(mode)(**batch, loss_agg_mode="seq-mean-token-sum-norm", config=config)
+    loss.backward()
+    assert calls == ["tolist"]  # of the statistics, all together
+
+
+def _gradient(mode: str, config: ActorConfig, batch: dict[str, Tensor], aggregation: str, **extra: Any) -> Tensor:
+    loss, _ = get_policy_loss_fn(mode)(**batch, loss_agg_mode=aggregation, config=config, **extra)
+    return torch.autograd.grad(loss, batch["log_prob"])[0]
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize(("ours", "verls"), [("dppo_binary_tv", "dppo_tv"), ("dppo_binary_kl", "dppo_kl")])
+def test_dppo_has_the_gradient_of_verls_own(ours: str, verls: str, weights: bool, aggregation: str) -> None:
+    low, high, cap = 0.08, 0.12, 2.0
+    batch = _batch()
+    extra = {"rollout_is_weights": torch.rand_like(batch["old_log_prob"])} if weights else {}
+    expected = _gradient(
+        verls,
+        _actor(PolicyLossConfig(), clip_ratio_low=low, clip_ratio_high=high, clip_ratio_c=cap),
+        batch,
+        aggregation,
+        **extra,
+    )
+    settings = TrustRegionLossConfig(loss_mode=ours, delta_low=low, delta_high=high, ratio_cap=cap)
+    gradient = _gradient(ours, _actor(settings), batch, aggregation, **extra)
+    assert (expected == 0).logical_and(batch["response_mask"]).any(), "nothing was masked: the case tests nothing"
+    torch.testing.assert_close(gradient, expected, rtol=2e-6, atol=1e-9)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    **{mode: {"delta": 0.1} for mode in OBJECTIVES},
+    **{mode: {} for mode in ("surrogate", "pg_tis", "grpo", "grpo_clip_higher")},
+    **{mode: {"delta": 0.1, "top_k": 4} for mode in ("dppo_topk_tv", "dppo_topk_kl", "drpo_topk")},
+    "mask_drpo": {"delta": 0.1, "region_delta": 0.05},
+    "minirl": {"delta": 0.1, "bypass_mode": False},
+    "drpo_adaptive": {
+        "delta": 0.1, "target_outside": 0.1, "adaptation_gain": 0.1, "max_delta_step": 1.2, "delta_min": 0.01,
+        "delta_max": 1.0,
+    },
+}  # fmt: skip
+
+
+def _beside(mode: str, batch: dict[str, Tensor]) -> Beside:
+    return Beside(
+        log_behaviour=batch["old_log_prob"] + 0.1 if mode == "minirl" else None,
+        partition_divergence=torch.rand_like(batch["old_log_prob"]) if "topk" in mode else None,
+    )
+
+
+@pytest.mark.parametrize("mode", list(OBJECTIVES))
+def test_the_statistics_come_back_out_of_verls_metrics(mode: str) -> None:
+    loss_config = _actor(TrustRegionLossConfig(loss_mode=mode, **SETTINGS[mode]))
+    batch = _batch()
+    with beside(_beside(mode, batch)):
+        _, metrics = get_policy_loss_fn(mode)(**batch, config=loss_config)
+    assert all(isinstance(value, float) for value in metrics.values())  # for a trainer that knows nothing of ours
+    verls = {name for name in metrics if name.startswith("actor/")}
+    expected = {name: value for name, value in metrics.items() if "tokens_per" not in name and name not in verls}
+
+    wrapped: dict[str, Any] = Metric.from_dict(metrics, aggregation=AggregationType.MEAN)
+    wrapped["actor/pg_loss"] = 1.0
+    statistics = take_statistics(wrapped)
+    assert statistics is not None and statistics.metrics() == expected
+    assert wrapped.keys() == {"actor/pg_loss", *verls}
+    assert take_statistics(wrapped) is None
+
+
+@pytest.mark.parametrize("mode", ["grpo", "grpo_clip_higher"])
+def test_the_baselines_are_verls_own_and_say_what_it_masked(mode: str) -> None:
+    batch, clips = _batch(), {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "clip_ratio_c": 1.5}
+    verls = _gradient("vanilla", _actor(PolicyLossConfig(), **clips), batch, "token-mean")
+    config = _actor(TrustRegionLossConfig(loss_mode=mode), **clips)
+    assert torch.equal(_gradient(mode, config, batch, "token-mean"), verls)
+
+    _, metrics = get_policy_loss_fn(mode)(**batch, config=config)
+    masked = (verls == 0) & batch["response_mask"]
+    assert metrics["trust_region/weight_mean"] == pytest.approx(
+        1 - masked.sum().item() / batch["response_mask"].sum().item()
+    )
+    assert 0 < metrics["trust_region/outside_frac"] < masked.sum() / batch["response_mask"].sum()  # the dual clip's too
+
+
+def test_minirl_masks_by_pi_old_and_weighs_by_mu() -> None:
+    batch = _batch()
+    log_mu = batch["old_log_prob"] + 0.3 * torch.randn_like(batch["old_log_prob"])
+    config = _actor(TrustRegionLossConfig(loss_mode="minirl", delta=0.2, ratio_cap=2.0, bypass_mode=False))
+    with beside(Beside(log_behaviour=log_mu)):
+        gradient = _gradient("minirl", config, batch, "token-sum")
+    log_pi, mask = batch["log_prob"].detach(), batch["response_mask"]
+    ratio_old, ratio_mu = (log_pi - batch["old_log_prob"]).exp(), (log_pi - log_mu).exp()
+    masked = (batch["advantages"] * (ratio_old - 1) > 0) & ((ratio_old - 1).abs() > 0.2)
+    expected = -batch["advantages"] * ratio_mu.clamp(max=2.0) * ~masked * mask * 2 / 1  # dp_size of _actor
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
+    with pytest.raises(SeamError, match="beside the recomputed"):
+        _gradient("minirl", config, batch, "token-sum")
+
+
+def test_nan_log_probabilities_are_refused_with_their_number() -> None:
+    batch = _batch()
+    batch["old_log_prob"][0, 0] = math.nan
+    batch["old_log_prob"][3, 0] = -math.inf
+    config = _actor(TrustRegionLossConfig(loss_mode="drpo", delta=0.5))
+    with pytest.raises(BehaviourLogProbError, match=rf"2 of {int(batch['response_mask'].sum())} response tokens"):
+        get_policy_loss_fn("drpo")(**batch, config=config)
+
+
+def test_a_loss_mode_without_its_configuration_is_refused() -> None:
+    with pytest.raises(SeamError, match=r"\+method=drpo"):
+        get_policy_loss_fn("drpo")(**_batch(), config=_actor(PolicyLossConfig()))
+
+
+def test_arguments_of_later_versions_are_tolerated() -> None:
+    config = _actor(TrustRegionLossConfig(loss_mode="drpo", delta=0.5))
+    get_policy_loss_fn("drpo")(**_batch(), config=config, something_new=None)
+
+
+def test_verls_own_losses_are_untouched_and_no_foreign_name_is_taken() -> None:
+    verls = {"vanilla", "dppo_tv", "dppo_kl", "cispo"}
+    assert verls <= set(POLICY_LOSS_REGISTRY) and not verls & set(OBJECTIVES)
+    assert all(POLICY_LOSS_REGISTRY[name].__module__.startswith("verl.") for name in verls)  # type: ignore[attr-defined]
+    register()  # again: nothing changes
+    ours = POLICY_LOSS_REGISTRY["drpo"]
+    try:
+        POLICY_LOSS_REGISTRY["drpo"] = POLICY_LOSS_REGISTRY["vanilla"]
+        with pytest.raises(SeamError, match="already registered"):
+            register()
+    finally:
+        POLICY_LOSS_REGISTRY["drpo"] = ours

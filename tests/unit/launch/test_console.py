@@ -1,0 +1,52 @@
+"""What a person sees of a run that is announced to collapse."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from drpo_verl.launch.console import Follower
+from drpo_verl.metrics.alerts import Alert, Monitor
+
+REAL = Path(__file__).parents[2] / "data" / "dppo_topk_tv.jsonl"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_steps_of_a_real_run_are_seen(tmp_path: Path, terminal: bool) -> None:
+    shutil.copy(REAL, tmp_path / "metrics.jsonl")
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=terminal, width=120)
+    follower = Follower(tmp_path, console, 3, 60, tmp_path / "train.log", Monitor([]))
+    follower.start()
+    follower.finish()
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.getvalue())
+    first = json.loads(REAL.read_text().splitlines()[0])["data"]
+    assert (
+        f"step   1/3  reward {first['critic/score/mean']:.3f}  |pi-mu| {first['mismatch/abs_prob_diff_mean']:.1e} "
+        f"max {first['mismatch/abs_prob_diff_max']:.1e}  outside 0.00%"
+    ) in shown
+    assert all(f"step   {step}/3" in shown for step in (1, 2, 3))
+    assert ("left" in shown and "training" in shown and "━" in shown) is terminal
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_alert_is_a_line_of_its_own(tmp_path: Path, terminal: bool) -> None:
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        for step, value in enumerate([0.01, 0.2, 0.3, 0.3], start=1):
+            file.write(json.dumps({"step": step, "data": {"mismatch/kl": value}}) + "\n")
+    screen = io.StringIO()
+    monitor = Monitor([Alert("kl", "mismatch/kl", above=0.1, steps=2, advice="Look [here].")])
+    console = Console(file=screen, force_terminal=terminal, width=120)
+    follower = Follower(tmp_path, console, 4, 60, tmp_path / "train.log", monitor)
+    follower.start()
+    follower.finish()
+    shown = screen.getvalue()
+    line = "warning: step 3: mismatch/kl is 0.3, above 0.1 for 2 steps (alerts.kl). Look [here]."
+    assert shown.count("warning:") == 1
+    assert (f"\x1b[1;33m{line}\x1b[0m" in shown) if terminal else (line in shown.splitlines())

@@ -1,0 +1,221 @@
+"""The tiny policy's tokenizer, model folder, accuracy and warm-up, with a recipe of a few steps."""
+
+import io
+import itertools
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+
+from drpo_verl.models.muon import Muon
+from drpo_verl.models.tiny_policy import (
+    TinyMoeRecipe,
+    TinyPolicyRecipe,
+    build_model,
+    build_tokenizer,
+    encode_problems,
+    ensure_tiny_policy,
+    measure_accuracy,
+    read_warmup_result,
+)
+from drpo_verl.rewards.arithmetic import Problem, make_problems
+
+MICRO = TinyPolicyRecipe(
+    hidden_size=32,
+    intermediate_size=32,
+    num_layers=1,
+    num_heads=1,
+    num_kv_heads=1,
+    head_dim=32,
+    target_accuracy=4e-3,  # an untrained policy has ~3e-4: some steps are needed, and few
+    batch_size=32,
+    n_train=64,
+    n_calibration=16,
+    n_val=16,
+)
+MICRO_MOE = TinyMoeRecipe(
+    **{each.name: getattr(MICRO, each.name) for each in fields(MICRO)}, num_experts=4, expert_size=32
+)
+QUIET = Console(file=io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ensure_tiny_policy(tmp_path_factory.mktemp("cache"), recipe=MICRO, console=QUIET)
+
+
+def test_chat_is_one_token_per_character_and_marker(tokenizer: PreTrainedTokenizerFast) -> None:
+    chat = [{"role": "user", "content": "12-34"}]
+    assert (
+        tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) == "<|user|>12-34<|assistant|>"
+    )
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<|user|>", "1", "2", "-", "3", "4", "<|assistant|>"]
+    answered = [*chat, {"role": "assistant", "content": "-22"}]
+    assert tokenizer.apply_chat_template(answered, return_dict=False) == [
+        *ids,
+        *tokenizer.convert_tokens_to_ids(["-", "2", "2", "<|eos|>"]),
+    ]
+
+
+def test_decoding_drops_the_end_but_keeps_a_role_marker_in_an_answer(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert tokenizer.decode(tokenizer("46<|eos|><|pad|>").input_ids, skip_special_tokens=True) == "46"
+    assert tokenizer.decode(tokenizer("<|user|>46").input_ids, skip_special_tokens=True) == "<|user|>46"
+
+
+def test_a_role_nobody_trained_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(Exception, match="roles user and assistant only"):
+        tokenizer.apply_chat_template([{"role": "system", "content": "1"}])
+
+
+def test_labels_cover_the_response_only(tokenizer: PreTrainedTokenizerFast) -> None:
+    ids, labels = encode_problems(tokenizer, [Problem("1+2", "3"), Problem("10-99", "-89")])
+    assert ids.shape == labels.shape == (2, 11)
+    assert [tokenizer.decode(row[row != -100]) for row in labels] == ["3<|eos|>", "-89<|eos|>"]
+    assert tokenizer.decode(ids[0]) == "<|user|>1+2<|assistant|>3<|eos|>" + "<|pad|>" * 4
+
+
+def test_accuracy_is_the_probability_of_the_right_response(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    model = build_model(MICRO, tokenizer).eval()
+    ids, labels = encode_problems(tokenizer, [Problem("1+2", "3")])
+    prompt = ids[:, :5]
+    right = 1.0
+    for token in tokenizer("3<|eos|>").input_ids:
+        right *= model(prompt).logits[0, -1].softmax(-1)[token].item()
+        prompt = torch.cat([prompt, torch.tensor([[token]])], dim=1)
+    accuracy = measure_accuracy(model, ids, labels)
+    assert accuracy.sampled == pytest.approx(right, rel=1e-4)
+    assert accuracy.pass_at_8 == pytest.approx(1 - (1 - right) ** 8, rel=1e-2)  # fp32: 1 - (nearly 1)
+    assert accuracy.greedy == 0.0
+
+
+def test_padding_does_not_change_accuracy(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    model = build_model(MICRO, tokenizer).eval()
+    short, long = Problem("1+2", "3"), Problem("10-99", "-89")
+    alone = [measure_accuracy(model, *encode_problems(tokenizer, [p])).sampled for p in (short, long)]
+    together = measure_accuracy(model, *encode_problems(tokenizer, [short, long])).sampled
+    assert together == pytest.approx(sum(alone) / 2, rel=1e-4)
+
+
+def test_default_recipe_is_a_model_of_millions_that_vllm_can_run(tokenizer: PreTrainedTokenizerFast) -> None:
+    recipe = TinyPolicyRecipe()
+    with torch.device("meta"):
+        model = build_model(recipe, tokenizer)
+    assert 2e6 <= model.num_parameters() <= 6e6
+    assert recipe.hidden_size % 32 == 0
+    assert recipe.head_dim in (32, 64, 80, 96, 112, 128)  # vLLM 0.30's CPU attention kernels
+
+
+def test_folder_is_an_ordinary_model(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    generation = GenerationConfig.from_pretrained(folder)
+    config = model.config
+    assert config.architectures == ["Qwen3ForCausalLM"]
+    assert config.vocab_size == len(tokenizer) == model.lm_head.out_features
+    assert not config.tie_word_embeddings
+    assert model.lm_head.weight is not model.model.embed_tokens.weight
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    for holder in (config, generation):
+        assert (holder.eos_token_id, holder.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    assert tokenizer.decode(tokenizer("12-34").input_ids) == "12-34"
+    assert tokenizer.chat_template == build_tokenizer().chat_template
+
+
+def test_warmup_stops_at_the_target_and_reports(folder: Path) -> None:
+    result = read_warmup_result(folder)
+    assert result.reached_target
+    assert result.calibration.sampled >= MICRO.target_accuracy
+    assert 0 < result.steps < 500
+    assert result.steps % MICRO.check_every == 0
+
+
+def test_warmup_is_deterministic_and_cached_by_recipe_and_seed(folder: Path, tmp_path: Path) -> None:
+    again = ensure_tiny_policy(tmp_path, recipe=MICRO, console=QUIET)
+    assert again.name == folder.name
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    before = (again / "model.safetensors").stat().st_mtime_ns
+    assert ensure_tiny_policy(tmp_path, recipe=MICRO, console=QUIET) == again
+    assert (again / "model.safetensors").stat().st_mtime_ns == before
+
+    variants = [
+        again,
+        ensure_tiny_policy(tmp_path, seed=1, recipe=MICRO, console=QUIET),
+        ensure_tiny_policy(tmp_path, recipe=replace(MICRO, matrix_lr=0.03), console=QUIET),
+    ]
+    for one, other in itertools.combinations(variants, 2):
+        assert (one / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
+
+
+def test_building_leaves_torch_as_it_was(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    state = torch.random.get_rng_state()
+    ensure_tiny_policy(tmp_path, recipe=MICRO, threads=threads + 1, console=QUIET)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_out_of_time_fails_below_the_minimum_and_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="max_seconds"):
+        ensure_tiny_policy(tmp_path, recipe=replace(MICRO, max_seconds=0.0), console=QUIET)
+    assert [p for p in tmp_path.iterdir() if p.is_dir()] == []
+
+
+def test_out_of_time_above_the_minimum_is_said(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO())
+    folder = ensure_tiny_policy(tmp_path, recipe=replace(MICRO, max_seconds=0.0, min_accuracy=0.0), console=console)
+    assert not read_warmup_result(folder).reached_target
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "short of the target" in output
+    assert len(output.splitlines()) == 2  # plain lines, no bar, where nobody watches
+
+
+def test_problems_the_policy_meets_are_in_its_vocabulary(tokenizer: PreTrainedTokenizerFast) -> None:
+    ids, _ = encode_problems(tokenizer, make_problems("train", 200))
+    assert tokenizer.unk_token_id not in ids
+
+
+@pytest.mark.parametrize("shape", [(24, 64), (64, 24), (32, 32)])
+def test_muon_updates_are_those_of_torch_but_for_its_precision(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    ours = torch.randn(shape, requires_grad=True)
+    torchs = ours.detach().clone().requires_grad_()
+    start = ours.detach().clone()
+    optimizers = [Muon([ours], lr=0.1), torch.optim.Muon([torchs], lr=0.1, weight_decay=0.0)]
+    for _ in range(3):
+        gradient = torch.randn(shape)
+        ours.grad, torchs.grad = gradient.clone(), gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert (ours - torchs).norm() < 0.02 * (ours - start).norm()  # bf16 has three digits
+
+
+def test_a_mixture_of_experts_is_another_policy_in_the_form_that_vllm_loads(tmp_path: Path) -> None:
+    folder = ensure_tiny_policy(tmp_path, recipe=MICRO_MOE, console=QUIET)
+    assert folder != ensure_tiny_policy(tmp_path, recipe=MICRO, console=QUIET)
+    assert read_warmup_result(folder).reached_target
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.architectures == ["Qwen3MoeForCausalLM"]
+    assert (model.config.num_experts, model.config.num_experts_per_tok) == (4, 2)
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert "model.layers.0.mlp.experts.3.down_proj.weight" in names and "model.layers.0.mlp.gate.weight" in names
+
+
+def test_default_mixture_is_a_model_of_millions_that_vllm_can_run(tokenizer: PreTrainedTokenizerFast) -> None:
+    recipe = TinyMoeRecipe()
+    with torch.device("meta"):
+        model = build_model(recipe, tokenizer)
+    assert 2e6 <= model.num_parameters() <= 6e6
+    assert recipe.expert_size % 32 == 0

@@ -1,0 +1,299 @@
+"""The reward of mathematics: what counts as an answer, what as right, and that no text can hang or break it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drpo_verl.rewards import judge, mathematics
+from drpo_verl.rewards.judge import Judge
+from drpo_verl.rewards.literals import equal
+from drpo_verl.rewards.reward import compute_score
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _started() -> None:
+    # What starting a process takes is not what a test is about.
+    assert mathematics.agree(r"\frac{2}{4}", r"\frac{1}{2}")
+
+
+def score(response: str, truth: str, source: str = "math_dapo") -> float:
+    return compute_score(data_source=source, solution_str=response, ground_truth=truth, extra_info={"index": 0})
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"so \boxed{46}.", "46"),
+        (r"\boxed{45}, no: \boxed{46}", "46"),
+        (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
+        (r"\boxed{\left\{1, 2\right\}}", r"\left\{1, 2\right\}"),
+        (r"\boxed{\left\{x\right.}", r"\left\{x\right."),  # an escaped brace closes nothing
+        (r"\fbox{3} \fboxed{4}", "4"),
+        ("<think>\\boxed{1}</think> Answer: 2", "2"),
+        ("<think>\\boxed{1}</think> I do not know", None),
+        ("Answer: 33", "33"),
+        ("Answer: $33$", "33"),
+        ("**Answer:** 33", "33"),
+        ("The final answer is $\\frac12$. I hope it is correct.", "\\frac12"),
+        ("The answer is: \\(x+1\\).", "x+1"),
+        ("Answer: 1\nAnswer: 2\n\nthank you", "2"),
+        ("Answer:\n5", "5"),
+        ("x = 5, hence 33", None),
+        ("the answers: 5", None),
+        (r"\boxed{46", None),
+        (r"\boxed{46} and \boxed{4", None),
+        (r"\boxed{", None),
+        ("", None),
+        ("Answer:", None),
+    ],
+)
+def test_what_a_response_commits_to(response: str, answer: str | None) -> None:
+    assert mathematics.extract(response) == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [
+        ("33", "33"),
+        ("033", "33"),
+        ("33", "033"),  # AIME's answers have three digits
+        ("33.", "33"),
+        ("33.0", "33"),
+        ("+33", "33"),
+        ("1,024", "1024"),
+        ("1{,}024", "1024"),
+        ("1\\,024", "1024"),
+        ("2^{10}", "1024"),
+        (r"\frac{10}{4}", r"\frac{5}{2}"),
+        (r"\dfrac{5}{2}", r"\frac{5}{2}"),
+        ("5/2", r"\frac{5}{2}"),
+        ("2.5", r"\frac{5}{2}"),
+        (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"),
+        ("x^2+2x+1", "(x+1)^2"),
+        ("x=5", "5"),
+        (r"5\text{ cm}", "5"),
+        (r"90^\circ", "90"),
+        (r"\{2, 1\}", r"\{1, 2\}"),
+        ("(1, 2)", r"\left( 1, 2 \right)"),
+        ("[0, 1)", "[0,1)"),
+        (r"\text{Monday}", r"\text{Monday}"),
+        (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+        (r"3 + 4i", r"4i+3"),
+        (r"2\pi", r"\pi \cdot 2"),
+    ],
+)
+def test_right(answer: str, truth: str) -> None:
+    assert score(rf"thus \boxed{{{answer}}}", truth) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [
+        ("34", "33"),
+        ("-33", "33"),
+        ("", "33"),
+        ("33, 34", "33"),
+        (r"33 \text{ or } 34", "33"),
+        ("33 or 34", "33"),
+        ("(1, 3)", "(1, 2)"),
+        ("(0, 1)", "[0, 1]"),
+        (r"\frac{1}{0}", "1"),
+        (r"\text{Tuesday}", r"\text{Monday}"),
+        ("x+1", "x+2"),
+        (r"\infty", "1"),
+        (r"\frac{", "1"),
+        ("33333333333333333333333333333333333333333333333333", "33"),
+    ],
+)
+def test_wrong(answer: str, truth: str) -> None:
+    assert score(rf"\boxed{{{answer}}}", truth) == 0.0
+
+
+def test_an_empty_truth_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"the ground truth is empty.*'aime24'"):
+        score(r"\boxed{1}", " ", "aime24")
+
+
+HOSTILE = [
+    "9" * 100_000,
+    r"\boxed{" * 20_000,
+    r"\boxed{" * 20_000 + "1" + "}" * 20_000,
+    r"\boxed{" + "(" * 200 + "1" + ")" * 200 + "}",
+    r"\boxed{" + "{" * 5_000 + "}" * 5_000 + "}",
+    r"\boxed{" + r"\frac{1}{" * 60 + "2" + "}" * 60 + "}",
+    "Answer: " * 30_000,
+    "answer is " + " " * 100_000,
+    "answer" + " " * 100_000 + "x" + "answer" * 20_000,
+    "$" * 100_000,
+    r"answer: \(" * 20_000,
+    "}" * 100_000,
+    "\\" * 100_001,
+    "\0\ud800 \\boxed{\0}",
+]
+
+
+@pytest.mark.parametrize("response", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_text_costs_little(response: str) -> None:
+    start = time.perf_counter()
+    assert score(response, "7") == 0.0
+    assert time.perf_counter() - start < 3
+
+
+EXPENSIVE = [
+    "9^{9^{9^{9}}}",
+    "9^9^9^9",
+    "2^{10000000000}",
+    "(10^{10^{10}})!",
+    "100000000!",
+    r"\sum_{n=1}^{10^{12}} \frac{1}{n}",
+]
+
+
+def test_what_takes_for_ever_is_wrong_and_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    mathematics._verdict.cache_clear()
+    impatient = Judge(processes=2, seconds=2)
+    monkeypatch.setattr(judge, "shared", lambda: impatient)
+    monkeypatch.setattr(mathematics, "_SECONDS", 1)
+    try:
+        assert score(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}") == 1.0
+        start = time.perf_counter()
+        with ThreadPoolExecutor(8) as pool:
+            scores = list(pool.map(lambda text: score(rf"\boxed{{{text}}}", "8"), EXPENSIVE))
+        assert scores == [0.0] * len(EXPENSIVE)
+        assert time.perf_counter() - start < 90
+        mathematics._verdict.cache_clear()
+        assert score(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}") == 1.0  # its killed processes are replaced
+    finally:
+        impatient.close()
+        mathematics._verdict.cache_clear()
+
+
+@pytest.fixture
+def fresh_judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[Judge]:
+    """One that has no process yet, and verdicts that are not known yet."""
+    fresh = Judge(processes=1, seconds=60)
+    monkeypatch.setattr(judge, "shared", lambda: fresh)
+    mathematics._verdict.cache_clear()
+    yield fresh
+    fresh.close()
+    mathematics._verdict.cache_clear()
+
+
+def test_a_package_missing_in_the_judges_process_is_no_wrong_answer(
+    fresh_judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "math_verify.py").write_text("raise ImportError('no antlr4')")
+    monkeypatch.syspath_prepend(tmp_path)  # a spawned process gets the path; here the module is imported already
+    with pytest.raises(ImportError, match=r"needs math-verify.*\(no antlr4\).*every node: pip install math-verify"):
+        score(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}")
+
+
+def test_a_package_missing_here_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    equal.cache_clear()
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    with pytest.raises(ImportError, match="needs math-verify"):
+        score("Answer: 033", "33")
+
+
+def test_verls_reward_does_not_load_without_its_package() -> None:
+    without = "import sys; sys.modules['math_verify'] = None; import drpo_verl.rewards.reward"
+    run = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=False)
+    last = run.stderr.splitlines()[-1]  # all that is shown of a worker's error
+    assert run.returncode and last.startswith("ImportError: the reward needs math-verify") and "pip install" in last
+
+
+def test_only_verdicts_are_remembered(fresh_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def ask(function: object, *arguments: str) -> bool:
+        asked.append(arguments)
+        if len(asked) == 1:
+            raise TimeoutError("busy")
+        return True
+
+    monkeypatch.setattr(fresh_judge, "ask", ask)
+    scores = [score(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}") for _ in range(3)]
+    assert scores == [0.0, 1.0, 1.0] and len(asked) == 2
+
+
+CODE = [
+    "__import__('os').system('touch {}')",
+    r"\text{{__import__('os').system('touch {}')}}",
+    "exec(open('{}','w'))",
+    "eval(\"open('{}','w')\")",
+    "lambda: open('{}','w')",
+]
+
+
+@pytest.mark.parametrize("code", CODE)
+def test_an_answer_is_never_code(code: str, tmp_path: object) -> None:
+    file = f"{tmp_path}/proof"
+    text = code.format(file)
+    for response in (rf"\boxed{{{text}}}", f"Answer: {text}"):
+        assert score(response, "0") == 0.0
+    import os
+
+    assert not os.path.exists(file)
+
+
+def test_works_in_threads_as_verl_calls_it() -> None:
+    # As verl's naive reward manager does it: not a coroutine function, so in the loop's executor, by keywords.
+    assert not inspect.iscoroutinefunction(compute_score)
+
+    async def ask() -> list[float]:
+        loop = asyncio.get_running_loop()
+        calls = [
+            partial(compute_score, data_source="math_dapo", solution_str=rf"\boxed{{{n}/2}}",
+                    ground_truth=rf"\frac{{{n}}}{{2}}", extra_info={"num_turns": 2, "rollout_reward_scores": {}})
+            for n in range(1, 24, 2)
+        ]  # fmt: skip
+        return await asyncio.gather(*(loop.run_in_executor(None, call) for call in calls))
+
+    assert asyncio.run(ask()) == [1.0] * 12
+    assert threading.active_count() < 60
+
+
+pieces = st.sampled_from(
+    [r"\boxed{", "}", "{", "33", "-", "Answer:", "answer is", "$", r"\frac", "{1}", "^", "!", ",", " ", "\n",
+     "</think>", r"\text{", r"\left(", ")", "=", "x", r"\sqrt", "%", r"\{"]
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.one_of(st.text(max_size=200), st.lists(pieces, max_size=14).map("".join)))
+def test_any_text_scores_zero_or_one(response: str) -> None:
+    value = score(response, "33")
+    assert value in (0.0, 1.0)
+    if value:
+        assert mathematics.extract(response) is not None
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(-(10**12), 10**12), st.integers(-(10**12), 10**12))
+def test_agrees_with_integer_equality(answer: int, truth: int) -> None:
+    for response in (rf"\boxed{{{answer}}}", f"Answer: {answer}", rf"Answer: ${answer:,}$"):
+        assert score(response, str(truth)) == float(answer == truth)
+        assert score(response, str(answer)) == 1.0
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(-50, 50), st.integers(1, 30), st.integers(1, 9))
+def test_fractions_by_value(numerator: int, denominator: int, factor: int) -> None:
+    sign = "-" if numerator < 0 else ""
+    written = rf"{sign}\frac{{{abs(numerator) * factor}}}{{{denominator * factor}}}"
+    truth = rf"{sign}\frac{{{abs(numerator)}}}{{{denominator}}}"
+    assert score(rf"\boxed{{{written}}}", truth) == 1.0
+    assert score(rf"\boxed{{{written}}}", rf"\frac{{{numerator + 1}}}{{{denominator}}}") == 0.0
