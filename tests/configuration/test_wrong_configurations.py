@@ -380,7 +380,7 @@ def test_our_reward_without_its_package_is_an_error(tmp_path: Path, monkeypatch:
         importlib.util, "find_spec", lambda name, *rest: None if name == "math_verify" else find(name, *rest)
     )
     (finding,) = [each for each in found(DENSE) if each.rule == "reward_package"]
-    assert finding.level == "error" and re.search(r"tasks\.reward' needs math-verify.*pip install", str(finding))
+    assert finding.level == "error" and re.search(r"rewards\.reward' needs math-verify.*pip install", str(finding))
     own = tmp_path / "reward.py"
     own.write_text("def compute_score(): ...\n")
     assert "reward_package" not in {each.rule for each in found(DENSE, f"reward.custom_reward_function.path={own}")}
