@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 MEGATRON  := $(VENV)/megatron/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke smollm2 test test-unit test-configuration test-contract test-e2e browser lint methods top-k instruments weights probe bench lock clean
+.PHONY: help setup demo smoke smollm2 test test-unit test-configuration test-contract test-e2e browser lint methods top-k diagnostics weights probe bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 32
@@ -62,7 +62,7 @@ lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-top-k instruments: %: $(INSTALLED)  ## what they cost in a step
+top-k diagnostics: %: $(INSTALLED)  ## what they cost in a step
 	$(BIN)/python -m benchmarks.$(subst -,_,$*)
 
 methods: $(INSTALLED)  ## three real steps of every method

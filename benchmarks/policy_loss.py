@@ -2,7 +2,7 @@
 
 Forward and backward of each loss on one [16, 4096] micro-batch, with every metric that it logs, through the function
 that verl's actor calls. Each of ours runs in turn with verl's counterpart; the median of the paired ratios is what
-counts, since a machine's speed drifts. "Instruments" are the moments, histograms and bins of the mismatch on top.
+counts, since a machine's speed drifts. "Diagnostics" are the moments, histograms and bins of the mismatch on top.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ def main() -> None:
     for column in ("loss", "ms", "verl's", "ms", "ratio (median of pairs)", "saved fp32 tensors", "verl's"):
         table.add_column(column, justify="right")
     data = batch()
-    for (ours, verls), instruments in product(COUNTERPARTS.items(), (False, True)):
-        settings = TrustRegionLossConfig(loss_mode=ours, instruments=instruments, **SETTINGS[ours])
+    for (ours, verls), diagnostics in product(COUNTERPARTS.items(), (False, True)):
+        settings = TrustRegionLossConfig(loss_mode=ours, diagnostics=diagnostics, **SETTINGS[ours])
         run, reference = step(ours, settings, data), step(verls, PolicyLossConfig(), data)
         seconds(run), seconds(reference)
         pairs = [(seconds(run), seconds(reference)) for _ in range(PAIRS)]
         table.add_row(
-            f"{ours} + instruments" if instruments else ours,
+            f"{ours} + diagnostics" if diagnostics else ours,
             f"{1e3 * statistics.median(a for a, _ in pairs):.2f}",
             verls,
             f"{1e3 * statistics.median(b for _, b in pairs):.2f}",

@@ -12,7 +12,6 @@ import inspect
 import json
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -21,138 +20,20 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils
-from verl.workers.config import ActorConfig
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from verl.workers.utils.losses import ppo_loss
-from verl.workers.utils.padding import no_padding_2_padding
 
-from drpo_verl.adapters import top_k
+from drpo_verl.adapters.actor_loss import STATISTICS, TrustRegionLoss
 from drpo_verl.adapters.config import TrustRegionLossConfig
-from drpo_verl.adapters.logits import PLAIN, Layout
-from drpo_verl.adapters.policy_loss import BehaviourLogProbError, Beside, beside, take_statistics
-from drpo_verl.adapters.worst_token import WorstOfStep, worst_over_ranks
+from drpo_verl.adapters.worst_token import worst_over_ranks
 from drpo_verl.losses import TokenStatistics, step_metrics
 from drpo_verl.losses.adaptive import DeltaController
-from drpo_verl.losses.statistics import ABS_PROB_DIFF_MAX, DIVERGING, OUTSIDE
+from drpo_verl.losses.statistics import DIVERGING, OUTSIDE
 from drpo_verl.run_folder import worst_tokens
 from drpo_verl.seams import expect, expect_parameters, warn
 
-_STATISTICS = "drpo_verl/statistics"
-_ROLLOUT = "rollout_log_probs"
 _STATE_FILE = "trust_region.json"
 DELTA = "trust_region/delta"
-
-
-class TrustRegionLoss:
-    """verl's ``ppo_loss`` for one of our objectives, with the statistics of its tokens kept whole.
-
-    verl calls it twice for a micro-batch when asked to: first with the logits, while they exist.
-
-    Args:
-        config: the actor's, with our policy-loss section.
-        engine: verl's, which calls it; asked about the logits where they are not laid out plainly.
-
-    Attributes:
-        objective: the row of the table.
-        controller: of an adaptive threshold.
-        mini_batch: which one since the last weight sync it is called for, from 1.
-        worst: the token of the step on which pi and mu differ most.
-    """
-
-    def __init__(self, config: ActorConfig, engine: Any = None) -> None:
-        self._config = config
-        self._engine = engine
-        self._settings: TrustRegionLossConfig = config.policy_loss
-        self.objective = self._settings.objective()
-        self.controller = self._settings.controller()
-        self.mini_batch = 0
-        self.worst = WorstOfStep()
-
-    def __call__(
-        self,
-        model_output: dict[str, Tensor] | None = None,
-        data: TensorDict | None = None,
-        dp_group: Any = None,
-        student_logits: Tensor | None = None,
-        data_format: str | None = None,
-        **_: Any,
-    ) -> Any:
-        """Called by verl's engine.
-
-        Args:
-            model_output: log-probabilities of one micro-batch, as the engine gives them.
-            data: the micro-batch.
-            dp_group: the data-parallel group.
-            student_logits: the logits, ``[1, tokens, V]``, or laid out as Megatron's are: asks for what has to be kept
-                of them.
-            data_format: how Megatron has laid them out; None with other engines.
-            **_: what else an engine says about the logits.
-
-        Returns:
-            The scalar loss, and verl's metrics together with a ``TokenStatistics``; with logits, what is kept of them.
-
-        Raises:
-            BehaviourLogProbError: when rollout log-probabilities are missing or not numbers.
-            TopKError: when Top-K log-probabilities are missing.
-        """
-        assert data is not None
-        if student_logits is not None:
-            divergence = self.objective.geometry.divergence
-            assert divergence is not None
-            return top_k.divergence_from_logits(student_logits, data, divergence, self._layout(data, data_format))
-        assert model_output is not None
-        if self._settings.rollout_log_probs:
-            _require_behaviour(data)
-        with beside(self._beside(model_output, data)):
-            loss, metrics = ppo_loss(config=self._config, model_output=model_output, data=data, dp_group=dp_group)
-        statistics = take_statistics(metrics)
-        if statistics is not None:
-            metrics[_STATISTICS] = replace(statistics, drift=self.mini_batch > 1)
-            if worst_tokens.PATH_VARIABLE in os.environ:
-                largest = statistics.maxima[ABS_PROB_DIFF_MAX]
-                self.worst.offer(largest, model_output["log_probs"], _behaviour_field(data), data)
-        return loss, metrics
-
-    def _layout(self, data: TensorDict, data_format: str | None) -> Layout:
-        if data_format is None:
-            expect(
-                self._config.strategy != "megatron",
-                "MegatronEngine's call of the loss with its logits",
-                "data_format, without which nobody knows how they are laid out",
-            )
-            return PLAIN
-        from drpo_verl.adapters import megatron  # needs megatron-core, as the engine that calls does
-
-        return megatron.layout(self._engine, data, data_format)
-
-    def _beside(self, model_output: dict[str, Tensor], data: TensorDict) -> Beside:
-        log_behaviour = partition_divergence = None
-        if not self._settings.bypass_mode and _ROLLOUT in data:
-            log_behaviour = data.select(_ROLLOUT).to_padded_tensor()[_ROLLOUT]
-        if self.objective.needs_top_k:
-            partition_divergence = no_padding_2_padding(model_output[top_k.DIVERGENCE], data)
-        return Beside(log_behaviour, partition_divergence, self.controller.delta if self.controller else None)
-
-
-def _positions(tensor: Tensor) -> int:
-    # The V1 trainer's are nested; the legacy trainer's, padded.
-    return int(tensor.values().numel() if tensor.is_nested else tensor.numel())
-
-
-def _behaviour_field(data: TensorDict) -> str:
-    return _ROLLOUT if _ROLLOUT in data else "old_log_probs"  # the same in bypass mode
-
-
-def _require_behaviour(data: TensorDict) -> None:
-    field = _behaviour_field(data)
-    tokens = _positions(data["response_mask"])
-    present = _positions(data[field]) if field in data else 0
-    if present != tokens:
-        raise BehaviourLogProbError(
-            f"{present} rollout log-probabilities for {tokens} response positions of this micro-batch: every "
-            "sampled token needs one. Set actor_rollout_ref.rollout.calculate_log_probs=True, and look at whether "
-            "the agent loop returns response_logprobs."
-        )
 
 
 def _step_of(data: TensorDict) -> int | None:
@@ -181,7 +62,7 @@ class TrustRegionTrainingWorker(TrainingWorker):
             self._loss.mini_batch = 0
 
     def set_loss_fn(self, loss_fn: Callable[..., Any]) -> None:
-        """Wrap verl's PPO loss, when the policy loss that it will call is one of ours."""
+        """Set the loss function; ours in the place of verl's PPO loss, when the configured objective is one of ours."""
         settings = getattr(loss_fn, "keywords", {}).get("config")
         if getattr(loss_fn, "func", None) is ppo_loss and isinstance(
             getattr(settings, "policy_loss", None), TrustRegionLossConfig
@@ -198,7 +79,7 @@ class TrustRegionTrainingWorker(TrainingWorker):
         merged = None
         if output is not None:
             metrics: dict[str, Any] = tensordict_utils.get(output, "metrics")
-            if parts := metrics.pop(_STATISTICS, None):
+            if parts := metrics.pop(STATISTICS, None):
                 merged = TokenStatistics.merge(parts)
                 self._since_sync = tuple(TokenStatistics.by_drift([*self._since_sync, *parts]))
                 metrics.update({name: [value] for name, value in step_metrics(self._since_sync).items()})
@@ -260,17 +141,17 @@ class TrustRegionTrainingWorker(TrainingWorker):
         return loaded
 
 
-def _telling_the_actor(update_weights: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """verl's ``ActorRolloutRefWorker.update_weights``, which brings the weights to the rollout engine."""
+def _notify_weight_sync(update_weights: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Wrap verl's ``ActorRolloutRefWorker.update_weights``: afterwards the actor is told of the weight sync."""
 
     @wraps(update_weights)  # with the attributes by which verl dispatches it
-    async def telling(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def notifying(self: Any, *args: Any, **kwargs: Any) -> Any:
         metrics = await update_weights(self, *args, **kwargs)
         if isinstance(actor := getattr(self, "actor", None), TrustRegionTrainingWorker):
             actor.on_weight_sync()
         return metrics
 
-    return telling
+    return notifying
 
 
 def register() -> None:
@@ -293,7 +174,7 @@ def register() -> None:
     update_weights: Any = getattr(ActorRolloutRefWorker, "update_weights", None)
     expect(inspect.iscoroutinefunction(update_weights), "ActorRolloutRefWorker.update_weights", "a coroutine function")
     if current is TrainingWorker:
-        ActorRolloutRefWorker.update_weights = _telling_the_actor(update_weights)
+        ActorRolloutRefWorker.update_weights = _notify_weight_sync(update_weights)
         ActorRolloutRefWorker.actor_worker_cls = TrustRegionTrainingWorker
 
 

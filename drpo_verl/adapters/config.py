@@ -75,7 +75,7 @@ class TrustRegionLossConfig(PolicyLossConfig):
         max_delta_step: the largest factor by which delta changes in one step; > 1.
         delta_min: delta never falls below. > 0.
         delta_max: delta never rises above.
-        instruments: whether to log moments, quantiles and bins of the mismatch beside the trust region's metrics.
+        diagnostics: whether to log moments, quantiles and bins of the mismatch beside the trust region's metrics.
         bypass_mode: a copy of ``algorithm.rollout_correction.bypass_mode``, to be validated here.
         rollout_log_probs: a copy of ``actor_rollout_ref.rollout.calculate_log_probs``, likewise.
 
@@ -104,7 +104,7 @@ class TrustRegionLossConfig(PolicyLossConfig):
     max_delta_step: float | None = _setting(lambda row: row.adaptive)
     delta_min: float | None = _setting(lambda row: row.adaptive)
     delta_max: float | None = _setting(lambda row: row.adaptive)
-    instruments: bool = True
+    diagnostics: bool = True
     bypass_mode: bool = True
     rollout_log_probs: bool = True
 

@@ -90,16 +90,14 @@ def log_probabilities(logits: Tensor, ids: Tensor, shard: Shard = WHOLE) -> Tens
         ``[N, K]``, fp32, the same on every rank.
     """
     width = logits.shape[1]
-    largest = logits.amax(dim=1).float()
-    shard.all_reduce(largest, ReduceOp.MAX)
-    chunks = max(1, _CHUNK_ELEMENTS // width)
-    sums = [
-        (part - its.unsqueeze(1)).exp_().sum(dim=1, keepdim=True)  # in fp32, which the maxima are
-        for part, its in zip(logits.split(chunks), largest.split(chunks), strict=True)
-    ]
+    row_max = logits.amax(dim=1, keepdim=True).float()
+    shard.all_reduce(row_max, ReduceOp.MAX)
+    rows = max(1, _CHUNK_ELEMENTS // width)
+    chunks = zip(logits.split(rows), row_max.split(rows), strict=True)
+    exponential_sums = [(chunk - chunk_max).exp_().sum(dim=1, keepdim=True) for chunk, chunk_max in chunks]  # fp32
     columns = ids - shard.index * width
-    here = (columns >= 0) & (columns < width)
-    scores = logits.gather(1, columns.clamp(0, width - 1)).float() - largest.unsqueeze(1)
-    every = torch.cat([torch.cat(sums), torch.where(here, scores, 0.0)], dim=1)
-    shard.all_reduce(every, ReduceOp.SUM)
-    return every[:, 1:] - every[:, :1].log()
+    is_here = (columns >= 0) & (columns < width)
+    scores = torch.where(is_here, logits.gather(1, columns.clamp(0, width - 1)).float() - row_max, 0.0)
+    summed = torch.cat([torch.cat(exponential_sums), scores], dim=1)
+    shard.all_reduce(summed, ReduceOp.SUM)
+    return summed[:, 1:] - summed[:, :1].log()

@@ -1,10 +1,7 @@
-"""The objectives as policy losses in verl's registry."""
+"""The objectives as policy losses: what verl's actor trains with, and what verl's registry knows by name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +11,7 @@ from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, get_poli
 
 from drpo_verl.adapters.config import TrustRegionLossConfig, verl_region
 from drpo_verl.adapters.top_k import require_divergence
-from drpo_verl.losses import OBJECTIVES, TokenStatistics, token_loss
+from drpo_verl.losses import OBJECTIVES, TokenAccumulators, TokenStatistics, token_loss
 from drpo_verl.losses.statistics import PARTITION
 from drpo_verl.seams import SeamError, expect_parameters
 
@@ -24,51 +21,107 @@ class BehaviourLogProbError(ValueError):
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What some objectives need of a micro-batch and verl's ``ppo_loss`` does not hand on.
+class LossInputs:
+    """A micro-batch, padded; each field ``[B, T]``.
 
     Attributes:
-        log_behaviour: log mu, ``[B, T]``, where ``old_log_prob`` is a recomputed pi_old.
-        partition_divergence: D over the Top-K partition, ``[B, T]``.
-        delta: the threshold now, where a controller moves it.
+        log_prob: log pi of the sampled tokens, with the graph of the forward pass.
+        old_log_prob: verl's anchor: in bypass mode log mu, as the rollout engine reported it; else a recomputed pi_old.
+        advantages: A.
+        response_mask: which positions are response tokens.
+        rollout_is_weights: detached importance weights, or None.
+        log_behaviour: log mu where ``old_log_prob`` is a recomputed pi_old, else None.
+        partition_divergence: D over the Top-K partition, for an objective that is measured by it.
     """
 
+    log_prob: Tensor
+    old_log_prob: Tensor
+    advantages: Tensor
+    response_mask: Tensor
+    rollout_is_weights: Tensor | None = None
     log_behaviour: Tensor | None = None
     partition_divergence: Tensor | None = None
-    delta: float | None = None
 
 
-_NOTHING = Beside()
-_beside: ContextVar[Beside] = ContextVar("drpo_verl_beside", default=_NOTHING)
+def trust_region_loss(
+    config: Any, inputs: LossInputs, loss_agg_mode: str, delta: float | None = None
+) -> tuple[Tensor, dict[str, Any], TokenAccumulators]:
+    """The loss of the configured objective on one micro-batch.
 
+    Args:
+        config: verl's ``ActorConfig``, with a ``TrustRegionLossConfig`` and the sizes of the global batch.
+        inputs: the micro-batch.
+        loss_agg_mode: as verl's ``agg_loss`` has it.
+        delta: the threshold now, where a controller moves it.
 
-@contextmanager
-def beside(inputs: Beside) -> Iterator[None]:
-    """Hand ``inputs`` to the ``policy_loss`` that is called within."""
-    token = _beside.set(inputs)
-    try:
-        yield
-    finally:
-        _beside.reset(token)
+    Returns:
+        The scalar loss; verl's metrics, where the loss is one of verl's; and the statistics of the tokens, still on the
+        device.
 
-
-_TOKENS = "trust_region/tokens_per_micro_batch"
-
-
-class _CountWithStatistics(float):
-    """The token count of a micro-batch as verl's metrics want it, with everything that was counted attached.
-
-    verl keeps the values of a metric as they are until it averages them, so what is attached here reaches
-    ``take_statistics``; where nothing takes it, it is a number like any other.
+    Raises:
+        SeamError: when the objective needs the rollout log-probabilities beside a recomputed anchor.
     """
+    settings: TrustRegionLossConfig = config.policy_loss
+    objective = settings.objective()
+    if objective.recomputed_anchor and inputs.log_behaviour is None:
+        raise SeamError(
+            f"loss_mode={settings.loss_mode!r} needs the rollout log-probabilities beside the recomputed ones."
+        )
+    is_decoupled = inputs.log_behaviour is not None
+    tokens = token_loss(
+        objective,
+        verl_region(config) if objective.verl_loss else settings.region(delta),
+        inputs.log_prob,
+        inputs.log_behaviour if inputs.log_behaviour is not None else inputs.old_log_prob,
+        inputs.advantages,
+        inputs.response_mask,
+        inputs.rollout_is_weights,
+        log_anchor=inputs.old_log_prob if is_decoupled else None,
+        partition_divergence=inputs.partition_divergence,
+        diagnostics=settings.diagnostics,
+    )
+    if objective.verl_loss is None:
+        loss = agg_loss(
+            loss_mat=tokens.loss,
+            loss_mask=inputs.response_mask,
+            loss_agg_mode=loss_agg_mode,
+            **config.global_batch_info,
+        )
+        return loss, {}, tokens.accumulators
+    # The baseline is verl's own, to the last digit; ours only says what it did.
+    loss, verl_metrics = get_policy_loss_fn(objective.verl_loss)(
+        old_log_prob=inputs.old_log_prob,
+        log_prob=inputs.log_prob,
+        advantages=inputs.advantages,
+        response_mask=inputs.response_mask,
+        loss_agg_mode=loss_agg_mode,
+        config=config,
+        rollout_is_weights=inputs.rollout_is_weights,
+    )
+    return loss, verl_metrics, tokens.accumulators
 
-    statistics: TokenStatistics
 
-    @classmethod
-    def of(cls, statistics: TokenStatistics) -> _CountWithStatistics:
-        count = cls(statistics.tokens)
-        count.statistics = statistics
-        return count
+def require_usable(statistics: TokenStatistics, inputs: LossInputs) -> None:
+    """Refuse a micro-batch whose gradient would be wrong.
+
+    Args:
+        statistics: of its tokens.
+        inputs: the micro-batch.
+
+    Raises:
+        BehaviourLogProbError: when a behaviour log-probability is NaN or infinite, with how many are, and of how many.
+        TopKError: when a token's Top-K log-probabilities are another token's.
+    """
+    if not statistics.behaviour_is_finite:
+        log_behaviour = inputs.old_log_prob if inputs.log_behaviour is None else inputs.log_behaviour
+        mask, is_broken = inputs.response_mask.bool(), ~log_behaviour.isfinite()
+        raise BehaviourLogProbError(
+            f"{int((is_broken & mask).sum())} of {int(mask.sum())} response tokens of this micro-batch "
+            f"({int(is_broken.sum())} positions in all) have a rollout log-probability that is NaN or infinite. "
+            "Their gradient would be wrong, so the step is refused; look at the rollout engine's logs."
+        )
+    if inputs.partition_divergence is not None:
+        require_divergence(statistics.sums[PARTITION])
 
 
 def policy_loss(
@@ -82,11 +135,14 @@ def policy_loss(
     rollout_is_weights: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """One of our objectives with the signature of verl's policy losses.
+    """One of our objectives with the signature of verl's policy losses, for who calls verl's registry.
+
+    verl's own actor trains with ``drpo_verl.adapters.actor.TrustRegionLoss`` instead, whose metrics are exact over the
+    whole step, and which has what Top-K and recomputed anchors need.
 
     Args:
         mode: a name in ``OBJECTIVES``.
-        old_log_prob: the anchor, which bypass mode makes the rollout engine's log mu, ``[B, T]``.
+        old_log_prob: log mu, ``[B, T]``.
         log_prob: log pi, ``[B, T]``.
         advantages: A, ``[B, T]``.
         response_mask: response tokens, ``[B, T]``.
@@ -96,13 +152,11 @@ def policy_loss(
         **_: what later versions of verl pass as well.
 
     Returns:
-        The scalar loss, and metrics: means over this micro-batch's tokens, and, for ``take_statistics``, what
-        they are the means of.
+        The scalar loss, and metrics: means over this micro-batch's tokens, and extrema.
 
     Raises:
-        SeamError: when ``config.policy_loss`` is not ours, or an objective lacks what it needs beside verl's arguments.
+        SeamError: when ``config.policy_loss`` is not ours, or the objective needs more than these arguments.
         BehaviourLogProbError: when a behaviour log-probability is NaN or infinite, with their number.
-        TopKError: when a token's Top-K log-probabilities are another token's.
     """
     settings = getattr(config, "policy_loss", None)
     if not isinstance(settings, TrustRegionLossConfig):
@@ -110,77 +164,11 @@ def policy_loss(
             f"loss_mode={mode!r} was set without its configuration "
             f"(policy_loss is {type(settings).__name__}): start the run with +method={mode}."
         )
-    objective, inputs = settings.objective(), _beside.get()
-    if objective.recomputed_anchor and inputs.log_behaviour is None:
-        raise SeamError(f"loss_mode={mode!r} needs the rollout log-probabilities beside the recomputed ones.")
-    log_behaviour = old_log_prob if inputs.log_behaviour is None else inputs.log_behaviour
-    tokens = token_loss(
-        objective,
-        verl_region(config) if objective.verl_loss else settings.region(inputs.delta),
-        log_prob,
-        log_behaviour,
-        advantages,
-        response_mask,
-        rollout_is_weights,
-        log_anchor=None if inputs.log_behaviour is None else old_log_prob,
-        partition_divergence=inputs.partition_divergence,
-        instruments=settings.instruments,
-    )
-    statistics = tokens.accumulators.to_host()
-    require_finite_behaviour(statistics, log_behaviour, response_mask)
-    if inputs.partition_divergence is not None:
-        require_divergence(statistics.sums[PARTITION])
-    verls: dict[str, Any] = {}
-    if objective.verl_loss is None:
-        # The mask as a float: multiplied by a bool tensor, the loss is converted once more, forward and backward.
-        loss = agg_loss(
-            loss_mat=tokens.loss, loss_mask=tokens.is_token, loss_agg_mode=loss_agg_mode, **config.global_batch_info
-        )
-    else:
-        # The baseline is verl's own, to the last digit; ours only says what it did.
-        loss, verls = get_policy_loss_fn(objective.verl_loss)(
-            old_log_prob=old_log_prob,
-            log_prob=log_prob,
-            advantages=advantages,
-            response_mask=response_mask,
-            loss_agg_mode=loss_agg_mode,
-            config=config,
-            rollout_is_weights=rollout_is_weights,
-        )
-    return loss, {**verls, **statistics.metrics(), _TOKENS: _CountWithStatistics.of(statistics)}
-
-
-def require_finite_behaviour(statistics: TokenStatistics, log_behaviour: Tensor, mask: Tensor) -> None:
-    """Refuse a batch whose behaviour log-probabilities are not all numbers.
-
-    Raises:
-        BehaviourLogProbError: with how many are not, and of how many.
-    """
-    if statistics.behaviour_is_finite:
-        return
-    broken = ~log_behaviour.isfinite()
-    raise BehaviourLogProbError(
-        f"{int((broken & mask.bool()).sum())} of {int(mask.sum())} response tokens of this micro-batch "
-        f"({int(broken.sum())} positions in all) have a rollout log-probability that is NaN or infinite. "
-        "Their gradient would be wrong, so the step is refused; look at the rollout engine's logs."
-    )
-
-
-def take_statistics(metrics: dict[str, Any]) -> TokenStatistics | None:
-    """Take a micro-batch's statistics out of the metrics that verl's ``ppo_loss`` made of ``policy_loss``'s.
-
-    The means over the micro-batch go with them: averaged again by verl, they would not be means over tokens.
-
-    Returns:
-        The statistics, or None when the loss was not one of ours.
-    """
-    carrier = metrics.pop(_TOKENS, None)
-    if carrier is None:
-        return None
-    (count,) = carrier.values
-    for name in count.statistics.metrics():
-        del metrics[name]
-    return count.statistics
+    inputs = LossInputs(log_prob, old_log_prob, advantages, response_mask, rollout_is_weights)
+    loss, verl_metrics, accumulators = trust_region_loss(config, inputs, loss_agg_mode)
+    statistics = accumulators.to_host()
+    require_usable(statistics, inputs)
+    return loss, {**verl_metrics, **statistics.metrics()}
 
 
 def register() -> None:

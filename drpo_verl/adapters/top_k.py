@@ -4,8 +4,8 @@ They travel in the two fields of a sample that verl has for a teacher's Top-K (`
 ``teacher_logprobs``), which every stop on the way lets through, with a row for each token of prompt and response. Row
 ``t`` holds the distribution from which token ``t + 1`` was drawn, as the actor's logits at ``t`` do; rows of the prompt
 but the last, and the last of the response, hold nothing. The first K + 1 columns are the sampled token and the K
-likeliest; where the sampled token is among them, its second mention has the id -1. One more column of the ids holds
-the bits of a float32: the probability of all other tokens, which the rounded ones do not give.
+likeliest; where the sampled token is among them, its second mention has the id -1. One more column of log-probabilities
+is that of all other tokens together, which the rounded ones do not give.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def top_k_of(rollout: Any) -> int | None:
 def encode(prompt_length: int, ids: NDArray[np.int64], log_probs: NDArray[np.float64]) -> dict[str, Tensor]:
     """The fields of a sample.
 
-    Six bytes an entry and four for the rest, 130 a token at K = 20: int32, and float16, whose log-probabilities are
+    Six bytes an entry and two for the rest, 128 a token at K = 20: int32, and float16, whose log-probabilities are
     within 2e-4 of what they were in probability.
 
     Args:
@@ -55,12 +55,12 @@ def encode(prompt_length: int, ids: NDArray[np.int64], log_probs: NDArray[np.flo
     listed, scores = torch.from_numpy(ids).to(torch.int32), torch.from_numpy(log_probs)
     listed[:, 1:][listed[:, 1:] == listed[:, :1]] = _NOT_LISTED
     rest = 1.0 - torch.where(listed >= 0, scores.exp(), 0.0).sum(1, keepdim=True)
-    all_ids = torch.full((prompt_length + length, width + 1), _NOT_LISTED, dtype=torch.int32)
-    all_ids[:, -1] = 0
-    all_log_probs = torch.zeros((prompt_length + length, width), dtype=torch.float16)
+    scores = torch.cat([scores, rest.clamp(min=0.0).log()], dim=1)
+    all_ids = torch.full((prompt_length + length, width), _NOT_LISTED, dtype=torch.int32)
+    all_log_probs = torch.zeros((prompt_length + length, width + 1), dtype=torch.float16)
     rows = slice(prompt_length - 1, prompt_length + length - 1)
-    all_ids[rows] = torch.cat([listed, rest.clamp(min=0.0).float().view(torch.int32)], dim=1)
-    # -inf (a token that sampling excludes) and below fp16's range are both no probability at all.
+    all_ids[rows] = listed
+    # -inf (a token that sampling excludes, or no other token at all) and below fp16's range are both no probability.
     all_log_probs[rows] = scores.clamp(min=torch.finfo(torch.float16).min).to(torch.float16)
     return {IDS: all_ids, LOG_PROBS: all_log_probs}
 
@@ -85,23 +85,24 @@ def divergence_from_logits(
     Raises:
         TopKError: when a sample has no Top-K log-probabilities, or not one row for each of its tokens.
     """
-    packed, log_mu = _required(data)
+    ids, log_mu = _required(data)
     with torch.no_grad(), torch.autocast(device_type=logits.device.type, enabled=False):
-        positions = layout.positions(len(packed), data["input_ids"].offsets())
+        positions = layout.positions(len(ids), data["input_ids"].offsets())
         if positions.shape != logits.shape[:2]:
             raise TopKError(
                 f"the engine has laid out the logits as {list(logits.shape[:2])} and not as {list(positions.shape)}: "
                 "it pads in a way that is not known here (pad_to_length=True does), and the rows of Top-K would be "
                 "other tokens'."
             )
-        ids, rest = packed[:, :-1], packed[:, -1:].contiguous().view(torch.float32).squeeze(1)
+        log_mu = log_mu.float()
+        rest = log_mu[:, -1].exp()
         # Before anything is laid out, so that it does not depend on how: every divergence hands a NaN on.
         rest = torch.where(_rows_of_other_tokens(ids, data), math.nan, rest)
         row = positions.flatten()  # a row of padding takes the last, which holds nothing
         ids = ids[row]
         log_pi = log_probabilities(logits.detach().flatten(0, 1), ids.clamp(min=0).long(), layout.shard)
-        found = divergence(log_mu[row].float(), log_pi, (ids >= 0).float(), rest[row])
-        return {DIVERGENCE: found.view(positions.shape)}
+        partition_divergence = divergence(log_mu[row, :-1], log_pi, (ids >= 0).float(), rest[row])
+        return {DIVERGENCE: partition_divergence.view(positions.shape)}
 
 
 def _rows_of_other_tokens(ids: Tensor, data: TensorDict) -> Tensor:

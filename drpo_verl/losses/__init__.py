@@ -1,12 +1,13 @@
 """The trust-region objectives as pure functions of tensors: torch only, nothing of verl.
 
-An objective is a *geometry* (how far the policy pi has moved from the behaviour policy mu on the sampled
-token) and an *enforcement* (what that distance does to the token's gradient). Every member of the family has
-the gradient ``-A r w grad log pi`` and differs in the weight ``w`` alone.
+An objective is a *geometry* (how far the policy pi has moved from the behaviour policy mu on the sampled token), a
+*direction* (whether the token's update leads further away) and an *enforcement* (what that distance does to the
+token's gradient). Every member of the family has the gradient ``-A r w grad log pi`` and differs in the weight ``w``
+alone.
 """
 
 from drpo_verl.losses.geometry import TokenRatio
-from drpo_verl.losses.statistics import TokenStatistics, step_metrics
+from drpo_verl.losses.statistics import TokenAccumulators, TokenStatistics, step_metrics
 from drpo_verl.losses.table import OBJECTIVES, PENALTIES, Objective, TrustRegion
 from drpo_verl.losses.token_loss import TokenLoss, token_loss
 
@@ -14,6 +15,7 @@ __all__ = [
     "OBJECTIVES",
     "PENALTIES",
     "Objective",
+    "TokenAccumulators",
     "TokenLoss",
     "TokenRatio",
     "TokenStatistics",

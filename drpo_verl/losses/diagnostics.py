@@ -1,7 +1,7 @@
 """What is measured of a step's tokens beyond the trust region: moments, histograms, bins of mu.
 
-Micro-batches carry vectors of sums and of counts, which merge by addition, so that what is made of them is that of all
-tokens of the step whatever it was cut into: means are exact, quantiles exact to the bin.
+Micro-batches carry sums and histograms, which merge by addition, so that what is made of them is that of all tokens of
+the step whatever it was cut into: means are exact, quantiles exact to the bin.
 """
 
 from __future__ import annotations
@@ -13,128 +13,105 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from drpo_verl.losses.geometry import LOG_RATIO_BOUND, TokenRatio, where_above
+from drpo_verl.losses.geometry import LOG_RATIO_BOUND, TokenRatio
 from drpo_verl.metrics.bins import PROBABILITY_BINS
 
-_PER_DECADE = 10
+_BINS_PER_DECADE = 10
 _SMALLEST = 1e-9
 """Below, two fp32 probabilities are as good as equal."""
 
 
-def _magnitudes(largest: float) -> list[float]:
-    """Edges from ``_SMALLEST`` up to ``largest``, ``_PER_DECADE`` to a decade."""
-    count = math.ceil(_PER_DECADE * math.log10(largest / _SMALLEST))
-    return [min(largest, _SMALLEST * 10 ** (i / _PER_DECADE)) for i in range(count + 1)]
+def _edges(largest: float) -> list[float]:
+    """Edges from ``_SMALLEST`` up to ``largest``, ``_BINS_PER_DECADE`` to a decade."""
+    count = math.ceil(_BINS_PER_DECADE * math.log10(largest / _SMALLEST))
+    return [min(largest, _SMALLEST * 10 ** (i / _BINS_PER_DECADE)) for i in range(count + 1)]
 
 
-ABS_DIFF_EDGES = _magnitudes(1.0)
-_RATIO_MAGNITUDES = _magnitudes(LOG_RATIO_BOUND)
-LOG_RATIO_EDGES = [-edge for edge in reversed(_RATIO_MAGNITUDES)] + _RATIO_MAGNITUDES
+ABS_DIFF_EDGES = _edges(1.0)
+"""Upper edges of the histogram of abs(pi - mu)."""
 
-_CONSTANT = 1e-12
+_ABS_LOG_RATIO_EDGES = _edges(LOG_RATIO_BOUND)
+LOG_RATIO_EDGES = [-edge for edge in reversed(_ABS_LOG_RATIO_EDGES)] + _ABS_LOG_RATIO_EDGES
+"""Upper edges of the histogram of log r."""
+
+_SMALLEST_VARIANCE = 1e-12
 """A variance below, of probabilities, may be that of rounding."""
 
-_MOMENTS = (
-    "tokens",
-    "log_ratio",
-    "k3",
-    "chi2",
-    "ratio",
-    "ratio_squared",
-    "abs_diff",
-    "diff",
-    "diff_squared",
-    "pi",
-    "pi_squared",
-    "mu",
-    "mu_squared",
-    "positive",
-    "abs_diff_positive",
-    "negative",
-    "abs_diff_negative",
-)
 
-
-def _magnitude_bin(magnitude: Tensor, bins: int) -> Tensor:
-    """Which of ``_magnitudes``' edges is the first at or above; 0 to ``bins``. From the logarithm: no search."""
-    per_e_fold = _PER_DECADE / math.log(10.0)
-    # The logarithm of 0 takes a CPU 30 times longer than that of a number.
-    return (
-        magnitude.clamp(min=_SMALLEST)
-        .log_()
-        .add_(-math.log(_SMALLEST))
-        .mul_(per_e_fold)
-        .ceil_()
-        .clamp_(0.0, float(bins))
-    )
-
-
-def _counts(bins: Tensor, number: int, counted: Tensor) -> Tensor:
-    """How much of ``counted`` is in each bin, float64; ``bins`` holds their numbers, as floats."""
-    # A log-probability that is no number has no bin; that it was there is found out, and refused, elsewhere.
-    index = bins.flatten().nan_to_num_(0.0).long()
-    # In float64: a bin's tokens are added one after the other.
-    found = torch.zeros(number, device=bins.device, dtype=torch.float64)
-    return found.scatter_add_(0, index, counted.flatten().double())
-
-
-def _probability_bin(log_mu: Tensor) -> Tensor:
-    """Which of ``PROBABILITY_BINS`` each token is in."""
-    ones, level = torch.ones_like(log_mu), torch.zeros_like(log_mu)
-    for edge in list(PROBABILITY_BINS.values())[:-1]:
-        level += where_above(ones, log_mu, math.log(edge))
-    return level
-
-
-def vectors(tokens: TokenRatio, direction: Tensor, is_token: Tensor) -> dict[str, Tensor]:
-    """What a micro-batch adds, still on the device.
+def measure_moments(tokens: TokenRatio, is_token: Tensor) -> dict[str, Tensor]:
+    """Sums over the tokens of a micro-batch, scalars in float64 on the device.
 
     Args:
-        tokens: of log-probabilities that are 0 where ``is_token`` is; ``[B, T]``.
-        direction: sign(A), 0 where ``is_token`` is.
-        is_token: 1 for a response token, else 0.
+        tokens: of log-probabilities that are 0 at padding; ``[B, T]``.
+        is_token: which positions are response tokens, ``[B, T]`` bool.
     """
-    diff, ratio = tokens.prob_diff, tokens.ratio * is_token
-    abs_diff = diff.abs()
-    # Squares in float64: where a policy is almost certain, their variance is what is left of numbers close to 1.
-    mu, pi = (log.exp().mul_(is_token).double() for log in (tokens.log_mu, tokens.log_pi))
-    positive, negative = where_above(is_token, direction, 0.0), where_above(is_token, -direction, 0.0)
+    diff, ratio_minus_one = tokens.prob_diff, tokens.ratio_minus_one
+    # In float64: where a policy is almost certain, a variance is what is left of numbers close to 1.
+    mu, pi = tokens.log_mu.exp().double(), tokens.log_pi.exp().double()
+    padding = is_token.numel() - torch.count_nonzero(is_token)  # where both are 1
     moments = {
-        "tokens": is_token.sum(),
         "log_ratio": tokens.log_ratio.sum(),
-        "k3": (tokens.ratio_minus_one - tokens.log_ratio).sum(),
-        "chi2": _dot(tokens.ratio_minus_one, tokens.ratio_minus_one),
-        "ratio": ratio.sum(),
-        "ratio_squared": _dot(ratio, ratio),
-        "abs_diff": abs_diff.sum(),
+        "ratio_minus_one": ratio_minus_one.sum(),
+        "chi2": _dot(ratio_minus_one, ratio_minus_one),
         "diff": diff.sum(),
         "diff_squared": _dot(diff, diff),
-        "pi": pi.sum(),
-        "pi_squared": _dot(pi, pi),
-        "mu": mu.sum(),
-        "mu_squared": _dot(mu, mu),
-        "positive": positive.sum(),
-        "abs_diff_positive": _dot(abs_diff, positive),
-        "negative": negative.sum(),
-        "abs_diff_negative": _dot(abs_diff, negative),
+        "pi": pi.sum() - padding,
+        "pi_squared": _dot(pi, pi) - padding,
+        "mu": mu.sum() - padding,
+        "mu_squared": _dot(mu, mu) - padding,
     }
-    largest = len(_RATIO_MAGNITUDES) - 1
-    # Signed: the edges of negative values mirror those of positive ones, and around zero there is one bin.
-    ratio_bin = _magnitude_bin(tokens.log_ratio.abs(), largest).mul_(tokens.log_ratio.sign()).add_(largest + 1.0)
-    # One bin for each range of mu and sign of A: those of A < 0 first, then A = 0, then A > 0.
-    number = len(PROBABILITY_BINS)
-    probability_bin = _probability_bin(tokens.log_mu).add_(direction, alpha=number).add_(float(number))
-    return {
-        "moments": torch.stack([moments[name] for name in _MOMENTS]),
-        "abs_diff": _counts(_magnitude_bin(abs_diff, len(ABS_DIFF_EDGES) - 1), len(ABS_DIFF_EDGES), is_token),
-        "log_ratio": _counts(ratio_bin, len(LOG_RATIO_EDGES), is_token),
-        "probability": _counts(probability_bin, 3 * number, is_token),
-        "abs_diff_by_probability": _counts(probability_bin, 3 * number, abs_diff),
-    }
+    return {name: moment.double() for name, moment in moments.items()}
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.dot(a.flatten(), b.flatten())
+
+
+def measure_histograms(tokens: TokenRatio, advantage_sign: Tensor, is_token: Tensor) -> dict[str, Tensor]:
+    """Histograms over the tokens of a micro-batch, float64 on the device.
+
+    Args:
+        tokens: of log-probabilities that are 0 at padding; ``[B, T]``.
+        advantage_sign: sign(A), ``[B, T]``.
+        is_token: which positions are response tokens, ``[B, T]`` bool.
+    """
+    one, abs_diff = is_token.double(), tokens.prob_diff.abs()
+    largest = len(_ABS_LOG_RATIO_EDGES) - 1
+    # Signed: the edges of negative values mirror those of positive ones, and around zero there is one bin.
+    ratio_bin = _bin(tokens.log_ratio.abs(), largest).mul_(tokens.log_ratio.sign()).add_(largest + 1)
+    # One bin for each range of mu and sign of A: those of A < 0 first, then A = 0, then A > 0.
+    bins = len(PROBABILITY_BINS)
+    by_probability = (_probability_bin(tokens.log_mu) + bins * (advantage_sign + 1).to(torch.int8)).long().flatten()
+    return {
+        "abs_diff": _histogram(_index(_bin(abs_diff, len(ABS_DIFF_EDGES) - 1)), len(ABS_DIFF_EDGES), one),
+        "log_ratio": _histogram(_index(ratio_bin), len(LOG_RATIO_EDGES), one),
+        "probability": _histogram(by_probability, 3 * bins, one),
+        "abs_diff_by_probability": _histogram(by_probability, 3 * bins, abs_diff.double()),
+    }
+
+
+def _bin(magnitude: Tensor, last: int) -> Tensor:
+    """The number of the first edge of ``_edges`` that is at or above, from 0 to ``last``: by logarithm, not search."""
+    decades = magnitude.clamp(min=_SMALLEST).log10_().sub_(math.log10(_SMALLEST))
+    return decades.mul_(_BINS_PER_DECADE).ceil_().clamp_(0, last)
+
+
+def _probability_bin(log_mu: Tensor) -> Tensor:
+    """Which of ``PROBABILITY_BINS`` each token is in, int8: how many of their upper edges are below."""
+    bins = torch.zeros_like(log_mu, dtype=torch.int8)
+    for edge in list(PROBABILITY_BINS.values())[:-1]:
+        bins += log_mu > math.log(edge)  # seven comparisons take half the time of torch.bucketize
+    return bins
+
+
+def _index(bins: Tensor) -> Tensor:
+    """Bins whose numbers are floats, as an index; a log-probability that is no number is refused elsewhere."""
+    return bins.nan_to_num_(0.0).long().flatten()
+
+
+def _histogram(index: Tensor, bins: int, counted: Tensor) -> Tensor:
+    """How much of ``counted`` is in each bin; in float64, since a bin's tokens are added one after the other."""
+    return torch.zeros(bins, device=index.device, dtype=torch.float64).scatter_add_(0, index, counted.flatten())
 
 
 def quantile(counts: Sequence[float], edges: Sequence[float], share: float) -> float:
@@ -146,34 +123,51 @@ def quantile(counts: Sequence[float], edges: Sequence[float], share: float) -> f
     return next((edges[i] for i, below in reached if below >= share * total - 1e-9 * total), edges[-1])
 
 
-def series(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The metrics of one series (mismatch or drift) from merged vectors; none without tokens."""
-    moment = dict(zip(_MOMENTS, found["moments"], strict=True))
-    n = moment["tokens"]
-    if n == 0:
-        return {}
+def series(
+    tokens: int,
+    sums: Mapping[str, float],
+    moments: Mapping[str, float],
+    histograms: Mapping[str, Sequence[float]],
+) -> dict[str, float]:
+    """The metrics of one series (mismatch or drift), by name without its prefix.
+
+    Args:
+        tokens: how many there are; > 0.
+        sums: ``mismatch/kl`` and ``mismatch/abs_prob_diff_mean``, summed over them.
+        moments: what ``measure_moments`` has made of them, summed.
+        histograms: likewise of ``measure_histograms``.
+    """
+    mean = {name: moment / tokens for name, moment in moments.items()}
     metrics = {
-        "kl_k1": -moment["log_ratio"] / n,
-        "kl_k3": moment["k3"] / n,
-        "chi2": moment["chi2"] / n,
-        "ess": moment["ratio"] ** 2 / (n * moment["ratio_squared"]) if moment["ratio_squared"] else 0.0,
-        "abs_prob_diff_mean": moment["abs_diff"] / n,
-        "abs_prob_diff_p50": quantile(found["abs_diff"], ABS_DIFF_EDGES, 0.5),
-        "abs_prob_diff_p99": quantile(found["abs_diff"], ABS_DIFF_EDGES, 0.99),
-        **_correlation(moment, n),
+        "kl_k1": -mean["log_ratio"],
+        "kl_k3": sums["mismatch/kl"] / tokens,
+        "chi2": mean["chi2"],
+        "ess": _effective_share(mean),
+        "abs_prob_diff_mean": sums["mismatch/abs_prob_diff_mean"] / tokens,
+        "abs_prob_diff_p50": quantile(histograms["abs_diff"], ABS_DIFF_EDGES, 0.5),
+        "abs_prob_diff_p99": quantile(histograms["abs_diff"], ABS_DIFF_EDGES, 0.99),
+        **_correlation(mean),
     }
     for name, share in (("ratio_p01", 0.01), ("ratio_p50", 0.5), ("ratio_p99", 0.99)):
-        metrics[name] = math.exp(quantile(found["log_ratio"], LOG_RATIO_EDGES, share))
-    for sign in ("positive", "negative"):
-        if moment[sign]:
-            metrics[f"abs_prob_diff_mean_{sign}_advantage"] = moment[f"abs_diff_{sign}"] / moment[sign]
+        metrics[name] = math.exp(quantile(histograms["log_ratio"], LOG_RATIO_EDGES, share))
+    counts, diffs = (_by_sign(histograms[name]) for name in ("probability", "abs_diff_by_probability"))
+    for sign in ("_positive_advantage", "_negative_advantage"):
+        if count := math.fsum(counts[sign]):
+            metrics[f"abs_prob_diff_mean{sign}"] = math.fsum(diffs[sign]) / count
     return metrics
 
 
-def by_probability(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def _effective_share(mean: Mapping[str, float]) -> float:
+    """(sum r)^2 / (n sum r^2): the effective sample size under the importance ratios, as a share of the n tokens."""
+    ratio = 1.0 + mean["ratio_minus_one"]
+    ratio_squared = 1.0 + 2.0 * mean["ratio_minus_one"] + mean["chi2"]
+    return ratio**2 / ratio_squared if ratio_squared > 0 else 0.0
+
+
+def by_probability(histograms: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """The share of a series' tokens in each bin of mu and the mean abs(pi - mu) there, also by the sign of A."""
-    total = math.fsum(found["probability"])
-    counts, diffs = (_by_sign(found[name]) for name in ("probability", "abs_diff_by_probability"))
+    total = math.fsum(histograms["probability"])
+    counts, diffs = (_by_sign(histograms[name]) for name in ("probability", "abs_diff_by_probability"))
     metrics = {}
     for sign in counts if total else ():
         for name, count, diff in zip(PROBABILITY_BINS, counts[sign], diffs[sign], strict=True):
@@ -181,6 +175,14 @@ def by_probability(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
             if count:
                 metrics[f"abs_prob_diff_{name}{sign}"] = diff / count
     return metrics
+
+
+def low_probability_share(histograms: Mapping[str, Sequence[float]], largest: float) -> float:
+    """The share of the tokens whose mu is at most ``largest``, an edge of ``PROBABILITY_BINS``; 0 without tokens."""
+    counts = _by_sign(histograms["probability"])[""]
+    total = math.fsum(counts)
+    low = math.fsum(count for count, edge in zip(counts, PROBABILITY_BINS.values(), strict=True) if edge <= largest)
+    return low / total if total else 0.0
 
 
 def _by_sign(bins: Sequence[float]) -> dict[str, tuple[float, ...]]:
@@ -194,16 +196,14 @@ def _by_sign(bins: Sequence[float]) -> dict[str, tuple[float, ...]]:
     }
 
 
-def _correlation(moment: Mapping[str, float], n: float) -> dict[str, float]:
+def _correlation(mean: Mapping[str, float]) -> dict[str, float]:
     """Pearson's, of pi and mu; none where one of them is constant.
 
     From the variance of their difference, which keeps 1 - correlation's digits.
     """
-    variances = {
-        name: max(moment[f"{name}_squared"] / n - (moment[name] / n) ** 2, 0.0) for name in ("pi", "mu", "diff")
-    }
+    variances = {name: max(mean[f"{name}_squared"] - mean[name] ** 2, 0.0) for name in ("pi", "mu", "diff")}
     scale = 2.0 * math.sqrt(variances["pi"] * variances["mu"])
-    if scale <= _CONSTANT:
+    if scale <= _SMALLEST_VARIANCE:
         return {}
     correlation = (variances["pi"] + variances["mu"] - variances["diff"]) / scale
     return {"correlation": min(max(correlation, -1.0), 1.0)}

@@ -1,8 +1,8 @@
-"""Enforcements: what a token's divergence does to its gradient weight w, and to the objective's value.
+"""Enforcements: what a token's distance does to its gradient weight w, and to the objective's value.
 
-``excess`` is the divergence of a token in units of its threshold, ``sign(A) D / delta``: positive where the
-policy gradient pushes pi further away from mu (diverging), negative where it brings pi back (converging),
-above 1 where a diverging token has left the trust region.
+Distances come normalised, in units of the threshold, ``D / delta``: positive where the policy gradient pushes pi
+further away from mu (diverging), negative where it brings pi back (converging), above 1 where a diverging token has
+left the trust region.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from drpo_verl.losses.geometry import TokenRatio, where_above
+from drpo_verl.losses.geometry import TokenRatio
 
 
 @dataclass(frozen=True)
-class Reach:
-    """How far each token has gone; each field ``[B, T]`` fp32.
+class TrustRegionDistance:
+    """How far each token is from the policy that its trust region lies around; each field ``[B, T]`` fp32.
 
     Attributes:
-        excess: sign(A) D / delta; what w is computed from.
-        gate: the same by the gate's distance and threshold, where an enforcement has one; else ``excess``.
-        penalty: 2 sign(A) P / delta, where the geometry has a penalty.
+        normalized_divergence: D / delta, signed by whether the token diverges; what w is computed from.
+        mask_criterion: the same by another distance and threshold, for an enforcement that chooses its tokens by one of
+            its own; else ``normalized_divergence``. Above 1 a token is outside.
+        normalized_penalty: abs(A) P / delta divided by A, where the geometry has a penalty P.
     """
 
-    excess: Tensor
-    gate: Tensor
-    penalty: Tensor | None
+    normalized_divergence: Tensor
+    mask_criterion: Tensor
+    normalized_penalty: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Enforcement:
     """A weight and the objective that it is the gradient weight of.
 
     Attributes:
-        weight: reach -> w ``[B, T]``.
-        value: (tokens, reach, w) -> the objective per unit of advantage ``[B, T]``, whose derivative with
+        weight: distance -> w ``[B, T]``.
+        value: (tokens, distance, w) -> the objective per unit of advantage ``[B, T]``, whose derivative with
             respect to log pi is ``r w``.
         needs_threshold: whether delta means anything to it.
         attenuates: whether w falls with the divergence, below 0 where a token is to be brought back; otherwise it is
@@ -46,69 +47,64 @@ class Enforcement:
         detached: whether the ratio is no function of pi in the objective, so that clamping it takes no gradient away.
     """
 
-    weight: Callable[[Reach], Tensor]
-    value: Callable[[TokenRatio, Reach, Tensor], Tensor]
+    weight: Callable[[TrustRegionDistance], Tensor]
+    value: Callable[[TokenRatio, TrustRegionDistance, Tensor], Tensor]
     needs_threshold: bool = True
     attenuates: bool = False
     gated: bool = False
     detached: bool = False
 
 
-def _held_constant(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
-    return tokens.ratio * weight
+def _one(distance: TrustRegionDistance) -> Tensor:
+    return torch.ones_like(distance.normalized_divergence)
 
 
-def _one(reach: Reach) -> Tensor:
-    return torch.ones_like(reach.excess)
+def _weighted_ratio(tokens: TokenRatio, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
+    return tokens.ratio * weight  # w held constant
 
 
-def _ratio(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
-    return tokens.ratio.clone()
-
-
-def _ratio_times_log_policy(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
+def _ratio_times_log_policy(tokens: TokenRatio, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
     return tokens.ratio * tokens.log_pi
 
 
-NONE = Enforcement(_one, _ratio, needs_threshold=False)
+NONE = Enforcement(_one, _weighted_ratio, needs_threshold=False)
 """w = 1: the importance-sampled policy gradient, whatever the divergence."""
 
 DETACHED = Enforcement(_one, _ratio_times_log_policy, needs_threshold=False, detached=True)
 """w = 1 with the ratio as a detached coefficient of log pi (CISPO): the gradient of ``NONE``, and another value."""
 
 
-def _mask_weight(reach: Reach) -> Tensor:
-    return torch.le(reach.gate, 1.0, out=torch.empty_like(reach.gate))  # 0 or 1, and no bool tensor in between
+def _mask(distance: TrustRegionDistance) -> Tensor:
+    return (distance.mask_criterion <= 1.0).float()
 
 
-HARD_MASK = Enforcement(_mask_weight, _held_constant)
+HARD_MASK = Enforcement(_mask, _weighted_ratio)
 """w = 0 for a diverging token outside the region, 1 elsewhere (PPO; DPPO, section 4)."""
 
 
-def _quadratic_weight(reach: Reach) -> Tensor:
-    return 1.0 - reach.excess
+def _quadratic(distance: TrustRegionDistance) -> Tensor:
+    return 1.0 - distance.normalized_divergence
 
 
-def _penalised(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
-    # r A - |A| P / delta, divided by A.
-    if reach.penalty is None:
-        return tokens.ratio * weight
-    return torch.sub(tokens.ratio, reach.penalty, alpha=0.5, out=reach.penalty)  # which nothing else needs
+def _penalised_ratio(tokens: TokenRatio, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
+    if distance.normalized_penalty is None:
+        return _weighted_ratio(tokens, distance, weight)
+    return tokens.ratio - distance.normalized_penalty
 
 
-QUADRATIC = Enforcement(_quadratic_weight, _penalised, attenuates=True)
-"""w = 1 - excess: attenuates a diverging token, corrects it beyond the boundary, strengthens a converging one:
+QUADRATIC = Enforcement(_quadratic, _penalised_ratio, attenuates=True)
+"""w = 1 - D / delta: attenuates a diverging token, corrects it beyond the boundary, strengthens a converging one:
 the advantage-weighted quadratic regulariser of DRPO (section 3) and SPO."""
 
 
-def _gated_weight(reach: Reach) -> Tensor:
-    return 1.0 - where_above(reach.excess, reach.gate, 1.0)
+def _gated_quadratic(distance: TrustRegionDistance) -> Tensor:
+    return torch.where(distance.mask_criterion > 1.0, 1.0 - distance.normalized_divergence, 1.0)
 
 
-def _gated_value(tokens: TokenRatio, reach: Reach, weight: Tensor) -> Tensor:
-    assert reach.penalty is not None  # every gated row has a geometry with a penalty
-    return torch.sub(tokens.ratio, where_above(reach.penalty, reach.gate, 1.0), alpha=0.5)
+def _penalised_ratio_outside(tokens: TokenRatio, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
+    assert distance.normalized_penalty is not None  # every gated row has a geometry with a penalty
+    return tokens.ratio - torch.where(distance.mask_criterion > 1.0, distance.normalized_penalty, 0.0)
 
 
-GATED_QUADRATIC = Enforcement(_gated_weight, _gated_value, attenuates=True, gated=True)
-"""``QUADRATIC`` for the tokens that ``HARD_MASK`` would mask by the gate's distance, 1 elsewhere (Mask-DRPO)."""
+GATED_QUADRATIC = Enforcement(_gated_quadratic, _penalised_ratio_outside, attenuates=True, gated=True)
+"""``QUADRATIC`` for the tokens that ``HARD_MASK`` would mask by the region's own distance, 1 elsewhere (Mask-DRPO)."""

@@ -8,69 +8,67 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from drpo_verl.losses.diagnostics import by_probability, series
-from drpo_verl.losses.enforcement import Enforcement, Reach
-from drpo_verl.losses.geometry import TokenRatio, where_above
+from drpo_verl.losses.diagnostics import by_probability, low_probability_share, series
+from drpo_verl.losses.enforcement import Enforcement, TrustRegionDistance
+from drpo_verl.losses.geometry import TokenRatio
 
 LOW_PROBABILITY = 0.01
-"""mu at or below this counts as a low-probability token (the DRPO paper reports their share)."""
+"""mu at or below this counts as a low-probability token (the DRPO paper reports their share); an edge of the bins."""
 
-_LOG_LOW = math.log(LOW_PROBABILITY)
-
-_COUNT = "tokens"
+_TOKENS = "tokens"
 DIVERGING = "trust_region/diverging_frac"
 OUTSIDE = "trust_region/outside_frac"
 ABS_PROB_DIFF_MAX = "mismatch/abs_prob_diff_max"
 PARTITION = "mismatch/partition_divergence_mean"
-_GRADIENT = "gradient"
 _BEHAVIOUR = "mismatch/behaviour_log_prob_mean"
+_GRADIENT, _GRADIENT_REMOVED = "gradient", "gradient_removed"
 
 
 @dataclass(frozen=True)
 class TokenAccumulators:
-    """Tensors on the device, by name.
+    """What a micro-batch adds, as tensors on the device, by name.
 
     Attributes:
-        sums: over the tokens of each response, ``[B]``. (Reducing one dimension at a time, a CPU's threads need not
-            meet in between, which takes them longer than the sum.)
-        maxima: the same way.
-        minima: the same way.
-        vectors: of sums over all tokens.
+        counts: how many tokens there are, and how many of a kind, by the name of the metric that is their share; int64.
+        sums: over all tokens, by the name of the metric that is their mean; fp32.
+        maxima: over all tokens; fp32.
+        minima: over all tokens; fp32.
+        moments: other sums, of which metrics are made (see ``drpo_verl.losses.diagnostics``); float64.
+        histograms: sums over the tokens of each bin, ``[bins]`` float64.
     """
 
+    counts: Mapping[str, Tensor] = field(default_factory=dict)
     sums: Mapping[str, Tensor] = field(default_factory=dict)
     maxima: Mapping[str, Tensor] = field(default_factory=dict)
     minima: Mapping[str, Tensor] = field(default_factory=dict)
-    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+    histograms: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __or__(self, other: TokenAccumulators) -> TokenAccumulators:
         return TokenAccumulators(
-            {**self.sums, **other.sums},
-            {**self.maxima, **other.maxima},
-            {**self.minima, **other.minima},
-            {**self.vectors, **other.vectors},
+            *({**getattr(self, kind.name), **getattr(other, kind.name)} for kind in fields(TokenAccumulators))
         )
 
     def to_host(self) -> TokenStatistics:
         """Bring all of them to the host in one transfer, the one synchronisation of a micro-batch."""
-        over_responses = [
-            torch.stack(list(self.sums.values())).sum(-1),
-            torch.stack(list(self.maxima.values())).amax(-1),
-            torch.stack(list(self.minima.values())).amin(-1),
-        ]
-        numbers = iter(torch.cat([*over_responses, *self.vectors.values()]).tolist())
-        return TokenStatistics(
-            sums={name: next(numbers) for name in self.sums},
-            maxima={name: next(numbers) for name in self.maxima},
-            minima={name: next(numbers) for name in self.minima},
-            vectors={name: tuple(islice(numbers, len(vector))) for name, vector in self.vectors.items()},
-        )
+        return self.to_host_with()[0]
+
+    def to_host_with(self, *scalars: Tensor) -> tuple[TokenStatistics, list[float]]:
+        """As ``to_host``, with other scalars in the same transfer: the statistics, and their values."""
+        kinds = [self.counts, self.sums, self.maxima, self.minima, self.moments]
+        stacked = [torch.stack([*kind.values()]).double() for kind in kinds if kind]
+        extra = [torch.stack(scalars).detach().double()] if scalars else []
+        numbers = iter(torch.cat([*extra, *stacked, *self.histograms.values()]).tolist())
+        values = [next(numbers) for _ in scalars]
+        counts, sums, maxima, minima, moments = ({name: next(numbers) for name in kind} for kind in kinds)
+        histograms = {name: tuple(islice(numbers, len(bins))) for name, bins in self.histograms.items()}
+        return TokenStatistics({**counts, **sums}, maxima, minima, moments, histograms), values
 
 
 @dataclass(frozen=True)
@@ -78,45 +76,50 @@ class TokenStatistics:
     """The same on the host; merges with the statistics of other micro-batches, ranks and mini-batches.
 
     Attributes:
-        sums: over tokens, by metric name.
+        sums: over tokens, by metric name; and the number of tokens.
         maxima: over tokens.
         minima: over tokens.
-        vectors: of sums, see ``drpo_verl.losses.diagnostics``; none where they are switched off.
+        moments: other sums over tokens; none where diagnostics are switched off.
+        histograms: sums by bin; likewise.
         drift: whether the policy had been updated since the weight sync: False for the first mini-batch after it.
     """
 
     sums: Mapping[str, float]
     maxima: Mapping[str, float]
     minima: Mapping[str, float]
-    vectors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    moments: Mapping[str, float] = field(default_factory=dict)
+    histograms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     drift: bool = False
 
     @classmethod
-    def merge(cls, parts: Iterable[TokenStatistics]) -> TokenStatistics:
+    def merge(cls, parts: Sequence[TokenStatistics]) -> TokenStatistics:
         """One ``TokenStatistics`` over the tokens of all parts, each of which has the same names."""
-        every = list(parts)
-        first = every[0]
+        first = parts[0]
         return cls(
-            sums={name: math.fsum(part.sums[name] for part in every) for name in first.sums},
-            maxima={name: max(part.maxima[name] for part in every) for name in first.maxima},
-            minima={name: min(part.minima[name] for part in every) for name in first.minima},
-            vectors={
-                name: tuple(map(math.fsum, zip(*(part.vectors[name] for part in every), strict=True)))
-                for name in first.vectors
+            sums={name: math.fsum(part.sums[name] for part in parts) for name in first.sums},
+            maxima={name: max(part.maxima[name] for part in parts) for name in first.maxima},
+            minima={name: min(part.minima[name] for part in parts) for name in first.minima},
+            moments={name: math.fsum(part.moments[name] for part in parts) for name in first.moments},
+            histograms={
+                name: tuple(map(math.fsum, zip(*(part.histograms[name] for part in parts), strict=True)))
+                for name in first.histograms
             },
-            drift=all(part.drift for part in every),
+            drift=all(part.drift for part in parts),
         )
 
     @classmethod
     def by_drift(cls, parts: Iterable[TokenStatistics]) -> list[TokenStatistics]:
         """Merge the parts before the first update, and those after it: at most two, in this order."""
-        every = list(parts)
-        return [cls.merge(some) for drift in (False, True) if (some := [part for part in every if part.drift == drift])]
+        before_update: list[TokenStatistics] = []
+        after_update: list[TokenStatistics] = []
+        for part in parts:
+            (after_update if part.drift else before_update).append(part)
+        return [cls.merge(some) for some in (before_update, after_update) if some]
 
     @property
     def tokens(self) -> int:
         """How many response tokens they are over."""
-        return int(self.sums[_COUNT])
+        return int(self.sums[_TOKENS])
 
     @property
     def behaviour_is_finite(self) -> bool:
@@ -125,15 +128,14 @@ class TokenStatistics:
 
     def metrics(self) -> dict[str, float]:
         """Means per token and extrema, by metric name; all 0 when there was no token."""
-        means = {name: total / max(self.tokens, 1) for name, total in self.sums.items() if name != _COUNT}
+        means = {name: total / max(self.tokens, 1) for name, total in self.sums.items() if name != _TOKENS}
         extrema = {**self.maxima, **self.minima}
-        return {**means, **(extrema if self.tokens else dict.fromkeys(extrema, 0.0)), **self._of_the_gradient()}
-
-    def _of_the_gradient(self) -> dict[str, float]:
-        if _GRADIENT not in self.vectors:
-            return {}
-        removed, whole = self.vectors[_GRADIENT]
-        return {"trust_region/gradient_removed_frac": removed / whole if whole else 0.0}
+        metrics = {**means, **(extrema if self.tokens else dict.fromkeys(extrema, 0.0))}
+        if self.histograms:
+            whole = self.moments[_GRADIENT]
+            metrics["trust_region/gradient_removed_frac"] = self.moments[_GRADIENT_REMOVED] / whole if whole else 0.0
+            metrics["mismatch/low_prob_frac"] = low_probability_share(self.histograms, LOW_PROBABILITY)
+        return metrics
 
 
 def step_metrics(parts: Sequence[TokenStatistics]) -> dict[str, float]:
@@ -142,83 +144,88 @@ def step_metrics(parts: Sequence[TokenStatistics]) -> dict[str, float]:
     In a step's first mini-batch pi still has the weights that sampled (or, asynchronously, almost): what is between pi
     and mu there is the two engines' doing. In the later ones the updates since have been added to it.
     """
-    merged = TokenStatistics.merge(parts)
-    metrics = merged.metrics()
-    if not merged.vectors:
-        return metrics
-    for one in TokenStatistics.by_drift(parts):
-        prefix = "policy_drift" if one.drift else "inference_mismatch"
-        metrics |= {f"{prefix}/{name}": value for name, value in series(one.vectors).items()}
-        metrics |= {f"{prefix}_by_prob/{name}": value for name, value in by_probability(one.vectors).items()}
-        if one.tokens:
-            for name in ("abs_prob_diff_max", "ratio_max"):
-                metrics[f"{prefix}/{name}"] = one.maxima[f"mismatch/{name}"]
+    metrics = TokenStatistics.merge(parts).metrics()
+    for part in TokenStatistics.by_drift(parts):
+        if not part.histograms or not part.tokens:
+            continue
+        prefix = "policy_drift" if part.drift else "inference_mismatch"
+        of_series = series(part.tokens, part.sums, part.moments, part.histograms)
+        for name in ("abs_prob_diff_max", "ratio_max"):
+            of_series[name] = part.maxima[f"mismatch/{name}"]
+        metrics |= {f"{prefix}/{name}": value for name, value in of_series.items()}
+        metrics |= {f"{prefix}_by_prob/{name}": value for name, value in by_probability(part.histograms).items()}
     return metrics
 
 
-def mismatch_accumulators(measured: TokenRatio, tokens: TokenRatio, is_token: Tensor) -> TokenAccumulators:
+def measure_mismatch(measured: TokenRatio, tokens: TokenRatio, is_token: Tensor) -> TokenAccumulators:
     """How far pi is from mu, whatever the objective makes of it.
 
     Args:
         measured: what the objective's distance is computed from; may hold a divergence over a partition.
-        tokens: of pi and mu, whose logarithms are 0 where ``is_token`` is, so that those positions add nothing to a
-            sum.
-        is_token: 1 for a response token, else 0, ``[B, T]`` fp32.
+        tokens: of pi and mu, whose logarithms are 0 at padding, which therefore adds nothing to a sum.
+        is_token: which positions are response tokens, ``[B, T]`` bool.
     """
-    count = is_token.sum(-1)
-    scratch = tokens.prob_diff.abs()
-    sums = {_COUNT: count, _BEHAVIOUR: tokens.log_mu.sum(-1), "mismatch/abs_prob_diff_mean": scratch.sum(-1)}
-    maxima = {ABS_PROB_DIFF_MAX: scratch.amax(-1)}
-    # Schulman's k3 estimator of KL(mu || pi), never negative.
-    sums["mismatch/kl"] = torch.sub(tokens.ratio_minus_one, tokens.log_ratio, out=scratch).sum(-1)
-    sums["mismatch/low_prob_frac"] = count - where_above(is_token, tokens.log_mu, _LOG_LOW, out=scratch).sum(-1)
-    maxima["mismatch/ratio_max"] = torch.mul(tokens.ratio, is_token, out=scratch).amax(-1)
+    abs_prob_diff = tokens.prob_diff.abs()
+    sums = {
+        _BEHAVIOUR: tokens.log_mu.sum(),
+        "mismatch/abs_prob_diff_mean": abs_prob_diff.sum(),
+        # Schulman's k3 estimator of KL(mu || pi), never negative.
+        "mismatch/kl": (tokens.ratio_minus_one - tokens.log_ratio).sum(),
+    }
+    maxima = {
+        ABS_PROB_DIFF_MAX: abs_prob_diff.amax(),
+        "mismatch/ratio_max": torch.where(is_token, tokens.ratio, 0.0).amax(),
+    }
     if measured.partition_divergence is not None:
-        sums[PARTITION] = measured.partition_divergence.sum(-1)
-        maxima["mismatch/partition_divergence_max"] = measured.partition_divergence.amax(-1)
-    return TokenAccumulators(sums, maxima)
+        sums[PARTITION] = measured.partition_divergence.sum()
+        maxima["mismatch/partition_divergence_max"] = measured.partition_divergence.amax()
+    return TokenAccumulators(sums=sums, maxima=maxima)
 
 
-def region_accumulators(
-    enforcement: Enforcement,
-    weight: Tensor,
-    reach: Reach,
-    direction: Tensor,
-    is_token: Tensor,
-    unweighted: Tensor | None = None,
+def measure_trust_region(
+    enforcement: Enforcement, weight: Tensor, distance: TrustRegionDistance, advantage_sign: Tensor, is_token: Tensor
 ) -> TokenAccumulators:
     """What the trust region did: weights, tokens outside it by the advantage's sign, tokens corrected.
 
     Args:
-        enforcement: which of them it was.
-        weight: w, ``[B, T]``; 1 where ``is_token`` is 0.
-        reach: how far each token has gone; 0 where ``is_token`` is.
-        direction: sign(A), 0 where ``is_token`` is.
-        is_token: 1 for a response token, else 0.
-        unweighted: abs(A) min(r, C), the size of a token's gradient at w = 1, 0 where ``is_token`` is; to measure how
-            much of it the trust region takes away.
+        enforcement: which one it was.
+        weight: w, ``[B, T]``; 1 at padding.
+        distance: how far each token is; 0 at padding, which is therefore neither diverging nor outside.
+        advantage_sign: sign(A), ``[B, T]``.
+        is_token: which positions are response tokens, ``[B, T]`` bool.
     """
-    scratch = torch.sub(1.0, weight)  # 0 at padding, of which weight itself would carry more than of tokens
-    sums = {"trust_region/weight_mean": is_token.sum(-1) - scratch.sum(-1)}
-    vectors = {}
-    if unweighted is not None:
-        sums["trust_region/attenuated_frac"] = where_above(where_above(is_token, weight, 0.0), scratch, 0.0).sum(-1)
-        vectors[_GRADIENT] = torch.stack([scratch.clamp_(0.0, 1.0).mul_(unweighted).sum(), unweighted.sum()])
-    every = where_above(is_token, reach.gate, 1.0, out=scratch).sum(-1)
-    positive = where_above(scratch, direction, 0.0, out=scratch).sum(-1)  # no token without a direction is outside
-    if not enforcement.attenuates:
-        corrective = torch.zeros_like(every)
-    elif enforcement.gated:
-        corrective = where_above(is_token, weight.neg(), 0.0, out=scratch).sum(-1)
-    else:
-        corrective = every  # w = 1 - excess < 0
-    sums |= {
-        DIVERGING: where_above(is_token, reach.gate, 0.0, out=scratch).sum(-1),
-        OUTSIDE: every,
-        "trust_region/outside_frac_positive_advantage": positive,
-        "trust_region/outside_frac_negative_advantage": every - positive,
-        "trust_region/corrective_frac": corrective,
+    tokens = torch.count_nonzero(is_token)
+    is_outside = distance.mask_criterion > 1.0
+    outside, outside_positive = torch.count_nonzero(is_outside), torch.count_nonzero(is_outside & (advantage_sign > 0))
+    corrected = torch.zeros_like(outside)
+    if enforcement.attenuates:
+        corrected = torch.count_nonzero(weight < 0) if enforcement.gated else outside  # w = 1 - D / delta < 0
+    counts = {
+        _TOKENS: tokens,
+        DIVERGING: torch.count_nonzero(distance.mask_criterion > 0),
+        OUTSIDE: outside,
+        "trust_region/outside_frac_positive_advantage": outside_positive,
+        "trust_region/outside_frac_negative_advantage": outside - outside_positive,
+        "trust_region/corrective_frac": corrected,
     }
-    # w / 0 is infinite at padding, above any other.
-    minima = {"trust_region/weight_min": torch.div(weight, is_token, out=scratch).amin(-1)}
-    return TokenAccumulators(sums, minima=minima, vectors=vectors)
+    # 1 - w is 0 at padding, of which the sum of w itself would carry more than of tokens.
+    sums = {"trust_region/weight_mean": tokens - (1.0 - weight).sum()}
+    minima = {"trust_region/weight_min": torch.where(is_token, weight, math.inf).amin()}
+    return TokenAccumulators(counts, sums, minima=minima)
+
+
+def measure_attenuation(weight: Tensor, gradient: Tensor) -> TokenAccumulators:
+    """How much of the gradient the trust region takes away.
+
+    Args:
+        weight: w, ``[B, T]``; 1 at padding.
+        gradient: A min(r, C), ``[B, T]``, whose size is that of a token's gradient at w = 1; 0 at padding.
+    """
+    size, removed = gradient.abs(), (1.0 - weight).clamp(0.0, 1.0)
+    return TokenAccumulators(
+        counts={"trust_region/attenuated_frac": torch.count_nonzero((weight > 0) & (weight < 1))},
+        moments={
+            _GRADIENT: size.sum().double(),
+            _GRADIENT_REMOVED: torch.dot(removed.flatten(), size.flatten()).double(),
+        },
+    )

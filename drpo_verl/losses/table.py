@@ -1,4 +1,4 @@
-"""The table of objectives: each method is one row, a geometry and an enforcement."""
+"""The table of objectives: each method is one row, a geometry, a direction and an enforcement."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from drpo_verl.losses.direction import Direction, by_ratio
 from drpo_verl.losses.enforcement import DETACHED, GATED_QUADRATIC, HARD_MASK, NONE, QUADRATIC, Enforcement
 from drpo_verl.losses.geometry import (
     BINARY_KL,
-    DIRECTION,
+    DIRECTION_ONLY,
     K3,
     LOG_RATIO,
     PROBABILITY,
@@ -28,7 +29,8 @@ class Objective:
         geometry: the distance of pi from mu.
         enforcement: what that distance does to the gradient.
         source: where the method is defined.
-        gate: the distance by which a gated enforcement chooses its tokens.
+        direction: which moves lead away from the policy that the distance is measured from.
+        mask_geometry: the distance by which a gated enforcement chooses its tokens.
         recomputed_anchor: whether the distance is measured from a recomputed pi_old instead of the behaviour policy
             mu; the importance ratio pi / mu in the gradient is that of mu either way.
         verl_loss: the name of verl's own loss that computes it; the row then says what that loss enforces.
@@ -38,7 +40,8 @@ class Objective:
     geometry: Geometry
     enforcement: Enforcement
     source: str
-    gate: Geometry | None = None
+    direction: Direction = by_ratio
+    mask_geometry: Geometry | None = None
     recomputed_anchor: bool = False
     verl_loss: str | None = None
     adaptive: bool = False
@@ -57,7 +60,7 @@ class TrustRegion:
         delta_low: threshold for tokens whose probability falls (pi < mu); > 0, in the geometry's unit.
         delta_high: threshold for tokens whose probability rises (pi > mu); > 0.
         ratio_cap: C of truncated importance sampling, min(r, C) in the gradient's coefficient; None for no cap.
-        region_delta: the gate's threshold; > 0.
+        region_delta: the threshold of ``mask_geometry``; > 0.
         advantage_weighted: whether a penalty is multiplied by abs(A), as in the papers.
         restrict_to: the sign of the advantage of the only tokens that may be masked or gated; None for both.
         dual_clip: for A < 0, the ratio above which the gradient is zero (dual-clip PPO, arXiv 1912.09729).
@@ -90,7 +93,7 @@ OBJECTIVES: dict[str, Objective] = {
     "dppo_topk_tv": Objective(TOP_K_TV, HARD_MASK, _DPPO),
     "dppo_topk_kl": Objective(TOP_K_KL, HARD_MASK, _DPPO),
     "drpo": Objective(PROBABILITY, QUADRATIC, _DRPO),
-    "mask_drpo": Objective(PROBABILITY, GATED_QUADRATIC, _DRPO, gate=PROBABILITY),
+    "mask_drpo": Objective(PROBABILITY, GATED_QUADRATIC, _DRPO, mask_geometry=PROBABILITY),
     "drpo_topk": Objective(TOP_K_TV, QUADRATIC, _OURS),
     "drpo_adaptive": Objective(PROBABILITY, QUADRATIC, _OURS, adaptive=True),
 }
@@ -99,7 +102,7 @@ PENALTIES: dict[str, Geometry] = {
     "l2": PROBABILITY,
     "chi2": RATIO,
     "kl": LOG_RATIO,
-    "tv": DIRECTION,
+    "tv": DIRECTION_ONLY,
     "k3": K3,
 }
 """The divergences that DRPO's ablation puts in place of its own, "l2"; with "chi2", DRPO is SPO."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from drpo_verl.losses.diagnostics import vectors
-from drpo_verl.losses.enforcement import Reach
-from drpo_verl.losses.geometry import Geometry, TokenRatio, where_above
-from drpo_verl.losses.statistics import TokenAccumulators, mismatch_accumulators, region_accumulators
+from drpo_verl.losses.diagnostics import measure_histograms, measure_moments
+from drpo_verl.losses.enforcement import TrustRegionDistance
+from drpo_verl.losses.geometry import Geometry, TokenRatio
+from drpo_verl.losses.statistics import TokenAccumulators, measure_attenuation, measure_mismatch, measure_trust_region
 from drpo_verl.losses.table import Objective, TrustRegion
 
 _SMALLEST_ADVANTAGE = 1e-2
@@ -20,17 +20,15 @@ _SMALLEST_ADVANTAGE = 1e-2
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """The negated objective of each token, and what was seen on the way.
+    """The negated objective of each token, and what was measured on the way.
 
     Attributes:
         loss: ``[B, T]`` fp32; its derivative with respect to log pi is ``-A min(r, C) w`` (times the importance
             weight, if any), and with a cap that is its value too. 0 where the mask is.
-        is_token: the mask as it was used, ``[B, T]`` fp32, 0 or 1.
-        accumulators: sums, extrema and counts over the tokens, still on the device.
+        accumulators: sums, extrema and histograms over the tokens, still on the device.
     """
 
     loss: Tensor
-    is_token: Tensor
     accumulators: TokenAccumulators
 
 
@@ -45,7 +43,7 @@ def token_loss(
     *,
     log_anchor: Tensor | None = None,
     partition_divergence: Tensor | None = None,
-    instruments: bool = True,
+    diagnostics: bool = True,
 ) -> TokenLoss:
     """The loss of one objective on one micro-batch.
 
@@ -63,7 +61,7 @@ def token_loss(
         importance_weight: a detached factor for each token, ``[B, T]``, or None.
         log_anchor: what the distance is measured from, ``[B, T]``, where that is not mu.
         partition_divergence: D over the Top-K partition, ``[B, T]``, >= 0, for an objective that needs it.
-        instruments: whether to measure moments and histograms of the tokens as well.
+        diagnostics: whether to measure moments and histograms of the tokens as well.
 
     Returns:
         The per-token loss and the accumulators of its statistics.
@@ -74,103 +72,99 @@ def token_loss(
     with torch.autocast(device_type=log_policy.device.type, enabled=False):
         log_policy = log_policy.float()
         with torch.no_grad():
-            # Bytes convert several times faster than bools on a CPU.
-            is_token = (mask.view(torch.uint8) if mask.dtype == torch.bool else mask).float()
-            # 0 and 0 elsewhere: a ratio of 1 and no divergence, so that padding adds nothing below.
-            log_pi = where_above(log_policy, is_token, 0.0)
-            if partition_divergence is not None:
-                partition_divergence = where_above(partition_divergence.float(), is_token, 0.0)
-            tokens = TokenRatio.of(log_pi, where_above(log_behaviour.float(), is_token, 0.0), partition_divergence)
-            measured = tokens
-            if log_anchor is not None:
-                measured = TokenRatio.of(log_pi, where_above(log_anchor.float(), is_token, 0.0), partition_divergence)
-            advantages = where_above(advantages.float(), is_token, 0.0)
-            direction = advantages.sign()
+            is_token = mask.bool()
 
-            reach = _reach(objective, region, measured, advantages, direction)
-            allowed = _restricted(reach, region, direction)
-            weight = objective.enforcement.weight(allowed)
+            def of_tokens(values: Tensor) -> Tensor:
+                # 0 elsewhere: a ratio of 1 and no divergence, so that padding adds nothing to any sum below.
+                return torch.where(is_token, values.float(), 0.0)
+
+            log_pi, advantage = of_tokens(log_policy), of_tokens(advantages)
+            partition = None if partition_divergence is None else of_tokens(partition_divergence)
+            tokens = TokenRatio.of(log_pi, of_tokens(log_behaviour), partition)
+            measured = tokens if log_anchor is None else TokenRatio.of(log_pi, of_tokens(log_anchor), partition)
+
+            advantage_sign = advantage.sign()
+            distance = _distance(objective, region, measured, advantage, advantage_sign)
+            enforced = _restricted(distance, region, advantage_sign)
+            weight = objective.enforcement.weight(enforced)
             if region.dual_clip is not None:
-                weight -= where_above(where_above(weight, measured.ratio, region.dual_clip), -direction, 0.0)
+                weight = torch.where((advantage_sign < 0) & (measured.ratio > region.dual_clip), 0.0, weight)
 
-            scale = advantages.neg_()
+            scale = -advantage  # the loss is the negated objective
             if importance_weight is not None:
-                importance_weight = where_above(importance_weight.float(), is_token, 0.0)
-                scale *= importance_weight
+                scale = scale * of_tokens(importance_weight)
             if region.ratio_cap is not None:
-                scale *= (region.ratio_cap / tokens.ratio).clamp_(max=1.0)  # truncated importance sampling
-            unweighted = (scale * tokens.ratio).abs_() if instruments else None
+                scale = scale * (region.ratio_cap / tokens.ratio).clamp(max=1.0)  # truncated importance sampling
             truncated = region.ratio_cap is not None and not objective.enforcement.detached
-            if region.advantage_weighted and truncated:
-                value = coefficient = scale.mul_(tokens.ratio).mul_(weight)  # constant, but for grad log pi
-            elif region.advantage_weighted:
-                value = objective.enforcement.value(tokens, allowed, weight).mul_(scale)
-                coefficient = scale.mul_(tokens.ratio).mul_(weight)
+            if not region.advantage_weighted:
+                loss, gradient = _unweighted_penalty(objective.geometry, region, tokens, scale, importance_weight)
             else:
-                value, coefficient = _unweighted(objective.geometry, region, tokens, scale, importance_weight)
+                gradient = (scale * tokens.ratio).mul_(weight)
+                # A truncated ratio is held constant, a coefficient of grad log pi.
+                loss = gradient if truncated else objective.enforcement.value(tokens, enforced, weight).mul_(scale)
             if region.ratio_cap is None and not objective.enforcement.detached:
-                # The gradient of the clamped log-ratio. A truncated ratio is a constant, and keeps its gradient.
-                coefficient = tokens.through_the_clamp_(coefficient)
+                gradient.masked_fill_(tokens.is_clamped, 0.0)  # as the derivative of the clamp is
 
-            accumulators = mismatch_accumulators(measured, tokens, is_token) | region_accumulators(
-                objective.enforcement, weight, reach, direction, is_token, unweighted
-            )
-            if instruments:
-                accumulators |= TokenAccumulators(vectors=vectors(tokens, direction, is_token))
-        loss = _Linearised.apply(log_policy, value, coefficient)
-    return TokenLoss(loss, is_token, accumulators)
+            accumulators = measure_mismatch(measured, tokens, is_token)
+            accumulators |= measure_trust_region(objective.enforcement, weight, distance, advantage_sign, is_token)
+            if diagnostics:
+                accumulators |= measure_attenuation(weight, scale * tokens.ratio)
+                accumulators |= TokenAccumulators(
+                    moments=measure_moments(tokens, is_token),
+                    histograms=measure_histograms(tokens, advantage_sign, is_token),
+                )
+        return TokenLoss(_WithGradient.apply(log_policy, loss, gradient), accumulators)
 
 
-def _reach(
-    objective: Objective, region: TrustRegion, tokens: TokenRatio, advantages: Tensor, direction: Tensor
-) -> Reach:
-    """Distance, gate and penalty in units of their thresholds, times sign(A)."""
+def _distance(
+    objective: Objective, region: TrustRegion, tokens: TokenRatio, advantage: Tensor, advantage_sign: Tensor
+) -> TrustRegionDistance:
+    """Distance, mask criterion and penalty in units of their thresholds."""
     distance = objective.geometry.distance(tokens)
-    per_threshold = _per_threshold(region, distance, direction)
+    per_delta = objective.direction(distance, advantage_sign) / _threshold(region, distance)
     if not region.advantage_weighted:
-        per_threshold = per_threshold / advantages.abs().clamp_(min=_SMALLEST_ADVANTAGE)
-    excess = distance * per_threshold
-    gate = excess
-    if objective.gate is not None:
-        gate = (objective.gate.distance(tokens) * direction).mul_(1.0 / region.region_delta)
+        per_delta = per_delta / advantage.abs().clamp(min=_SMALLEST_ADVANTAGE)
+    normalized = criterion = distance * per_delta
+    if objective.mask_geometry is not None:
+        mask_distance = objective.mask_geometry.distance(tokens)
+        criterion = mask_distance * objective.direction(mask_distance, advantage_sign) / region.region_delta
     penalty = None
     if objective.enforcement.attenuates and objective.geometry.penalty is not None:
-        penalty = objective.geometry.penalty(tokens, distance, per_threshold, excess)
-    return Reach(excess, gate, penalty)
+        penalty = objective.geometry.penalty(tokens).mul_(per_delta)
+    return TrustRegionDistance(normalized, criterion, penalty)
 
 
-def _per_threshold(region: TrustRegion, distance: Tensor, direction: Tensor | float) -> Tensor:
-    """``direction`` / delta, with the threshold of the direction in which pi has moved."""
+def _threshold(region: TrustRegion, distance: Tensor) -> Tensor | float:
+    """delta, of the direction in which pi has moved."""
     if region.delta_low == region.delta_high:
-        return torch.as_tensor(direction * (1.0 / region.delta_high), device=distance.device)
-    return direction / torch.where(distance > 0, region.delta_high, region.delta_low)
+        return region.delta_high
+    return torch.full_like(distance, region.delta_low).masked_fill(distance > 0, region.delta_high)
 
 
-def _restricted(reach: Reach, region: TrustRegion, direction: Tensor) -> Reach:
+def _restricted(distance: TrustRegionDistance, region: TrustRegion, advantage_sign: Tensor) -> TrustRegionDistance:
+    """No token is outside whose advantage has the other sign than ``restrict_to``."""
     if region.restrict_to is None:
-        return reach
-    sign = direction if region.restrict_to == "positive" else -direction
-    return Reach(reach.excess, where_above(reach.gate, sign, 0.0), reach.penalty)
+        return distance
+    may_be_outside = advantage_sign > 0 if region.restrict_to == "positive" else advantage_sign < 0
+    return replace(distance, mask_criterion=torch.where(may_be_outside, distance.mask_criterion, 0.0))
 
 
-def _unweighted(
+def _unweighted_penalty(
     geometry: Geometry, region: TrustRegion, tokens: TokenRatio, scale: Tensor, importance_weight: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """-(r A - P / delta) and its derivative, -(r A - r D / delta): the penalty acts where A = 0 too."""
-    distance = geometry.distance(tokens)
-    per_threshold = _per_threshold(region, distance, 1.0)
-    if importance_weight is not None:
-        per_threshold = per_threshold * importance_weight
+    """The loss -(r A - P / delta) and its derivative -(r A - r D / delta): the penalty acts where A = 0 too."""
     if geometry.penalty is None:
         raise ValueError("a penalty that is not weighted by abs(A) needs a geometry with a penalty")
-    scaled = distance * per_threshold
-    value = tokens.ratio * scale + geometry.penalty(tokens, distance, per_threshold, scaled).mul_(0.5)
-    coefficient = tokens.ratio * (scale + scaled)
-    return value, coefficient
+    distance = geometry.distance(tokens)
+    penalty_scale = 1.0 / _threshold(region, distance)
+    if importance_weight is not None:
+        penalty_scale = penalty_scale * importance_weight.float()
+    loss = tokens.ratio * scale + geometry.penalty(tokens) * penalty_scale
+    return loss, tokens.ratio * (scale + distance * penalty_scale)
 
 
-class _Linearised(torch.autograd.Function):
-    """A tensor with a given value and a given derivative with respect to log pi."""
+class _WithGradient(torch.autograd.Function):
+    """A tensor with a given value and a given derivative with respect to log pi; saves the derivative alone."""
 
     @staticmethod
     def forward(ctx: Any, log_policy: Tensor, value: Tensor, derivative: Tensor) -> Tensor:

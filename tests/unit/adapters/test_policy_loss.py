@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, get_policy_loss_fn
-from verl.utils.metric import AggregationType, Metric
 from verl.workers.config import ActorConfig, PolicyLossConfig
 
 from drpo_verl.adapters.config import TrustRegionLossConfig
-from drpo_verl.adapters.policy_loss import BehaviourLogProbError, Beside, beside, register, take_statistics
+from drpo_verl.adapters.policy_loss import BehaviourLogProbError, LossInputs, register, trust_region_loss
 from drpo_verl.losses import OBJECTIVES
 from drpo_verl.seams import SeamError
 
@@ -40,11 +39,22 @@ def _batch(seed: int = 0, rows: int = 16, width: int = 40) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("mode", list(OBJECTIVES))
+OURS = [name for name, row in OBJECTIVES.items() if row.verl_loss is None]
+
+
+def _inputs(mode: str, batch: dict[str, Tensor]) -> LossInputs:
+    """A batch with what the objective needs beside the arguments of verl's policy losses."""
+    needs = OBJECTIVES[mode]
+    return LossInputs(
+        **batch,
+        log_behaviour=batch["old_log_prob"] + 0.1 if needs.recomputed_anchor else None,
+        partition_divergence=torch.full_like(batch["old_log_prob"], 0.05) if needs.needs_top_k else None,
+    )
+
+
+@pytest.mark.parametrize("mode", OURS)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_at_most_two_fp32_tensors_are_saved_for_backward(mode: str, aggregation: str) -> None:
-    if OBJECTIVES[mode].verl_loss is not None:
-        return  # verl's own, which saves what it saves
     batch, saved = _batch(), []
     shape = batch["log_prob"].shape
 
@@ -54,14 +64,13 @@ def test_at_most_two_fp32_tensors_are_saved_for_backward(mode: str, aggregation:
         return tensor
 
     config = _actor(TrustRegionLossConfig(loss_mode=mode, **SETTINGS[mode]))
-    needed = Beside(log_behaviour=batch["old_log_prob"] + 0.1, partition_divergence=torch.full(shape, 0.05))
-    with beside(needed), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss, _ = get_policy_loss_fn(mode)(**batch, loss_agg_mode=aggregation, config=config)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss, _, _ = trust_region_loss(config, _inputs(mode, batch), aggregation)
     loss.backward()
-    assert 1 <= len({tensor.data_ptr() for tensor in saved}) <= 2
+    assert 1 <= len({tensor.data_ptr() for tensor in saved}) <= 2  # the loss's own, and one of verl's aggregation
 
 
-@pytest.mark.parametrize("mode", [name for name, row in OBJECTIVES.items() if row.verl_loss is None])
+@pytest.mark.parametrize("mode", OURS)
 def test_a_micro_batch_waits_for_the_device_once(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
@@ -74,15 +83,14 @@ def test_a_micro_batch_waits_for_the_device_once(mode: str, monkeypatch: pytest.
 
         return call
 
-    batch = _batch()
-    needed = Beside(log_behaviour=batch["old_log_prob"] + 0.1, partition_divergence=torch.full((16, 40), 0.05))
+    inputs = _inputs(mode, _batch())
     config = _actor(TrustRegionLossConfig(loss_mode=mode, **SETTINGS[mode]))
     for name in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
         monkeypatch.setattr(Tensor, name, counted(name))
-    with beside(needed):
-        loss, _ = get_policy_loss_fn(mode)(**batch, loss_agg_mode="seq-mean-token-sum-norm", config=config)
+    loss, _, accumulators = trust_region_loss(config, inputs, "seq-mean-token-sum-norm")
+    accumulators.to_host_with(loss)
     loss.backward()
-    assert calls == ["tolist"]  # of the statistics, all together
+    assert calls == ["tolist"]  # of the statistics and the loss, all together
 
 
 def _gradient(mode: str, config: ActorConfig, batch: dict[str, Tensor], aggregation: str, **extra: Any) -> Tensor:
@@ -123,29 +131,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def _beside(mode: str, batch: dict[str, Tensor]) -> Beside:
-    return Beside(
-        log_behaviour=batch["old_log_prob"] + 0.1 if mode == "minirl" else None,
-        partition_divergence=torch.rand_like(batch["old_log_prob"]) if "topk" in mode else None,
-    )
-
-
-@pytest.mark.parametrize("mode", list(OBJECTIVES))
-def test_the_statistics_come_back_out_of_verls_metrics(mode: str) -> None:
-    loss_config = _actor(TrustRegionLossConfig(loss_mode=mode, **SETTINGS[mode]))
-    batch = _batch()
-    with beside(_beside(mode, batch)):
-        _, metrics = get_policy_loss_fn(mode)(**batch, config=loss_config)
-    assert all(isinstance(value, float) for value in metrics.values())  # for a trainer that knows nothing of ours
-    verls = {name for name in metrics if name.startswith("actor/")}
-    expected = {name: value for name, value in metrics.items() if "tokens_per" not in name and name not in verls}
-
-    wrapped: dict[str, Any] = Metric.from_dict(metrics, aggregation=AggregationType.MEAN)
-    wrapped["actor/pg_loss"] = 1.0
-    statistics = take_statistics(wrapped)
-    assert statistics is not None and statistics.metrics() == expected
-    assert wrapped.keys() == {"actor/pg_loss", *verls}
-    assert take_statistics(wrapped) is None
+@pytest.mark.parametrize("mode", [name for name in OBJECTIVES if not OBJECTIVES[name].needs_top_k])
+def test_the_registry_returns_numbers_that_verl_can_average(mode: str) -> None:
+    if OBJECTIVES[mode].recomputed_anchor:
+        pytest.skip(
+            "needs the rollout log-probabilities beside a recomputed pi_old, which the registry has no place for"
+        )
+    config = _actor(TrustRegionLossConfig(loss_mode=mode, **SETTINGS[mode]))
+    loss, metrics = get_policy_loss_fn(mode)(**_batch(), config=config)
+    _, _, accumulators = trust_region_loss(config, _inputs(mode, _batch()), "token-mean")
+    assert accumulators.to_host().metrics().items() <= metrics.items()
+    assert all(isinstance(value, float) for value in metrics.values()) and loss.requires_grad
 
 
 @pytest.mark.parametrize("mode", ["grpo", "grpo_clip_higher"])
@@ -167,8 +163,8 @@ def test_minirl_masks_by_pi_old_and_weighs_by_mu() -> None:
     batch = _batch()
     log_mu = batch["old_log_prob"] + 0.3 * torch.randn_like(batch["old_log_prob"])
     config = _actor(TrustRegionLossConfig(loss_mode="minirl", delta=0.2, ratio_cap=2.0, bypass_mode=False))
-    with beside(Beside(log_behaviour=log_mu)):
-        gradient = _gradient("minirl", config, batch, "token-sum")
+    loss, _, _ = trust_region_loss(config, LossInputs(**batch, log_behaviour=log_mu), "token-sum")
+    (gradient,) = torch.autograd.grad(loss, batch["log_prob"])
     log_pi, mask = batch["log_prob"].detach(), batch["response_mask"]
     ratio_old, ratio_mu = (log_pi - batch["old_log_prob"]).exp(), (log_pi - log_mu).exp()
     masked = (batch["advantages"] * (ratio_old - 1) > 0) & ((ratio_old - 1).abs() > 0.2)

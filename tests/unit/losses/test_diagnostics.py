@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -33,11 +34,7 @@ def _parts(batch: Batch, sizes: list[int], drift_from: int) -> list[TokenStatist
     parts = []
     for number, micro in enumerate(zip(*(x.split(sizes) for x in batch), strict=True)):
         statistics = token_loss(OBJECTIVES["drpo"], REGION, *micro).accumulators.to_host()
-        parts.append(
-            TokenStatistics(
-                statistics.sums, statistics.maxima, statistics.minima, statistics.vectors, drift=number >= drift_from
-            )
-        )
+        parts.append(replace(statistics, drift=number >= drift_from))
     return parts
 
 
@@ -150,12 +147,12 @@ def test_how_much_of_the_gradient_is_removed() -> None:
     assert metrics["trust_region/attenuated_frac"] == 0.25 and metrics["trust_region/corrective_frac"] == 0.25
 
 
-def test_a_step_of_one_mini_batch_has_no_drift_and_one_without_instruments_neither_series() -> None:
+def test_a_step_of_one_mini_batch_has_no_drift_and_one_without_diagnostics_neither_series() -> None:
     batch = _batch(1)
     metrics = step_metrics(_parts(batch, [12], 1))
     assert not any(name.startswith("policy_drift/") for name in metrics)
-    bare = token_loss(OBJECTIVES["drpo"], REGION, *batch, instruments=False).accumulators.to_host()
-    assert not bare.vectors and set(step_metrics([bare])) == set(bare.metrics())
+    bare = token_loss(OBJECTIVES["drpo"], REGION, *batch, diagnostics=False).accumulators.to_host()
+    assert not bare.moments and not bare.histograms and set(step_metrics([bare])) == set(bare.metrics())
 
 
 def test_a_quantile_of_nothing_is_no_number() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from drpo_verl.losses.partition import Divergence, kullback_leibler, total_variation
+from drpo_verl.losses.partition import LARGEST_DIVERGENCE, Divergence, kullback_leibler, total_variation
 
 VOCABULARY = 12
 
@@ -84,3 +84,23 @@ def test_it_is_finite_where_a_policy_is_certain(divergence: Divergence) -> None:
     result = divergence(log_mu, log_pi, torch.ones(2, 2))
     assert result.isfinite().all() and (result >= 0).all()
     assert divergence(log_mu, log_mu, torch.ones(2, 2)).abs().max() < 1e-6
+
+
+def test_a_token_that_mu_excludes_adds_nothing_whatever_pi_is() -> None:
+    # Its log mu travels as the least number of fp16, and exp makes 0 of that; log pi may be -inf there, too.
+    log_mu = torch.tensor([[0.6, 0.4]]).log().float()
+    log_pi = torch.tensor([[0.5, 0.5]]).log().float()
+    excluded = torch.cat([log_mu, torch.tensor([[-65504.0]])], dim=1)
+    listed, rest = torch.ones(1, 3), torch.zeros(1)
+    for log_pi_there in (-5.0, -float("inf")):
+        wider = torch.cat([log_pi, torch.tensor([[log_pi_there]])], dim=1)
+        for divergence in (total_variation, kullback_leibler):
+            assert divergence(excluded, wider, listed, rest).isfinite().all()
+    assert kullback_leibler(excluded, wider, listed, rest) == pytest.approx(
+        kullback_leibler(log_mu, log_pi, listed[:, :2], rest).item(), abs=1e-6
+    )
+
+
+def test_a_likely_token_that_pi_excludes_is_far_and_not_infinitely_far() -> None:
+    log_mu, log_pi = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.0, -float("inf")]])
+    assert kullback_leibler(log_mu, log_pi, torch.ones(1, 2), torch.zeros(1)) == LARGEST_DIVERGENCE

@@ -1,6 +1,6 @@
-"""What the instruments cost in a step of the demo: ``python -m benchmarks.instruments [RUN]``.
+"""What the diagnostics cost in a step of the demo: ``python -m benchmarks.diagnostics [RUN]``.
 
-One FSDP2 rank of the demo's actor updates on a batch of the demo's size, by turns with all instruments (moments,
+One FSDP2 rank of the demo's actor updates on a batch of the demo's size, by turns with all diagnostics (moments,
 quantiles, bins, the worst token) and with the trust region's own metrics only: the difference of each pair. It is given
 as a share of the time of a step of RUN (by default outputs/demo), a finished run of the demo on the same machine, since
 the rest of a step has none of it.
@@ -28,7 +28,7 @@ from drpo_verl.run_folder.worst_tokens import PATH_VARIABLE
 
 SAMPLES, PROMPT, RESPONSE, VOCABULARY = 96, 7, 4, 19
 PAIRS = 60
-_SECTION = "actor_rollout_ref.actor.policy_loss.instruments"
+_SECTION = "actor_rollout_ref.actor.policy_loss.diagnostics"
 
 
 def _batch() -> list[dict[str, torch.Tensor]]:
@@ -67,15 +67,15 @@ def main() -> None:
         config.actor_rollout_ref.model.path = str(ensure_tiny_policy(config.prepare.cache_dir))
         actor = worker(config).actor
         losses = {}
-        for instruments in (False, True):
-            section = configuration(f"{_SECTION}={instruments}").actor_rollout_ref.actor
-            losses[instruments] = partial(ppo_loss, config=omega_conf_to_dataclass(section))
+        for diagnostics in (False, True):
+            section = configuration(f"{_SECTION}={diagnostics}").actor_rollout_ref.actor
+            losses[diagnostics] = partial(ppo_loss, config=omega_conf_to_dataclass(section))
         rows = _batch()
 
-        def seconds(instruments: bool) -> float:
-            actor.set_loss_fn(losses[instruments])
+        def seconds(diagnostics: bool) -> float:
+            actor.set_loss_fn(losses[diagnostics])
             os.environ.pop(PATH_VARIABLE, None)
-            if instruments:
+            if diagnostics:
                 os.environ[PATH_VARIABLE] = str(Path(folder, "worst_tokens.jsonl"))
             actor.on_weight_sync()
             data = batch(rows, samples_per_update=SAMPLES // 2)  # anew: verl takes its settings out of it
@@ -86,7 +86,7 @@ def main() -> None:
         seconds(False), seconds(True)
         pairs = [(seconds(True), seconds(False)) for _ in range(PAIRS)]
     cost = statistics.median(with_them - without for with_them, without in pairs)
-    print(f"update with instruments {1e3 * statistics.median(a for a, _ in pairs):.1f} ms")
+    print(f"update with diagnostics {1e3 * statistics.median(a for a, _ in pairs):.1f} ms")
     print(f"update without them     {1e3 * statistics.median(b for _, b in pairs):.1f} ms")
     print(f"difference of pairs     {1e3 * cost:.1f} ms, {cost / step_seconds:.2%} of a step of {step_seconds:.2f} s")
     torch.distributed.destroy_process_group()

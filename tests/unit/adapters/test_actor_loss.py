@@ -1,0 +1,148 @@
+"""The actor's loss function: verl's own terms to the last digit, and what it refuses."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from verl.utils import tensordict_utils
+from verl.utils.metric import Metric
+from verl.workers.config import ActorConfig
+from verl.workers.utils.losses import ppo_loss
+
+from drpo_verl.adapters.actor_loss import STATISTICS, TrustRegionLoss
+from drpo_verl.adapters.config import TrustRegionLossConfig
+from drpo_verl.adapters.policy_loss import BehaviourLogProbError
+from drpo_verl.seams import SeamError
+
+
+def _actor_config(**settings: Any) -> ActorConfig:
+    return ActorConfig(
+        strategy="fsdp2",
+        rollout_n=1,
+        ppo_micro_batch_size_per_gpu=1,
+        **{"policy_loss": TrustRegionLossConfig(loss_mode="drpo", delta=0.5), **settings},
+    )
+
+
+def _jagged(*lengths: int) -> torch.Tensor:
+    return torch.nested.as_nested_tensor([torch.zeros(length) for length in lengths], layout=torch.jagged)
+
+
+LENGTHS = ((3, 5), (2, 1), (4, 7))
+"""Of the prompt and the response of each sample."""
+
+
+def _micro_batch(pi_old_is_off: float = 0.0) -> tuple[dict[str, Tensor], TensorDict]:
+    """What verl's engine hands to the loss: log pi and the entropy of all tokens, and the batch."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(lengths: list[int]) -> list[Tensor]:
+        return [torch.randn(length, generator=generator) for length in lengths]
+
+    prompts, responses = ([lengths[i] for lengths in LENGTHS] for i in (0, 1))
+    log_mu = [-row.abs() for row in noise(responses)]
+    fields = {
+        "prompts": [torch.zeros(length, dtype=torch.int64) for length in prompts],
+        "responses": [torch.zeros(length, dtype=torch.int64) for length in responses],
+        "response_mask": [torch.ones(length, dtype=torch.int64) for length in responses],
+        "rollout_log_probs": log_mu,
+        "old_log_probs": [mu + pi_old_is_off * row for mu, row in zip(log_mu, noise(responses), strict=True)],
+        "ref_log_prob": [mu + 0.2 * row for mu, row in zip(log_mu, noise(responses), strict=True)],
+        "advantages": noise(responses),
+    }
+    jagged = partial(torch.nested.as_nested_tensor, layout=torch.jagged)
+    data = TensorDict({name: jagged(rows) for name, rows in fields.items()}, batch_size=len(LENGTHS))
+    tensordict_utils.assign_non_tensor(data, dp_size=2, batch_num_tokens=20, global_batch_size=6)
+    whole = [prompt + response for prompt, response in LENGTHS]
+    output = {
+        "log_probs": jagged([-row.abs() for row in noise(whole)]).requires_grad_(),
+        "entropy": jagged([row.abs() for row in noise(whole)]).requires_grad_(),
+    }
+    return output, data
+
+
+def _gradients(loss: Tensor, output: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, list(output.values()), allow_unused=True, retain_graph=True)
+
+
+@pytest.mark.parametrize("mode", ["drpo", "dppo_binary_kl", "grpo"])
+@pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean-token-sum-norm", "seq-mean-token-mean"])
+@pytest.mark.parametrize(
+    "terms", [{}, {"entropy_coeff": 0.01}, {"entropy_coeff": 0.01, "use_kl_loss": True, "kl_loss_coef": 0.3}], ids=str
+)
+def test_loss_gradient_and_metrics_are_those_of_verls_ppo_loss(
+    mode: str, aggregation: str, terms: dict[str, Any]
+) -> None:
+    delta = {} if mode == "grpo" else {"delta": 0.1}
+    config = _actor_config(
+        policy_loss=TrustRegionLossConfig(loss_mode=mode, **delta), loss_agg_mode=aggregation, loss_scale_factor=50,
+        **terms,
+    )  # fmt: skip
+    output, data = _micro_batch()
+    if not terms:
+        del output["entropy"]
+    expected_loss, expected = ppo_loss(config=config, model_output=output, data=data)
+    loss, metrics = TrustRegionLoss(config)(output, data)
+    assert torch.equal(loss, expected_loss)
+    for ours, theirs in zip(_gradients(loss, output), _gradients(expected_loss, output), strict=True):
+        torch.testing.assert_close(ours.values(), theirs.values(), rtol=0, atol=0)
+    statistics = metrics.pop(STATISTICS)
+    # verl averages what a registered loss returns over micro-batches; ours is handed on as it is.
+    for name, value in statistics.metrics().items():
+        assert expected.pop(name).values == [value]
+    assert metrics.keys() == expected.keys()
+    for name, metric in metrics.items():
+        if isinstance(metric, Metric):
+            assert (metric.values, metric.aggregation) == (expected[name].values, expected[name].aggregation), name
+        else:
+            assert metric == expected[name]
+    assert len([name for name in metrics if "loss" in name]) == 1 + ("entropy_coeff" in terms) + (
+        "use_kl_loss" in terms
+    )
+
+
+def test_a_recomputed_anchor_is_beside_the_rollouts() -> None:
+    output, data = _micro_batch(pi_old_is_off=0.5)
+    settings = TrustRegionLossConfig(loss_mode="minirl", delta=0.2, ratio_cap=2.0, bypass_mode=False)
+    _, metrics = TrustRegionLoss(_actor_config(policy_loss=settings))(output, data)
+    log_mu = data["rollout_log_probs"].values()
+    assert metrics[STATISTICS].metrics()["mismatch/behaviour_log_prob_mean"] == pytest.approx(log_mu.mean().item())
+
+
+def test_megatrons_logits_without_their_layout_are_refused() -> None:
+    config = ActorConfig(
+        strategy="megatron",
+        rollout_n=1,
+        ppo_micro_batch_size_per_gpu=1,
+        policy_loss=TrustRegionLossConfig(loss_mode="dppo_topk_tv", delta=0.2, top_k=4),
+    )
+    with pytest.raises(SeamError, match="data_format"):
+        TrustRegionLoss(config)(data=TensorDict({}, batch_size=[]), student_logits=torch.zeros(1, 2, 8))
+
+
+def test_padded_batches_are_counted_too() -> None:
+    data = TensorDict({"response_mask": torch.ones(2, 3), "old_log_probs": torch.zeros(2, 2)}, batch_size=2)
+    with pytest.raises(BehaviourLogProbError, match="4 rollout log-probabilities for 6 response positions"):
+        TrustRegionLoss(_actor_config())({}, data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "0 rollout log-probabilities for"),
+        ({"rollout_log_probs": (3, 1)}, "4 rollout log-probabilities for 5 response positions"),
+    ],
+)
+def test_missing_rollout_log_probabilities_are_refused_with_their_number(
+    fields: dict[str, tuple[int, ...]], message: str
+) -> None:
+    data = TensorDict(
+        {"response_mask": _jagged(3, 2)} | {name: _jagged(*lengths) for name, lengths in fields.items()}, batch_size=2
+    )
+    with pytest.raises(BehaviourLogProbError, match=message):
+        TrustRegionLoss(_actor_config())({}, data)
