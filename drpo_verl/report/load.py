@@ -9,13 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from drpo_verl.configuration.method import METHOD, method_of
+from drpo_verl.configuration.method import method_of
 from drpo_verl.run_folder import worst_tokens
 from drpo_verl.run_folder.environment import ENVIRONMENT_FILE
 from drpo_verl.run_folder.steps import METRICS_FILE, SUMMARY_FILE, Step, held_out_interval, read_steps
 from drpo_verl.run_folder.worst_tokens import WorstToken
+
+PLACES = ("run.dir", "trainer.experiment_name", "trainer.default_local_dir", "ray_kwargs.ray_init._temp_dir")
+"""The settings that say where a run's files are: they differ always, and tell nothing."""
 
 LAST_STEPS = 5
 """Over so many steps at its end a run's final figures are averaged."""
@@ -41,7 +45,9 @@ class ReportRun:
         name: unique in the report.
         steps: in order, the validation before training among them.
         method: see ``method_of``.
-        config: flat, ``a.b.c`` to its value as YAML has it, interpolations unresolved; empty when not known.
+        config: flat, ``a.b.c`` to its value as YAML has it; empty when not known. Interpolations are resolved, but for
+            environment variables, and for ``PLACES`` in the value of another setting.
+        derived: the settings that are set to what others are.
         environment: as ``drpo_verl.run_folder.environment`` writes it; empty when not known.
         problems: over how many held-out problems the accuracy is, by data source, as far as known.
         worst_tokens: of each step, the token on which pi and mu differ most; empty when not kept.
@@ -51,6 +57,7 @@ class ReportRun:
     steps: Sequence[Step]
     method: str | None = None
     config: dict[str, str] = field(default_factory=dict)
+    derived: frozenset[str] = frozenset()
     environment: dict[str, str] = field(default_factory=dict)
     problems: dict[str, int] = field(default_factory=dict)
     worst_tokens: Sequence[WorstToken] = ()
@@ -127,12 +134,13 @@ def _load(file: Path, steps: list[Step], name: str) -> ReportRun:
     if file.name != METRICS_FILE:
         return ReportRun(name, steps)
     folder = file.parent
-    method, config = _read_config(folder / ".hydra" / "config.yaml")
+    method, config, derived = _read_config(folder / ".hydra" / "config.yaml")
     return ReportRun(
         name=name,
         steps=steps,
         method=method,
         config=config,
+        derived=derived,
         environment=_read_json(folder / ENVIRONMENT_FILE),
         problems=_problems(_read_json(folder / SUMMARY_FILE), {source for step in steps for source in step.validation}),
         worst_tokens=worst_tokens.read(folder / worst_tokens.WORST_TOKENS_FILE),
@@ -163,19 +171,43 @@ def _problems(summary: dict[str, Any], sources: set[str]) -> dict[str, int]:
     return {source: count for source, count in counts.items() if source is not None and count}
 
 
-def _read_config(path: Path) -> tuple[str | None, dict[str, str]]:
-    """The method and all settings, in which it is resolved, since some methods name it by another setting."""
+def _read_config(path: Path) -> tuple[str | None, dict[str, str], frozenset[str]]:
+    """The method, all settings with their values, and which of them are set to what others are."""
     if not path.exists():
-        return None, {}
+        return None, {}, frozenset()
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
-    method, settings = method_of(config), dict(_flat(OmegaConf.to_container(config, resolve=False), ""))
-    return method, settings if method is None or METHOD not in settings else settings | {METHOD: method}
+    places = {name: OmegaConf.select(config, name, throw_on_resolution_failure=False) for name in PLACES}
+    places = {name: str(place) for name, place in places.items() if place is not None}
+    named = OmegaConf.create(_without_environment(OmegaConf.to_container(config)))
+    for name in places:
+        OmegaConf.update(named, name, rf"\${{{name}}}")  # literally, and so in what is made of it
+    settings = list(_flat(named))
+    config_by_name = {name: value for name, value, _ in settings} | places
+    return method_of(config), config_by_name, frozenset(name for name, _, derived in settings if derived)
 
 
-def _flat(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node if isinstance(node, str) else json.dumps(node)
+def _without_environment(node: Any) -> Any:
+    """Settings in which environment variables stay as they are written: the reader's may not be the run's."""
+    if isinstance(node, dict):
+        return {key: _without_environment(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_without_environment(value) for value in node]
+    return node.replace("${oc.env:", r"\${oc.env:") if isinstance(node, str) else node
+
+
+def _flat(node: DictConfig, prefix: str = "", derived: bool = False) -> Iterator[tuple[str, str, bool]]:
+    """Name, value and whether it is derived, of each setting below ``node``."""
+    as_written: Any = OmegaConf.to_container(node)
+    for key in node:
+        name, follows = prefix + str(key), derived or OmegaConf.is_interpolation(node, str(key))
+        try:
+            value = node[key]
+            if isinstance(value, ListConfig):
+                value = OmegaConf.to_container(value, resolve=True)
+        except OmegaConfBaseException:  # it refers to what is not there
+            value = as_written[key]
+        if isinstance(value, DictConfig) and value:
+            yield from _flat(value, f"{name}.", follows)
+        else:
+            yield name, value if isinstance(value, str) else json.dumps(value, default=dict), follows

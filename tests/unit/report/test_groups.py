@@ -43,6 +43,16 @@ def test_variants_of_a_method_are_named_by_what_differs(make_run) -> None:
     }
 
 
+def test_settings_that_others_are_set_to_differ_once(make_run) -> None:
+    derived = {"actor.delta": "${oc.select:paper.delta,0.2}", "ref.delta": "${actor.delta}", "log": "${run.dir}/log"}
+    paths = [make_run("a", **derived, **{"paper.delta": 0.1}), make_run("b", **derived, **{"paper.delta": 0.3})]
+    assert _groups(paths) == {"drpo, delta=0.1": ["a"], "drpo, delta=0.3": ["b"]}
+    assert [difference.key for difference in config_differences(load_runs(paths))] == ["paper.delta"]
+    # The default of one is the value that another was given: the same setting.
+    given = {**derived, "actor.delta": 0.2}
+    assert _groups([make_run("c", **derived), make_run("d", **given, **{"data.seed": 2})]) == {"drpo": ["c", "d"]}
+
+
 def test_grouping_by_a_setting(make_run) -> None:
     paths = [make_run("a", **{DELTA: 0.1}), make_run("b", **{DELTA: 0.2}), make_run("c", "spo", **{DELTA: 0.1})]
     assert _groups(paths, DELTA) == {"delta=0.1": ["a", "c"], "delta=0.2": ["b"]}
