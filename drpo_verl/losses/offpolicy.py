@@ -2,70 +2,72 @@
 
 ``rollout_corr/*`` is ``compute_offpolicy_metrics`` of ``verl.trainer.ppo.rollout_corr_helper``, ``training/rollout_*``
 is ``calculate_debug_metrics`` of ``verl.utils.debug.metrics``. In bypass mode verl has no pi_old and logs neither. In
-the first mini-batch after a weight sync pi is pi_old, so that both can be made from the sums over its tokens: nearly
-all from the moments in ``diagnostics``, the rest from ``response_sums``.
+the first mini-batch after a weight sync pi is pi_old, so that both can be made from sums over its tokens: nearly all
+from the moments in ``diagnostics``, the rest from ``response_moments``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 
-def response_sums(log_ratio: Tensor, is_token: Tensor) -> Tensor:
-    """What is measured of whole responses, ``[4]``; adds up over micro-batches and ranks.
+def response_moments(raw_log_ratio: Tensor, is_token: Tensor) -> dict[str, Tensor]:
+    """Sums over the responses of a micro-batch, scalars on the device, which add up over micro-batches and ranks.
 
     Args:
-        log_ratio: log pi - log mu, not clamped, 0 where ``is_token`` is; ``[B, T]``.
-        is_token: 1 for a response token, else 0, ``[B, T]`` fp32.
+        raw_log_ratio: log pi - log mu, not clamped, 0 at padding; ``[B, T]``.
+        is_token: which positions are response tokens, ``[B, T]``, bool or 0/1.
 
     Returns:
-        The number of responses (an empty one counts, as it does for verl); the sums over responses of log p and p, p
-        being the perplexity under pi divided by that under mu; the sum of ``log_ratio``.
+        ``responses``, their number (an empty one counts, as it does for verl); ``raw_log_ratio``; ``perplexity_ratio``,
+        of a response's perplexity under pi divided by that under mu, and ``log_perplexity_ratio``, of its logarithm.
     """
-    of_responses = log_ratio.sum(-1)
-    log_perplexity = -of_responses / is_token.sum(-1).clamp(min=1.0)
-    of_each = [torch.ones_like(of_responses), log_perplexity, log_perplexity.exp(), of_responses]
-    return torch.stack(of_each).sum(-1)
+    log_ratio = raw_log_ratio.sum(-1)
+    log_perplexity_ratio = -log_ratio / is_token.sum(-1).clamp(min=1)
+    return {
+        "responses": torch.ones_like(log_ratio).sum(),
+        "raw_log_ratio": log_ratio.sum(),
+        "perplexity_ratio": log_perplexity_ratio.exp().sum(),
+        "log_perplexity_ratio": log_perplexity_ratio.sum(),
+    }
 
 
-def verl_metrics(
-    moments: Mapping[str, float], responses: Sequence[float], series: Mapping[str, float]
-) -> dict[str, float]:
+def verl_metrics(moments: Mapping[str, float], series: Mapping[str, float]) -> dict[str, float]:
     """Verl's metrics of a step, from sums over the tokens of its first mini-batch.
 
     All of them are verl's to rounding, but for tokens with log r > 20: verl bounds log r in its chi2_token, and here it
     is bounded in k3_kl, too.
 
     Args:
-        moments: the sums ``tokens``, ``log_ratio``, ``k3``, ``chi2``, ``abs_diff`` and ``diff_squared`` by name.
-        responses: the sum of ``response_sums`` over the micro-batches.
+        moments: the sums ``tokens``, ``log_ratio``, ``k3``, ``chi2``, ``abs_diff`` and ``diff_squared`` of
+            ``diagnostics``, and those of ``response_moments``.
         series: the metrics of ``inference_mismatch/`` without their namespace, some of which verl has as well.
 
     Returns:
         By the names that verl logs; none without tokens. Without a correlation where pi or mu is constant, and without
         a standard deviation of a single token, for which verl has NaN.
     """
-    tokens = moments["tokens"]
+    tokens, responses = moments["tokens"], moments["responses"]
     if tokens == 0:
         return {}
-    count, log_perplexity, perplexity, log_ratio = responses
     ratio_minus_one = moments["k3"] + moments["log_ratio"]
     metrics = {
-        "rollout_corr/kl": -log_ratio / tokens,
-        "rollout_corr/k3_kl": (ratio_minus_one - log_ratio) / tokens,
-        "rollout_corr/chi2_token": (moments["chi2"] + 2.0 * ratio_minus_one) / tokens,  # r^2 - 1, which would cancel
-        "rollout_corr/ppl_ratio": perplexity / count,
-        "rollout_corr/log_ppl_diff": log_perplexity / count,
+        "rollout_corr/kl": -moments["raw_log_ratio"] / tokens,
+        "rollout_corr/k3_kl": (ratio_minus_one - moments["raw_log_ratio"]) / tokens,
+        # The mean of r^2 - 1 as (r - 1)^2 + 2 (r - 1), which does not cancel.
+        "rollout_corr/chi2_token": (moments["chi2"] + 2.0 * ratio_minus_one) / tokens,
+        "rollout_corr/ppl_ratio": moments["perplexity_ratio"] / responses,
+        "rollout_corr/log_ppl_diff": moments["log_perplexity_ratio"] / responses,
         "training/rollout_probs_diff_mean": series["abs_prob_diff_mean"],
         "training/rollout_probs_diff_max": series["abs_prob_diff_max"],
     }
     if tokens > 1:
-        squares = moments["diff_squared"] - moments["abs_diff"] ** 2 / tokens
-        metrics["training/rollout_probs_diff_std"] = math.sqrt(max(squares, 0.0) / (tokens - 1))
+        squares = max(moments["diff_squared"] - moments["abs_diff"] ** 2 / tokens, 0.0)
+        metrics["training/rollout_probs_diff_std"] = math.sqrt(squares / (tokens - 1))
     if "correlation" in series:
         metrics["training/rollout_actor_probs_pearson_corr"] = series["correlation"]
     return metrics

@@ -50,19 +50,19 @@ SECTIONS = (
     Section("trust_region", "Trust region",
         "What the method did about the distance of π, the policy being trained, from μ, the rollout engine's. The "
         "gradient of each token is multiplied by a weight w. A token is diverging when its gradient pushes π further "
-        "away from μ.",
+        "away from μ. r = π/μ is the token's importance ratio, C the cap on it, A the token's advantage.",
     (
         Panel("Gradient weight w", "weight w", (
-            Metric(names.WEIGHT_MEAN, "Mean over the tokens: 1 leaves a token alone, 0 drops it, and a negative one "
+            Metric(names.WEIGHT_MEAN, "Mean w over the tokens: 1 leaves a token alone, 0 drops it, and a negative one "
                    "brings it back", "far below 1: little is learned from", "mean"),
-            Metric(names.WEIGHT_MIN, "The smallest", label="smallest"),
+            Metric(names.WEIGHT_MIN, "The smallest w", label="smallest"),
         ), reference=0.0),
         Panel("Outside the trust region", "share of tokens", (
             Metric(names.OUTSIDE, "Diverging tokens beyond the boundary",
                    "0, δ binds nothing (always so for δ = 12.5); above 0.05, most of the learning is masked"),
         )),
         Panel("Outside, by the sign of the advantage", "share of tokens", _by_sign(
-            names.OUTSIDE, "Those", "rising: these tokens are made less likely, and far outside they are what "
+            names.OUTSIDE, "Tokens outside", "rising: these tokens are made less likely, and far outside they are what "
             "collapses a policy (DPPO paper)",
         )),
         Panel("Diverging tokens", "share of tokens", (
@@ -80,7 +80,7 @@ SECTIONS = (
                    "L1 norm of the loss's gradient with respect to the tokens' log π", "above 0.2: little is learned"),
         )),
         Panel("Threshold δ", "in the method's unit", (
-            Metric(names.DELTA, "δ of the step, where it moves (`drpo_adaptive`)",
+            Metric(names.DELTA, "The step's δ, where it moves (`drpo_adaptive`)",
                    "at `delta_min` or `delta_max`: the target is out of reach"),
         ), log=True),
     )),
@@ -90,8 +90,9 @@ SECTIONS = (
         Panel("Change in probability", "probability", (
             Metric(names.ABS_PROB_DIFF_MEAN, "Mean abs(π − μ), the distance that DRPO and DPPO-TV bound",
                    "rising from step to step; fp32 on both sides has 10⁻⁷, bf16 against fp32 10⁻³ to 10⁻²", "mean"),
-            Metric(names.ABS_PROB_DIFF_MAX, "The largest", "1: a token that one engine takes for certain and the other "
-                   "for impossible, a bug (vocabulary, template, stale weights) more often than precision", "largest"),
+            Metric(names.ABS_PROB_DIFF_MAX, "The largest abs(π − μ)",
+                   "1: a token that one engine takes for certain and the other for impossible, a bug (vocabulary, "
+                   "template, stale weights) more often than precision", "largest"),
         ), log=True),
         Panel("KL divergence", "nats per token", (
             Metric("mismatch/kl", "KL(μ ‖ π), estimated by k3 = r − 1 − log r", "above 0.01, or rising"),
@@ -107,7 +108,7 @@ SECTIONS = (
         Panel("Divergence over the Top-K tokens", "in the method's unit", (
             Metric(names.PARTITION_DIVERGENCE, "Mean of what Top-K methods bound: total variation, or KL in nats",
                    "as for abs(π − μ), which the total variation is never below", "mean"),
-            Metric("mismatch/partition_divergence_max", "The largest", label="largest"),
+            Metric("mismatch/partition_divergence_max", "The largest such divergence", label="largest"),
         ), log=True),
     )),
     Section("engines", "Engine mismatch and policy drift",
@@ -118,30 +119,33 @@ SECTIONS = (
     (
         Panel("change in probability", "probability", (
             Metric("abs_prob_diff_mean", "Mean abs(π − μ)", "rising in the mismatch: the engines come apart", "mean"),
-            Metric("abs_prob_diff_p99", "The 99th percentile", "near δ: the mismatch alone leaves the trust region",
-                   "99th percentile"),
-            Metric("abs_prob_diff_max", "The largest", "1, as over all tokens", "largest"),
-            Metric("abs_prob_diff_p50", "The median", label="median"),
+            Metric("abs_prob_diff_p99", "The 99th percentile of abs(π − μ)",
+                   "near δ: the mismatch alone leaves the trust region", "99th percentile"),
+            Metric("abs_prob_diff_max", "The largest abs(π − μ)", "1, as over all tokens", "largest"),
+            Metric("abs_prob_diff_p50", "The median of abs(π − μ)", label="median"),
         ), log=True),
         Panel("KL divergence", "nats per token", (
-            Metric("kl_k3", "KL(μ ‖ π), estimated by k3 = r − 1 − log r", "above 0.01 before any update", "k3"),
-            Metric("kl_k1", "The same by − log r", "below 0, it is noise; far from k3, the tails are heavy", "k1"),
+            Metric("kl_k3", "KL(μ ‖ π), estimated by k3 = r − 1 − log r", "above 0.01 before any update"),
         ), log=True),
+        Panel("KL divergence, k1", "nats per token", (
+            Metric("kl_k1", "KL(μ ‖ π), estimated by − log r", "below 0, it is noise; far from k3, tails are heavy"),
+        )),
         Panel("χ² divergence", "", (
             Metric("chi2", "Mean (r − 1)², about the variance of the importance ratios; dominated by rare tokens",
                    "above 1: importance sampling is unreliable"),
         ), log=True),
         Panel("effective sample size", "share of tokens", (
-            Metric("ess", "(Σ r)² / (n Σ r²); 1 is on-policy", "below 0.9: a few tokens carry the gradient"),
+            Metric("ess", "(Σ r)² / (n Σ r²) over n tokens: 1 is on-policy",
+                   "below 0.9: a few tokens carry the gradient"),
         )),
         Panel("ratio", "π/μ", (
             Metric("ratio_p99", "The 99th percentile of r", label="99th percentile"),
-            Metric("ratio_p50", "The median", "away from 1: a bias, such as a temperature that differs", "median"),
-            Metric("ratio_p01", "The first percentile", label="1st percentile"),
-            Metric("ratio_max", "The largest", "above 100, as over all tokens", "largest"),
+            Metric("ratio_p50", "The median of r", "away from 1: a bias, such as a temperature that differs", "median"),
+            Metric("ratio_p01", "The first percentile of r", label="1st percentile"),
+            Metric("ratio_max", "The largest r", "above 100, as over all tokens", "largest"),
         ), log=True),
         Panel("correlation", "Pearson's r", (
-            Metric("correlation", "Of π and μ; not logged where one of them is constant",
+            Metric("correlation", "Correlation of π and μ; not logged where one of them is constant",
                    "below 0.99 before any update"),
         )),
         Panel("by the sign of the advantage", "probability", _by_sign(
@@ -160,13 +164,13 @@ SECTIONS = (
         *(
             Panel(f"distance, {metric.label}", "probability", (metric,), kind="bins", log=True,
                   shared_axis="abs_prob_diff")
-            for metric in _by_sign("abs_prob_diff_<bin>", "Over the bin's tokens",
+            for metric in _by_sign("abs_prob_diff_<bin>", "Mean abs(π − μ) over the bin's tokens",
                                    "far above the other in the lowest bins: rare tokens are pushed down")
         ),
         Panel("tokens in each bin", "share of tokens", (
-            Metric("share_<bin>", "Of the series' tokens, those in the bin"),
+            Metric("share_<bin>", "Tokens in the bin"),
         ), kind="bins"),
-        Panel("", "share of tokens", _by_sign("share_<bin>", "Of the series' tokens, those in the bin"), kind="bins"),
+        Panel("", "share of tokens", _by_sign("share_<bin>", "Tokens in the bin"), kind="bins"),
     ), tuple((series + names.BY_PROBABILITY, title) for series, title in _SERIES)),
     Section("verl_names", "Mismatch by verl's names",
         "As verl names and defines it, to compare with the runs of others. Where verl recomputes π_old (`bypass_mode: "
@@ -174,10 +178,10 @@ SECTIONS = (
     (
         Panel("KL divergence", "nats per token", (
             Metric("rollout_corr/kl", "KL(μ ‖ π), estimated by − log r", "below 0, it is noise", "k1"),
-            Metric("rollout_corr/k3_kl", "The same by k3 = r − 1 − log r", "above 0.01", "k3"),
+            Metric("rollout_corr/k3_kl", "KL(μ ‖ π), estimated by k3 = r − 1 − log r", "above 0.01", "k3"),
         )),
         Panel("χ² divergence", "", (Metric("rollout_corr/chi2_token", "Mean r² − 1", "above 1"),)),
-        Panel("Ratio of perplexities", "π/μ", (
+        Panel("Ratio of perplexities", "", (
             Metric("rollout_corr/ppl_ratio", "Perplexity of a response under π by that under μ, mean over responses",
                    "away from 1"),
         )),
@@ -186,11 +190,12 @@ SECTIONS = (
         )),
         Panel("Difference in probability", "probability", (
             Metric("training/rollout_probs_diff_mean", "Mean abs(π − μ)", "above 0.01", "mean"),
-            Metric("training/rollout_probs_diff_max", "The largest", "1", "largest"),
-            Metric("training/rollout_probs_diff_std", "The standard deviation", label="standard deviation"),
+            Metric("training/rollout_probs_diff_max", "The largest abs(π − μ)", "1", "largest"),
+            Metric("training/rollout_probs_diff_std", "The standard deviation of abs(π − μ)",
+                   label="standard deviation"),
         ), log=True),
         Panel("Correlation", "Pearson's r", (
-            Metric("training/rollout_actor_probs_pearson_corr", "Of π and μ", "below 0.99"),
+            Metric("training/rollout_actor_probs_pearson_corr", "Correlation of π and μ", "below 0.99"),
         )),
     )),
     Section("time", "Time and staleness", "", (
@@ -204,7 +209,7 @@ SECTIONS = (
         Panel("Staleness of the samples", "weight versions", (
             Metric(f"{_STALENESS}/mean", "How many updates π is ahead of the last weights that sampled a response, "
                    "mean over responses", "rising: the rollout falls behind the trainer", "mean"),
-            Metric(f"{_STALENESS}/max", "The largest", label="largest"),
+            Metric(f"{_STALENESS}/max", "The largest over responses", label="largest"),
         ), unless_zero=True),
     )),
 )  # fmt: skip

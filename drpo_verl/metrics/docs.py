@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from textwrap import fill
 
 from drpo_verl.metrics.catalogue import SECTIONS
 from drpo_verl.metrics.description import Section
 
 BEGIN = "<!-- The sections below are made from drpo_verl/metrics/catalogue.py by `make docs`. -->"
 END = "<!-- The end of what `make docs` makes. -->"
+
+_WIDTH = 120
 
 
 def with_tables(page: str) -> str:
@@ -34,7 +37,8 @@ def _section(section: Section) -> str:
         for panel in section.panels
         for metric in panel.metrics
     ]
-    return "\n\n".join(part for part in (f"## {section.title}", section.text, "\n".join(table)) if part)
+    text = fill(section.text, _WIDTH)
+    return "\n\n".join(part for part in (f"## {section.title}", text, "\n".join(table)) if part)
 
 
 def main() -> None:

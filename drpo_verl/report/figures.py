@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from drpo_verl.metrics.bins import PROBABILITY_BINS
-from drpo_verl.metrics.description import Panel, Section
+from drpo_verl.metrics.description import Metric, Panel, Section
 from drpo_verl.metrics.names import STEP_SECONDS
 from drpo_verl.report.axes import (
     HEIGHT,
@@ -49,9 +49,18 @@ class Style:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, the groups that are in it, and its kinds of lines when there are several: (dash, label)."""
+    """A panel of which any group has a value.
 
-    chart: Panel
+    Attributes:
+        panel: of the catalogue.
+        metrics: those of the panel that are drawn.
+        figure: the chart.
+        groups: those that are in it.
+        dashes: its kinds of lines when there are several: (dash, label).
+    """
+
+    panel: Panel
+    metrics: Sequence[Metric]
     figure: go.Figure
     groups: Sequence[Group]
     dashes: Sequence[tuple[str, str]] = ()
@@ -101,8 +110,9 @@ def _lines(panel: Panel, styles: Styles, axis_range: Range | None) -> Drawn:
     set_value_axis(figure, panel, axis_range)
     if panel.reference is not None:
         figure.add_hline(y=panel.reference, line={"width": 1, "color": "#8a8f98"}, layer="below")
+    metrics = [panel.metrics[index] for index in shown]
     labels = [(dashes[index], panel.metrics[index].label) for index in shown] if len(panel.metrics) > 1 else []
-    return Drawn(panel, figure, present, labels)
+    return Drawn(panel, metrics, figure, present, labels)
 
 
 def _has_values(panel: Panel, index: int, styles: Styles) -> bool:
@@ -180,7 +190,8 @@ def _held_out(panel: Panel, styles: Styles) -> Drawn:
     set_steps_axis(figure, longest)
     figure.update_yaxes(title_text=panel.unit, tickformat="~%")
     present = [group for group, _, accuracies in measured if accuracies]
-    return Drawn(panel, figure, present, [(dashes[source], source) for source in sources] if len(sources) > 1 else [])
+    labels = [(dashes[source], source) for source in sources] if len(sources) > 1 else []
+    return Drawn(panel, panel.metrics, figure, present, labels)
 
 
 def _whiskers(centres: Sequence[float], ends: Sequence[tuple[float, float]]) -> dict[str, object]:
@@ -200,7 +211,7 @@ def _bins(panel: Panel, styles: Styles, axis_range: Range | None) -> Drawn:
     whole = {"categoryarray": _BINS, "range": [-0.5, len(_BINS) - 0.5]}  # those without a value, too
     figure.update_xaxes(title_text="probability μ of the token", type="category", tickangle=-40, **whole)
     set_value_axis(figure, panel, axis_range)
-    return Drawn(panel, figure, present)
+    return Drawn(panel, panel.metrics, figure, present)
 
 
 def _phases(panel: Panel, styles: Styles) -> Drawn:
@@ -215,7 +226,7 @@ def _phases(panel: Panel, styles: Styles) -> Drawn:
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     figure.update_xaxes(title_text=panel.unit, rangemode="tozero")
     figure.update_layout(height=max(HEIGHT, 90 + 12 * len(shown) * (len(present) + 1)))
-    return Drawn(panel, figure, present)
+    return Drawn(panel, panel.metrics, figure, present)
 
 
 def _phase_seconds(run: ReportRun, name: str) -> float | None:

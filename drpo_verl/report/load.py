@@ -182,7 +182,8 @@ def _read_config(path: Path) -> tuple[str | None, dict[str, str], frozenset[str]
     named = OmegaConf.create(_without_environment(OmegaConf.to_container(config)))
     for name in places:
         OmegaConf.update(named, name, rf"\${{{name}}}")  # literally, and so in what is made of it
-    settings = list(_flat(named))
+    # For all methods; what this one has taken of it stands in its own settings.
+    settings = [setting for setting in _flat(named) if not setting[0].startswith("paper.")]
     config_by_name = {name: value for name, value, _ in settings} | places
     return method_of(config), config_by_name, frozenset(name for name, _, derived in settings if derived)
 

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from drpo_verl import __version__
 from drpo_verl.metrics import names
 from drpo_verl.metrics.catalogue import SECTIONS
-from drpo_verl.metrics.description import Panel, Section
+from drpo_verl.metrics.description import Section
 from drpo_verl.report.axes import FONT
 from drpo_verl.report.figures import Drawn, Style, draw_section, style
 from drpo_verl.report.groups import (
@@ -132,10 +132,10 @@ def _breakable(name: str) -> Markup:
     return Markup(re.sub(r"([_/])", r"\1<wbr>", str(escape(name))))
 
 
-def _caption(panel: Panel) -> Markup:
+def _caption(drawn: Drawn) -> Markup:
     """What the chart shows, what a bad value looks like, and how it is drawn."""
-    told = (f"{each.meaning} (`{each.name}`).{f' Bad: {each.bad}.' if each.bad else ''}" for each in panel.metrics)
-    return _code(" ".join([*told, _HOW_DRAWN[panel.kind]]))
+    told = (f"{each.meaning} (`{each.name}`).{f' Bad: {each.bad}.' if each.bad else ''}" for each in drawn.metrics)
+    return _code(" ".join([*told, _HOW_DRAWN[drawn.panel.kind]]))
 
 
 def _code(text: str) -> Markup:

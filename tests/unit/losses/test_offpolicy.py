@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,9 +11,9 @@ from verl import DataProto
 from verl.trainer.ppo.rollout_corr_helper import compute_offpolicy_metrics
 from verl.utils.debug.metrics import calculate_debug_metrics
 
-from drpo_verl.losses import OBJECTIVES, TokenRatio, TokenStatistics, TrustRegion, step_metrics, token_loss
+from drpo_verl.losses import OBJECTIVES, TokenRatio, TrustRegion, step_metrics, token_loss
 from drpo_verl.losses.diagnostics import _MOMENTS
-from drpo_verl.losses.offpolicy import response_sums, verl_metrics
+from drpo_verl.losses.offpolicy import response_moments, verl_metrics
 from drpo_verl.metrics.names import INFERENCE_MISMATCH
 
 LOGGED_OF_VERL = ("kl", "k3_kl", "chi2_token", "ppl_ratio", "log_ppl_diff")
@@ -27,16 +29,18 @@ def _batch(seed: int, spread: float, rows: int = 9, width: int = 30) -> tuple[Te
 
 
 def _ours(log_pi: Tensor, log_mu: Tensor, mask: Tensor, sizes: list[int]) -> dict[str, float]:
-    parts, responses = [], []
+    parts, moments = [], Counter[str]()
     for pi, mu, is_token in zip(*(each.split(sizes) for each in (log_pi, log_mu, mask)), strict=True):
         loss = token_loss(OBJECTIVES["drpo"], TrustRegion(0.1, 0.1), pi, mu, torch.ones_like(pi), is_token)
         parts.append(loss.accumulators.to_host())
-        tokens = TokenRatio.of(pi * loss.is_token, mu * loss.is_token)
-        responses.append(response_sums(tokens.raw_log_ratio, loss.is_token))
+        tokens = TokenRatio.of(pi * is_token, mu * is_token)
+        moments.update(dict(zip(_MOMENTS, parts[-1].vectors["moments"], strict=True)))
+        moments.update(
+            {name: moment.item() for name, moment in response_moments(tokens.raw_log_ratio, is_token).items()}
+        )
     metrics, prefix = step_metrics(parts), f"{INFERENCE_MISMATCH}/"
     series = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
-    moments = dict(zip(_MOMENTS, TokenStatistics.merge(parts).vectors["moments"], strict=True))
-    return verl_metrics(moments, torch.stack(responses).sum(0).tolist(), series)
+    return verl_metrics(moments, series)
 
 
 def _of_verl(log_pi: Tensor, log_mu: Tensor, mask: Tensor) -> dict[str, float]:

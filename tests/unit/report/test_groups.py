@@ -43,14 +43,18 @@ def test_variants_of_a_method_are_named_by_what_differs(make_run) -> None:
     }
 
 
-def test_settings_that_others_are_set_to_differ_once(make_run) -> None:
-    derived = {"actor.delta": "${oc.select:paper.delta,0.2}", "ref.delta": "${actor.delta}", "log": "${run.dir}/log"}
-    paths = [make_run("a", **derived, **{"paper.delta": 0.1}), make_run("b", **derived, **{"paper.delta": 0.3})]
-    assert _groups(paths) == {"drpo, delta=0.1": ["a"], "drpo, delta=0.3": ["b"]}
-    assert [difference.key for difference in config_differences(load_runs(paths))] == ["paper.delta"]
-    # The default of one is the value that another was given: the same setting.
-    given = {**derived, "actor.delta": 0.2}
-    assert _groups([make_run("c", **derived), make_run("d", **given, **{"data.seed": 2})]) == {"drpo": ["c", "d"]}
+def test_a_setting_that_follows_from_another_is_named_where_that_one_does_not_tell(make_run) -> None:
+    derived = {"rollout.n": 4, "ref.n": "${rollout.n}", "ref.log": "${run.dir}/log"}
+    paths = [make_run("a", **derived), make_run("b", **{**derived, "rollout.n": 8})]
+    assert _groups(paths) == {"drpo, n=4": ["a"], "drpo, n=8": ["b"]}
+    assert [difference.key for difference in config_differences(load_runs(paths))] == ["rollout.n"]
+    # An experiment's threshold, the method's default, and the same given by hand.
+    reads = {DELTA: "${oc.select:paper.tv_delta,0.2}"}
+    paths = [
+        make_run("experiment", **reads, **{"paper.tv_delta": 0.15, "paper.kl_delta": 0.05}),
+        make_run("default", **reads), make_run("given", **{DELTA: 0.2, "data.seed": 2}),
+    ]  # fmt: skip
+    assert _groups(paths) == {"drpo, delta=0.15": ["experiment"], "drpo, delta=0.2": ["default", "given"]}
 
 
 def test_grouping_by_a_setting(make_run) -> None:

@@ -39,7 +39,8 @@ def test_settings_have_their_values(make_run) -> None:
         # Neither the reader's environment nor, in what follows from it, the run's folder.
         "x.log": "${run.dir}/log", "x.cache": "${oc.env:HOME}/cache/1", "x.missing": "???", "x.nothing": "{}",
     }  # fmt: skip
-    assert {"x.given", "x.default", "x.section.delta"} <= run.derived and "paper.delta" not in run.derived
+    assert {"x.given", "x.default", "x.section.delta"} <= run.derived and "data.seed" not in run.derived
+    assert "paper.delta" not in run.config  # for all methods: what this one takes of it stands in its own settings
 
 
 @pytest.fixture
