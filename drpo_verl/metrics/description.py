@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from drpo_verl.metrics.bins import PROBABILITY_BINS
-
-Kind = Literal["lines", "bins", "held_out", "phases"]
 
 
 @dataclass(frozen=True)
@@ -55,23 +53,37 @@ class Panel:
             ``phases`` of a step.
         log: whether the axis of the values is logarithmic.
         reference: a value to compare with.
-        shared_axis: panels of a section with the same one have the same range of values.
         unless_zero: whether a report leaves it out where all is 0, as it is by construction for some trainers.
+        shared_axis: panels of a section with the same one, other than empty, have the same range of values.
     """
 
     title: str
     unit: str
-    metrics: tuple[Metric, ...]
-    kind: Kind = "lines"
+    metrics: Sequence[Metric]
+    kind: Literal["lines", "bins", "held_out", "phases"] = "lines"
     log: bool = False
     reference: float | None = None
-    shared_axis: str = ""
     unless_zero: bool = False
+    shared_axis: str = ""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the values are parts of a whole, to be written in percent."""
+        return self.unit.startswith("share")
 
     @property
     def key(self) -> str:
         """Its name in a page: that of its first metric."""
         return re.sub(r"\W+", "_", re.sub(r"<\w+>_?", "", self.metrics[0].name)).strip("_")
+
+    def within(self, namespace: str, title: str) -> Panel:
+        """The panel of the metrics in one namespace; those of all namespaces share an axis."""
+        return replace(
+            self,
+            title=f"{title}: {self.title}",
+            metrics=[replace(metric, name=f"{namespace}/{metric.name}") for metric in self.metrics],
+            shared_axis=self.unit if self.kind == "bins" else self.title,
+        )
 
 
 @dataclass(frozen=True)
@@ -89,16 +101,14 @@ class Section:
     key: str
     title: str
     text: str
-    panels: tuple[Panel, ...]
-    namespaces: tuple[tuple[str, str], ...] = ()
+    panels: Sequence[Panel]
+    namespaces: Sequence[tuple[str, str]] = ()
 
     @property
     def charts(self) -> list[Panel]:
         """The panels to be drawn, with the full names of their metrics: one for each namespace."""
         drawn = [panel for panel in self.panels if panel.title]
-        if not self.namespaces:
-            return drawn
-        return [_within(panel, *namespace) for panel in drawn for namespace in self.namespaces]
+        return [panel.within(*namespace) for panel in drawn for namespace in self.namespaces] or drawn
 
     @property
     def names(self) -> Iterator[str]:
@@ -107,12 +117,3 @@ class Section:
             for metric in panel.metrics:
                 for name in metric.by_bin.values() if panel.kind == "bins" else [metric.name]:
                     yield from [f"{namespace}/{name}" for namespace, _ in self.namespaces] or [name]
-
-
-def _within(panel: Panel, namespace: str, title: str) -> Panel:
-    return replace(
-        panel,
-        title=f"{title}: {panel.title}",
-        metrics=tuple(replace(metric, name=f"{namespace}/{metric.name}") for metric in panel.metrics),
-        shared_axis=panel.shared_axis or panel.title,
-    )

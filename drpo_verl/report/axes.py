@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
-from drpo_verl.metrics.description import Panel, Section
+from drpo_verl.metrics.description import Metric, Panel, Section
 from drpo_verl.report.groups import Group, Point, curve
 from drpo_verl.report.load import ReportRun
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", Arial, sans-serif'
 HEIGHT = 320
 """Of a chart, in CSS pixels."""
+
+MOST_LINES = 3
+"""Of a panel's metrics, so many are drawn."""
 
 _FEWEST_TICKS = 4
 _MOST_DECADES = 6
@@ -23,52 +27,31 @@ _DIGITS = 5
 Range = tuple[float, float]
 
 
-def is_share(panel: Panel) -> bool:
-    """Whether the values are written in percent."""
-    return panel.unit.startswith("share")
+def points(group: Group, metric: Metric, log: bool) -> list[Point]:
+    """A metric over the steps of a group, without what a logarithmic axis has no place for: 0 and below."""
+    return [point for point in curve(group, metric.name, scale=metric.factor) if point.mean > 0 or not log]
 
 
-def points(group: Group, panel: Panel, index: int) -> list[Point]:
-    """A line of a panel, without the values that its axis has no place for: 0 and below on a logarithmic one.
-
-    Args:
-        group: of runs.
-        panel: of the kind ``lines``.
-        index: which of its metrics.
-    """
-    metric = panel.metrics[index]
-    return [point for point in curve(group, metric.name, scale=metric.factor) if point.mean > 0 or not panel.log]
+def bar(run: ReportRun, metric: str, log: bool) -> float | None:
+    """A metric at a run's end; None when there is none, or a logarithmic axis has no place for it."""
+    value = run.last(metric)
+    return None if value is not None and log and value <= 0 else value
 
 
-def bar(run: ReportRun, panel: Panel, category: str) -> float | None:
-    """The value of a bin at a run's end; None when there is none, or the axis has no place for it."""
-    value = run.last(panel.metrics[0].by_bin[category])
-    return None if value is not None and panel.log and value <= 0 else value
-
-
-def shared_ranges(section: Section, groups: Sequence[Group], lines: int) -> dict[str, Range]:
-    """The range of each vertical axis that panels of a section share, with a margin.
-
-    Args:
-        section: of the catalogue.
-        groups: all of the report.
-        lines: how many metrics of a panel are drawn at most.
-    """
+def shared_ranges(section: Section, groups: Sequence[Group]) -> dict[str, Range]:
+    """The range of each axis of values that panels of a section share, with a margin."""
     ends: dict[str, list[float]] = {}
     logarithmic: dict[str, bool] = {}
-    for panel in section.charts:
-        if panel.kind not in ("lines", "bins") or not panel.shared_axis:
-            continue
+    for panel, group in itertools.product(section.charts, groups):
         values = ends.setdefault(panel.shared_axis, [])
         logarithmic[panel.shared_axis] = panel.log
-        for group in groups:
-            if panel.kind == "bins":
-                bars = (bar(run, panel, category) for run in group.runs for category in panel.metrics[0].by_bin)
-                values += [value for value in bars if value is not None]
-            else:
-                for index in range(len(panel.metrics[:lines])):
-                    values += _ends(points(group, panel, index), panel.log)
-    return {axis: _padded(values, logarithmic[axis]) for axis, values in ends.items() if values}
+        if panel.kind == "bins":
+            bars = (bar(run, name, panel.log) for run in group.runs for name in panel.metrics[0].by_bin.values())
+            values += [value for value in bars if value is not None]
+        else:
+            for metric in panel.metrics[:MOST_LINES]:
+                values += _ends(points(group, metric, panel.log), panel.log)
+    return {axis: _padded(values, logarithmic[axis]) for axis, values in ends.items() if axis and values}
 
 
 def _ends(some: Iterable[Point], log: bool) -> list[float]:
@@ -95,14 +78,8 @@ def set_steps_axis(figure: go.Figure, longest: int) -> None:
 
 
 def set_value_axis(figure: go.Figure, panel: Panel, axis_range: Range | None) -> None:
-    """Title, range and ticks of a vertical axis of values.
-
-    Args:
-        figure: with all of its traces.
-        panel: what is drawn.
-        axis_range: which the axis shares with others; None to take that of the traces.
-    """
-    ticks_as: dict[str, Any] = {"tickformat": "~%"} if is_share(panel) else {"exponentformat": "power"}
+    """Title, range and ticks of a vertical axis; without a range that it shares with others, that of the traces."""
+    ticks_as: dict[str, Any] = {"tickformat": "~%"} if panel.is_share else {"exponentformat": "power"}
     figure.update_yaxes(title_text=panel.unit, **ticks_as)
     values = [value for trace in figure.data for value in trace.y]
     if not values:

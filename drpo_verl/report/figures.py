@@ -14,10 +14,10 @@ from drpo_verl.metrics.description import Metric, Panel, Section
 from drpo_verl.metrics.names import STEP_SECONDS
 from drpo_verl.report.axes import (
     HEIGHT,
+    MOST_LINES,
     Range,
     bar,
     empty_figure,
-    is_share,
     points,
     rounded,
     set_steps_axis,
@@ -82,7 +82,7 @@ def draw_section(section: Section, groups: Sequence[Group]) -> list[Drawn]:
         groups: all of the report.
     """
     styles = [(group, style(index)) for index, group in enumerate(groups)]
-    ranges = shared_ranges(section, groups, len(_DASHES))
+    ranges = shared_ranges(section, groups)
     draw: dict[str, Callable[[Panel], Drawn]] = {
         "lines": lambda panel: _lines(panel, styles, ranges.get(panel.shared_axis)),
         "bins": lambda panel: _bins(panel, styles, ranges.get(panel.shared_axis)),
@@ -94,15 +94,15 @@ def draw_section(section: Section, groups: Sequence[Group]) -> list[Drawn]:
 
 
 def _lines(panel: Panel, styles: Styles, axis_range: Range | None) -> Drawn:
-    shown = [index for index in range(len(panel.metrics[: len(_DASHES)])) if _has_values(panel, index, styles)]
+    shown = [metric for metric in panel.metrics[:MOST_LINES] if _has_values(panel, metric, styles)]
     dashes = dict(zip(shown, _DASHES, strict=False))
     figure, present, longest = empty_figure(), [], 0
     for group, look in styles:
-        lines = {index: line for index in shown if (line := points(group, panel, index))}
+        lines = {metric: line for metric in shown if (line := points(group, metric, panel.log))}
         if len(group.runs) > 1:
             figure.add_traces([_band(group, look, line, panel.log) for line in lines.values()])
-        for index, line in lines.items():
-            figure.add_trace(_line(group, look, line, dashes[index], panel.metrics[index].label, is_share(panel)))
+        for metric, line in lines.items():
+            figure.add_trace(_line(group, look, line, dashes[metric], metric.label, panel.is_share))
             longest = max(longest, line[-1].step)
         if lines:
             present.append(group)
@@ -110,14 +110,13 @@ def _lines(panel: Panel, styles: Styles, axis_range: Range | None) -> Drawn:
     set_value_axis(figure, panel, axis_range)
     if panel.reference is not None:
         figure.add_hline(y=panel.reference, line={"width": 1, "color": "#8a8f98"}, layer="below")
-    metrics = [panel.metrics[index] for index in shown]
-    labels = [(dashes[index], panel.metrics[index].label) for index in shown] if len(panel.metrics) > 1 else []
-    return Drawn(panel, metrics, figure, present, labels)
+    labels = [(dash, metric.label) for metric, dash in dashes.items()] if len(panel.metrics) > 1 else []
+    return Drawn(panel, shown, figure, present, labels)
 
 
-def _has_values(panel: Panel, index: int, styles: Styles) -> bool:
-    found = [point for group, _ in styles for point in points(group, panel, index)]
-    return any(point.high for point in found) if panel.unless_zero else bool(found)
+def _has_values(panel: Panel, metric: Metric, styles: Styles) -> bool:
+    values = [point.high for group, _ in styles for point in points(group, metric, panel.log)]
+    return any(values) if panel.unless_zero else bool(values)
 
 
 def _line(group: Group, look: Style, line: Sequence[Point], dash: str, label: str, share: bool) -> go.Scatter:
@@ -204,10 +203,8 @@ def _whiskers(centres: Sequence[float], ends: Sequence[tuple[float, float]]) -> 
 
 
 def _bins(panel: Panel, styles: Styles, axis_range: Range | None) -> Drawn:
-    label = dict(zip(panel.metrics[0].by_bin, _BINS, strict=True))
-    figure, present = _bar_figure(
-        styles, label, lambda run, category: bar(run, panel, category), horizontal=False, share=is_share(panel)
-    )
+    label = dict(zip(panel.metrics[0].by_bin.values(), _BINS, strict=True))
+    figure, present = _bar_figure(styles, label, lambda run, name: bar(run, name, panel.log), share=panel.is_share)
     whole = {"categoryarray": _BINS, "range": [-0.5, len(_BINS) - 0.5]}  # those without a value, too
     figure.update_xaxes(title_text="probability μ of the token", type="category", tickangle=-40, **whole)
     set_value_axis(figure, panel, axis_range)
@@ -222,7 +219,7 @@ def _phases(panel: Panel, styles: Styles) -> Drawn:
     least = _SMALLEST_PHASE * largest.pop(STEP_SECONDS, 0.0)
     shown = sorted((name for name in largest if largest[name] > least), key=lambda name: -largest[name])
     label = {name: name.removeprefix(prefix) for name in shown}
-    figure, present = _bar_figure(styles, label, _phase_seconds, horizontal=True, share=False)
+    figure, present = _bar_figure(styles, label, _phase_seconds, horizontal=True)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     figure.update_xaxes(title_text=panel.unit, rangemode="tozero")
     figure.update_layout(height=max(HEIGHT, 90 + 12 * len(shown) * (len(present) + 1)))
@@ -242,8 +239,8 @@ def _bar_figure(
     label: dict[str, str],
     value: Callable[[ReportRun, str], float | None],
     *,
-    horizontal: bool,
-    share: bool,
+    horizontal: bool = False,
+    share: bool = False,
 ) -> tuple[go.Figure, list[Group]]:
     """One bar a category and group: the mean over its runs, with a whisker from the smallest to the largest."""
     figure, present = empty_figure(), []

@@ -179,22 +179,15 @@ def _read_config(path: Path) -> tuple[str | None, dict[str, str], frozenset[str]
     assert isinstance(config, DictConfig)
     places = {name: OmegaConf.select(config, name, throw_on_resolution_failure=False) for name in PLACES}
     places = {name: str(place) for name, place in places.items() if place is not None}
-    named = OmegaConf.create(_without_environment(OmegaConf.to_container(config)))
+    # Literally: environment variables, since the reader's may not be the run's, and places in what is made of them.
+    written = json.dumps(OmegaConf.to_container(config)).replace("${oc.env:", r"\\${oc.env:")
+    named = OmegaConf.create(json.loads(written))
     for name in places:
-        OmegaConf.update(named, name, rf"\${{{name}}}")  # literally, and so in what is made of it
+        OmegaConf.update(named, name, rf"\${{{name}}}")
     # For all methods; what this one has taken of it stands in its own settings.
     settings = [setting for setting in _flat(named) if not setting[0].startswith("paper.")]
     config_by_name = {name: value for name, value, _ in settings} | places
     return method_of(config), config_by_name, frozenset(name for name, _, derived in settings if derived)
-
-
-def _without_environment(node: Any) -> Any:
-    """Settings in which environment variables stay as they are written: the reader's may not be the run's."""
-    if isinstance(node, dict):
-        return {key: _without_environment(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_without_environment(value) for value in node]
-    return node.replace("${oc.env:", r"\${oc.env:") if isinstance(node, str) else node
 
 
 def _flat(node: DictConfig, prefix: str = "", derived: bool = False) -> Iterator[tuple[str, str, bool]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from drpo_verl.metrics import names
 from drpo_verl.metrics.catalogue import SECTIONS
 from drpo_verl.metrics.description import Section
 from drpo_verl.report.axes import FONT
-from drpo_verl.report.figures import Drawn, Style, draw_section, style
+from drpo_verl.report.figures import Drawn, draw_section, style
 from drpo_verl.report.groups import (
     METHOD,
     Difference,
@@ -41,23 +40,6 @@ _HOW_DRAWN = {
     "phases": "Mean over the steps after the first; a phase that a step does not have counts 0 s. Phases below 1 % of "
     "the step are left out.",
 }
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A run in the overview, in words."""
-
-    run: ReportRun
-    group: Group
-    cells: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """Settings that have the same values in the same runs, with the names of these."""
-
-    keys: Sequence[str]
-    values: Sequence[tuple[str, str]]
 
 
 def write_report(
@@ -94,13 +76,13 @@ def _render(runs: Sequence[ReportRun], groups: Sequence[Group], group_by: str) -
         loader=PackageLoader("drpo_verl.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"caption": _caption, "code": _code, "breakable": _breakable, "data": _data}
-    environment.globals |= {"group_style": _styles(groups).__getitem__}
+    environment.globals |= {"style": {group.label: style(index) for index, group in enumerate(groups)}}
     drawn: list[tuple[Section, list[Drawn]]] = [(section, draw_section(section, groups)) for section in SECTIONS]
     return environment.get_template("page.html.jinja").render(
         runs=runs,
         groups=groups,
         group_by=None if group_by == METHOD else group_by,
-        rows=[_row(run, group) for group in groups for run in group.runs],
+        rows=[(run, group, _cells(run)) for group in groups for run in group.runs],
         sections=[(section, charts) for section, charts in drawn if charts],
         differences=_settings(config_differences(runs), groups),
         without_config=[run.name for run in runs if not run.config],
@@ -116,10 +98,6 @@ def _render(runs: Sequence[ReportRun], groups: Sequence[Group], group_by: str) -
         font=Markup(FONT),
         plotlyjs=Markup(get_plotlyjs()),
     )
-
-
-def _styles(groups: Sequence[Group]) -> dict[str, Style]:
-    return {group.label: style(index) for index, group in enumerate(groups)}
 
 
 def _data(drawn: Drawn) -> Markup:
@@ -143,18 +121,22 @@ def _code(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
-def _settings(differences: Sequence[Difference], groups: Sequence[Group]) -> list[_Setting]:
+def _settings(
+    differences: Sequence[Difference], groups: Sequence[Group]
+) -> list[tuple[list[str], tuple[tuple[str, str], ...]]]:
+    """Settings that have the same values in the same runs, with each value and the names of the runs in words."""
     alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for each in differences:
         values = tuple((value, name_runs(names, groups)) for value, names in each.values)
         alike.setdefault(values, []).append(each.key)
-    return [_Setting(keys, values) for values, keys in alike.items()]
+    return [(keys, values) for values, keys in alike.items()]
 
 
-def _row(run: ReportRun, group: Group) -> _Row:
+def _cells(run: ReportRun) -> dict[str, str]:
+    """A run's line in the overview."""
     before, after = _before_and_after(run.accuracies)
     largest = run.values(names.ABS_PROB_DIFF_MAX).values()
-    cells = {
+    return {
         "Method": _breakable(run.method or _NOTHING),
         "Steps": str(run.trained_steps),
         "Reward at the end": _number(run.last(names.REWARD), ".3f"),
@@ -164,7 +146,6 @@ def _row(run: ReportRun, group: Group) -> _Row:
         "abs(π − μ), mean": _number(mean(run.values(names.ABS_PROB_DIFF_MEAN).values()), ".2g"),
         "abs(π − μ), largest": _number(max(largest, default=None), ".2g"),
     }
-    return _Row(run, group, cells)
 
 
 def _worst(run: ReportRun) -> list[WorstToken]:
