@@ -72,8 +72,8 @@ def _plots(panel: Panel) -> Iterator[Any]:
         yield BarPlot(title=f"{panel.title}, last step", metrics=[*panel.metrics[0].by_bin.values()], title_x=unit)
         return
     for factor, metrics in groupby(panel.metrics, lambda metric: metric.factor):
-        first, *_ = some = list(metrics)
-        names = {"metric_regex": first.pattern} if first.pattern else {"y": [metric.name for metric in some]}
+        first, *others = metrics
+        names = {"metric_regex": first.pattern} if first.pattern else {"y": [each.name for each in (first, *others)]}
         title = panel.title if factor == 1 else f"{panel.title}, times {factor:g}"
         yield LinePlot(title=title, title_y=unit, log_y=panel.log or None, **names)
 

@@ -54,8 +54,8 @@ def shared_ranges(section: Section, groups: Sequence[Group]) -> dict[str, Range]
     return {axis: _padded(values, logarithmic[axis]) for axis, values in ends.items() if axis and values}
 
 
-def _ends(some: Iterable[Point], log: bool) -> list[float]:
-    return [end for point in some for end in (point.low, point.high) if end > 0 or not log]
+def _ends(line: Iterable[Point], log: bool) -> list[float]:
+    return [end for point in line for end in (point.low, point.high) if end > 0 or not log]
 
 
 def empty_figure() -> go.Figure:
@@ -101,9 +101,9 @@ def _log_ticks(low: float, high: float) -> list[float]:
         step *= next(part for part in (1.0, 0.5, 0.2, 0.1) if (high - low) / (part * step) >= _FEWEST_TICKS)
         return [rounded(step * i) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
     parts = (1, 2, 5) if decades <= 2 else (1, 3) if decades <= 3 else (1,)
-    every = math.ceil(decades / _MOST_DECADES)
+    stride = math.ceil(decades / _MOST_DECADES)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = (float(f"{part}e{power}") for power in powers if power % every == 0 for part in parts)
+    ticks = (float(f"{part}e{power}") for power in powers if power % stride == 0 for part in parts)
     return [tick for tick in ticks if low <= tick <= high]
 
 

@@ -164,11 +164,11 @@ def _held_out(panel: Panel, styles: Styles) -> Drawn:
             continue
         at = [[each for each in accuracies if (each.step, each.source) == (step, source)] for step in steps]
         name = f"{group.label}, {source}" if len(sources) > 1 else group.label
-        centres = [math.fsum(one.value for one in some) / len(some) for some in at]
+        centres = [math.fsum(each.value for each in values) / len(values) for values in at]
         ends = [
-            (some[0].interval or (centre, centre)) if len(group.runs) == 1
-            else (min(one.value for one in some), max(one.value for one in some))
-            for some, centre in zip(at, centres, strict=True)
+            (values[0].interval or (centre, centre)) if len(group.runs) == 1
+            else (min(each.value for each in values), max(each.value for each in values))
+            for values, centre in zip(at, centres, strict=True)
         ]  # fmt: skip
         figure.add_trace(
             go.Scatter(

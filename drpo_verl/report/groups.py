@@ -1,4 +1,4 @@
-"""Runs that are repetitions of each other, and what tells the others apart."""
+"""Groups the runs that are repetitions of each other, and finds the settings that tell the others apart."""
 
 from __future__ import annotations
 

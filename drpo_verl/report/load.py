@@ -1,4 +1,4 @@
-"""What a report knows of a run: its steps, and as far as they are there its configuration and environment."""
+"""Reads what runs have left: their steps and, where they are there, configuration and environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLACES = ("run.dir", "trainer.experiment_name", "trainer.default_local_dir", "ra
 """The settings that say where a run's files are: they differ always, and tell nothing."""
 
 LAST_STEPS = 5
-"""Over so many steps at its end a run's final figures are averaged."""
+"""The number of steps at a run's end over which its final figures are averaged."""
 
 _WANTED = "Give run folders (run.dir) or metrics files, which verl writes with 'file' in trainer.logger."
 
@@ -39,7 +39,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class ReportRun:
-    """One run.
+    """A run as a report shows it.
 
     Attributes:
         name: unique in the report.
@@ -64,11 +64,11 @@ class ReportRun:
 
     def values(self, metric: str) -> dict[int, float]:
         """A metric by step, without the steps that do not have it or have NaN."""
-        found = ((step.step, step.metrics.get(metric, math.nan)) for step in self.steps)
-        return {step: value for step, value in found if math.isfinite(value)}
+        values = ((step.step, step.metrics.get(metric, math.nan)) for step in self.steps)
+        return {step: value for step, value in values if math.isfinite(value)}
 
     def last(self, metric: str) -> float | None:
-        """Its mean over the last ``LAST_STEPS`` steps that have it; None when none has."""
+        """The mean of a metric over the last ``LAST_STEPS`` steps that have it; None when none has."""
         return mean(list(self.values(metric).values())[-LAST_STEPS:])
 
     @property
@@ -88,9 +88,9 @@ class ReportRun:
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """The mean; None of nothing."""
-    every = list(values)
-    return math.fsum(every) / len(every) if every else None
+    """The mean of numbers; None without any."""
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers) if numbers else None
 
 
 def load_runs(paths: Sequence[Path], left_out: Callable[[str], None] = lambda reason: None) -> list[ReportRun]:
@@ -105,19 +105,19 @@ def load_runs(paths: Sequence[Path], left_out: Callable[[str], None] = lambda re
         FileNotFoundError: when a path does not exist, or the only one has no metrics file.
         ValueError: when the only one holds no step, or none does, or a path is given twice.
     """
-    found: list[tuple[Path, list[Step]]] = []
+    runs: list[tuple[Path, list[Step]]] = []
     for path in paths:
         file = path / METRICS_FILE if path.is_dir() else path
         try:
-            found.append((file, _read_steps(file)))
+            runs.append((file, _read_steps(file)))
         except (FileNotFoundError, ValueError) as error:
             if len(paths) == 1 or not path.exists():
                 raise type(error)(f"{error}. {_WANTED}") from error
             left_out(str(error))
-    if not found:
+    if not runs:
         raise ValueError(f"none of the {len(paths)} paths holds a step of a run. {_WANTED}")
-    names = _names([file.absolute() for file, _ in found])
-    return [_load(file, steps, name) for (file, steps), name in zip(found, names, strict=True)]
+    names = _names([file.absolute() for file, _ in runs])
+    return [_load(file, steps, name) for (file, steps), name in zip(runs, names, strict=True)]
 
 
 def _read_steps(file: Path) -> list[Step]:
