@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 MEGATRON  := $(VENV)/megatron/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke smollm2 test test-unit test-configuration test-contract test-e2e browser lint methods top-k diagnostics weights probe bench lock clean
+.PHONY: help setup demo smoke smollm2 test test-unit test-configuration test-contract test-e2e browser lint docs methods top-k diagnostics weights probe bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 32
@@ -61,6 +61,9 @@ lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(INSTALLED)  ## write the tables of docs/metrics.md from the metrics' descriptions
+	$(BIN)/python -m drpo_verl.metrics.docs docs/metrics.md
 
 top-k diagnostics: %: $(INSTALLED)  ## what they cost in a step
 	$(BIN)/python -m benchmarks.$(subst -,_,$*)

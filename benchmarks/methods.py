@@ -16,18 +16,19 @@ from rich.console import Console
 from rich.table import Table
 
 from drpo_verl.configuration.search_path import config_dir
-from drpo_verl.run_folder.steps import METRICS_FILE, REWARD, Step, read_steps
+from drpo_verl.metrics import names
+from drpo_verl.run_folder.steps import METRICS_FILE, Step, read_steps
 
 FOLDER = Path("outputs/methods")
 STEPS = 3
 COLUMNS = {
-    "reward": (REWARD, "{:.3f}"),
-    "abs(π − μ)": ("mismatch/abs_prob_diff_mean", "{:.1e}"),
-    "max": ("mismatch/abs_prob_diff_max", "{:.2f}"),
-    "mean w": ("trust_region/weight_mean", "{:.4f}"),
-    "min w": ("trust_region/weight_min", "{:.2f}"),
-    "outside": ("trust_region/outside_frac", "{:.2%}"),
-    "s / step": ("timing_s/step", "{:.1f}"),
+    "reward": (names.REWARD, "{:.3f}"),
+    "abs(π − μ)": (names.ABS_PROB_DIFF_MEAN, "{:.1e}"),
+    "max": (names.ABS_PROB_DIFF_MAX, "{:.2f}"),
+    "mean w": (names.WEIGHT_MEAN, "{:.4f}"),
+    "min w": (names.WEIGHT_MIN, "{:.2f}"),
+    "outside": (names.OUTSIDE, "{:.2%}"),
+    "s / step": (names.STEP_SECONDS, "{:.1f}"),
     "s / update": ("timing_s/update_actor", "{:.2f}"),
 }
 

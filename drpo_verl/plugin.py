@@ -66,9 +66,9 @@ def _tracking(module: ModuleType) -> None:
     names = ("project_name", "experiment_name", "default_backend", "config")
     expect_parameters(module.Tracking.__init__, "verl.utils.tracking.Tracking", *names)
     expect_parameters(module.Tracking.log, "verl.utils.tracking.Tracking.log", "data", "step")
-    from drpo_verl.adapters.tracking import attached
+    from drpo_verl.adapters.tracking import with_alerts
 
-    vars(module)["Tracking"] = attached(module.Tracking)
+    vars(module)["Tracking"] = with_alerts(module.Tracking)
 
 
 @when_imported("verl.utils.config", "A wrong loss mode fails in the workers, after Ray has started.")

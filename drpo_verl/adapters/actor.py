@@ -28,12 +28,11 @@ from drpo_verl.adapters.config import TrustRegionLossConfig
 from drpo_verl.adapters.worst_token import worst_over_ranks
 from drpo_verl.losses import TokenStatistics, step_metrics
 from drpo_verl.losses.adaptive import DeltaController
-from drpo_verl.losses.statistics import DIVERGING, OUTSIDE
+from drpo_verl.metrics.names import DELTA, DIVERGING, OUTSIDE
 from drpo_verl.run_folder import worst_tokens
 from drpo_verl.seams import expect, expect_parameters, warn
 
 _STATE_FILE = "trust_region.json"
-DELTA = "trust_region/delta"
 
 
 def _step_of(data: TensorDict) -> int | None:
@@ -82,8 +81,11 @@ class TrustRegionTrainingWorker(TrainingWorker):
             if parts := metrics.pop(STATISTICS, None):
                 merged = TokenStatistics.merge(parts)
                 self._since_sync = tuple(TokenStatistics.by_drift([*self._since_sync, *parts]))
-                metrics.update({name: [value] for name, value in step_metrics(self._since_sync).items()})
-                if self._loss is not None and self._loss.controller is not None:
+                assert self._loss is not None  # whose statistics they are
+                # Where pi_old is recomputed, verl itself logs what has its names.
+                of_step = step_metrics(self._since_sync, with_names_of_verl=self._loss.settings.bypass_mode)
+                metrics.update({name: [value] for name, value in of_step.items()})
+                if self._loss.controller is not None:
                     metrics[DELTA] = [self._loss.controller.delta]
         self._adapt(merged)
         if self._loss is not None and worst_tokens.PATH_VARIABLE in os.environ:

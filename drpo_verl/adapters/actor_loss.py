@@ -18,7 +18,7 @@ from drpo_verl.adapters.config import TrustRegionLossConfig
 from drpo_verl.adapters.logits import PLAIN, Layout
 from drpo_verl.adapters.policy_loss import BehaviourLogProbError, LossInputs, require_usable, trust_region_loss
 from drpo_verl.adapters.worst_token import WorstOfStep
-from drpo_verl.losses.statistics import ABS_PROB_DIFF_MAX
+from drpo_verl.metrics.names import ABS_PROB_DIFF_MAX
 from drpo_verl.run_folder import worst_tokens
 from drpo_verl.seams import expect
 
@@ -40,6 +40,7 @@ class TrustRegionLoss:
         engine: verl's, which calls it; asked about the logits where they are not laid out plainly.
 
     Attributes:
+        settings: our policy-loss section.
         objective: the row of the table.
         controller: of an adaptive threshold.
         mini_batch: which one since the last weight sync it is called for, from 1.
@@ -49,9 +50,9 @@ class TrustRegionLoss:
     def __init__(self, config: ActorConfig, engine: Any = None) -> None:
         self._config = config
         self._engine = engine
-        self._settings: TrustRegionLossConfig = config.policy_loss
-        self.objective = self._settings.objective()
-        self.controller = self._settings.controller()
+        self.settings: TrustRegionLossConfig = config.policy_loss
+        self.objective = self.settings.objective()
+        self.controller = self.settings.controller()
         self.mini_batch = 0
         self.worst = WorstOfStep()
 
@@ -88,7 +89,7 @@ class TrustRegionLoss:
             assert divergence is not None
             return top_k.divergence_from_logits(student_logits, data, divergence, self._layout(data, data_format))
         assert model_output is not None
-        if self._settings.rollout_log_probs:
+        if self.settings.rollout_log_probs:
             _require_behaviour(data)
         return self._loss(model_output, data)
 
@@ -118,7 +119,7 @@ class TrustRegionLoss:
             advantages=fields["advantages"],
             response_mask=fields["response_mask"].bool(),
             rollout_is_weights=fields.get("rollout_is_weights"),
-            log_behaviour=None if self._settings.bypass_mode else fields.get(_ROLLOUT),
+            log_behaviour=None if self.settings.bypass_mode else fields.get(_ROLLOUT),
             partition_divergence=partition_divergence,
         )
         delta = self.controller.delta if self.controller else None

@@ -10,25 +10,23 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-NAMESPACES = (
-    "trust_region/",
-    "mismatch/",
-    "inference_mismatch/",
-    "inference_mismatch_by_prob/",
-    "policy_drift/",
-    "policy_drift_by_prob/",
-)
+from drpo_verl.metrics.names import NAMESPACES, OF_VERL
 
 Rename = Callable[[dict[str, Any], str], dict[str, Any]]
 AggregationType = Callable[[Any, str], str]
 
 
 def keep_namespaces(rename_dict: Rename) -> Rename:
-    """Wrap verl's ``rename_dict``: metrics in ``NAMESPACES`` are not prefixed."""
+    """Wrap verl's ``rename_dict``: the names of our metrics are not prefixed.
+
+    Those in ``OF_VERL`` are ours where others of ours are beside them; verl's own loss for bypass mode logs such, too,
+    which keep their prefix.
+    """
 
     @wraps(rename_dict)
     def renamed(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        ours = {name: value for name, value in data.items() if name.startswith(NAMESPACES)}
+        kept = NAMESPACES + OF_VERL if any(name.startswith(NAMESPACES) for name in data) else ()
+        ours = {name: value for name, value in data.items() if name.startswith(kept)}
         return {**rename_dict({name: value for name, value in data.items() if name not in ours}, prefix), **ours}
 
     return renamed
@@ -38,7 +36,8 @@ def keep_the_last(aggregation_type: AggregationType) -> AggregationType:
     """Wrap verl's ``MetricsAggregator._get_aggregation_type``: of metrics in ``NAMESPACES``, the last update's count.
 
     They are over all tokens since the weight sync, so that the last update's are the step's. An average of quantiles,
-    or of shares over different numbers of tokens, would be neither.
+    or of shares over different numbers of tokens, would be neither. Those in ``OF_VERL`` are over the tokens of the
+    first mini-batch, the same after each update, and so is their average.
     """
 
     @wraps(aggregation_type)

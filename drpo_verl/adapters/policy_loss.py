@@ -12,7 +12,7 @@ from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, get_poli
 from drpo_verl.adapters.config import TrustRegionLossConfig, verl_region
 from drpo_verl.adapters.top_k import require_divergence
 from drpo_verl.losses import OBJECTIVES, TokenAccumulators, TokenStatistics, token_loss
-from drpo_verl.losses.statistics import PARTITION
+from drpo_verl.metrics.names import PARTITION_DIVERGENCE
 from drpo_verl.seams import SeamError, expect_parameters
 
 
@@ -121,7 +121,7 @@ def require_usable(statistics: TokenStatistics, inputs: LossInputs) -> None:
             "Their gradient would be wrong, so the step is refused; look at the rollout engine's logs."
         )
     if inputs.partition_divergence is not None:
-        require_divergence(statistics.sums[PARTITION])
+        require_divergence(statistics.sums[PARTITION_DIVERGENCE])
 
 
 def policy_loss(

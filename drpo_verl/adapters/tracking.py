@@ -1,4 +1,4 @@
-"""In the process that logs: verl's ``Tracking`` sees every step's metrics, and has wandb's run beside it."""
+"""verl's ``Tracking``, which logs each step's metrics, with alerts and the table of worst tokens."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from drpo_verl.metrics.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.run_folder import worst_tokens
 
 WORST_TOKENS = "worst_tokens"
-"""The table's key in wandb."""
+"""The key in wandb of the table of worst tokens."""
 
 
 class _WorstTokensInWandb:
-    """wandb's copy of the table of worst tokens: each step adds its line.
+    """A copy in wandb of the table of worst tokens, to which each step adds its line.
 
     The actor's worker writes the file; where that is another machine without a shared folder, there is nothing to copy.
     """
@@ -41,15 +41,15 @@ class _WorstTokensInWandb:
         if self._table is None:
             import wandb
 
-            columns: list[str | int] = [each.name for each in fields(worst_tokens.WorstToken)]
+            columns: list[str | int] = [column.name for column in fields(worst_tokens.WorstToken)]
             self._table = wandb.Table(columns=columns, log_mode="INCREMENTAL")
         for line in new:
             self._table.add_data(*astuple(line))
         run.log({WORST_TOKENS: self._table}, step=step)
 
 
-def attached(tracking: type[Any]) -> type[Any]:
-    """verl's ``Tracking``, which also announces what the configuration's section ``alerts`` asks for.
+def with_alerts(tracking: type[Any]) -> type[Any]:
+    """Make of verl's ``Tracking`` a class that also announces what the configuration's section ``alerts`` asks for.
 
     Where wandb has a run, the alerts and the table of worst tokens go there too.
     """
@@ -67,7 +67,7 @@ def attached(tracking: type[Any]) -> type[Any]:
 
         def log(self, data: dict[str, Any], step: int, *args: Any, **kwargs: Any) -> None:
             super().log(data, step, *args, **kwargs)
-            # Of whoever started it: verl's own backend, or the user. Without any, wandb is not imported.
+            # The run of whoever started one: verl's own backend, or the user. Without any, wandb is not imported.
             run = getattr(sys.modules.get("wandb"), "run", None)
             if run is not None:
                 self._worst_tokens.update(run, step)

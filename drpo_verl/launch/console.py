@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from drpo_verl.metrics import names
 from drpo_verl.metrics.alerts import Monitor
-from drpo_verl.run_folder.steps import METRICS_FILE, REWARD, Step, StepReader
+from drpo_verl.run_folder.steps import METRICS_FILE, Step, StepReader
 
 EXIT_STALLED = 3
 
@@ -44,21 +45,20 @@ def describe(step: Step) -> str:
     """A step in a few words, as far as its metrics go."""
     metrics = step.metrics
     parts = []
-    if REWARD in metrics:
-        parts.append(f"reward {metrics[REWARD]:.3f}")
-    if "mismatch/abs_prob_diff_mean" in metrics:
-        parts.append(
-            f"|pi-mu| {metrics['mismatch/abs_prob_diff_mean']:.1e} max {metrics['mismatch/abs_prob_diff_max']:.1e}"
-        )
-    if "trust_region/outside_frac" in metrics:
-        parts.append(f"outside {metrics['trust_region/outside_frac']:.2%}")
+    if names.REWARD in metrics:
+        parts.append(f"reward {metrics[names.REWARD]:.3f}")
+    if names.ABS_PROB_DIFF_MEAN in metrics:
+        largest = metrics[names.ABS_PROB_DIFF_MAX]
+        parts.append(f"|pi-mu| {metrics[names.ABS_PROB_DIFF_MEAN]:.1e} max {largest:.1e}")
+    if names.OUTSIDE in metrics:
+        parts.append(f"outside {metrics[names.OUTSIDE]:.2%}")
     if len(step.validation) == 1:
         parts += [f"held-out accuracy {value:.3f}" for value in step.validation.values()]
     elif step.validation:
         each = ", ".join(f"{source} {value:.3f}" for source, value in step.validation.items())
         parts.append(f"held-out accuracy: {each}")
-    if "timing_s/step" in metrics:
-        parts.append(f"{metrics['timing_s/step']:.1f} s")
+    if names.STEP_SECONDS in metrics:
+        parts.append(f"{metrics[names.STEP_SECONDS]:.1f} s")
     return "  ".join(parts)
 
 

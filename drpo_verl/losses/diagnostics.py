@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from drpo_verl.losses.geometry import LOG_RATIO_BOUND, TokenRatio
+from drpo_verl.metrics import names
 from drpo_verl.metrics.bins import PROBABILITY_BINS
 
 _BINS_PER_DECADE = 10
@@ -133,17 +134,17 @@ def series(
 
     Args:
         tokens: how many there are; > 0.
-        sums: ``mismatch/kl`` and ``mismatch/abs_prob_diff_mean``, summed over them.
+        sums: of ``mismatch/kl`` and ``mismatch/abs_prob_diff_mean`` over them.
         moments: what ``measure_moments`` has made of them, summed.
         histograms: likewise of ``measure_histograms``.
     """
     mean = {name: moment / tokens for name, moment in moments.items()}
     metrics = {
         "kl_k1": -mean["log_ratio"],
-        "kl_k3": sums["mismatch/kl"] / tokens,
+        "kl_k3": sums[names.KL] / tokens,
         "chi2": mean["chi2"],
         "ess": _effective_share(mean),
-        "abs_prob_diff_mean": sums["mismatch/abs_prob_diff_mean"] / tokens,
+        "abs_prob_diff_mean": sums[names.ABS_PROB_DIFF_MEAN] / tokens,
         "abs_prob_diff_p50": quantile(histograms["abs_diff"], ABS_DIFF_EDGES, 0.5),
         "abs_prob_diff_p99": quantile(histograms["abs_diff"], ABS_DIFF_EDGES, 0.99),
         **_correlation(mean),

@@ -17,16 +17,13 @@ from torch import Tensor
 from drpo_verl.losses.diagnostics import by_probability, low_probability_share, series
 from drpo_verl.losses.enforcement import Enforcement, TrustRegionDistance
 from drpo_verl.losses.geometry import TokenRatio
+from drpo_verl.losses.offpolicy import verl_metrics
+from drpo_verl.metrics import names
 
 LOW_PROBABILITY = 0.01
 """mu at or below this counts as a low-probability token (the DRPO paper reports their share); an edge of the bins."""
 
 _TOKENS = "tokens"
-DIVERGING = "trust_region/diverging_frac"
-OUTSIDE = "trust_region/outside_frac"
-ABS_PROB_DIFF_MAX = "mismatch/abs_prob_diff_max"
-PARTITION = "mismatch/partition_divergence_mean"
-_BEHAVIOUR = "mismatch/behaviour_log_prob_mean"
 _GRADIENT, _GRADIENT_REMOVED = "gradient", "gradient_removed"
 
 
@@ -124,7 +121,7 @@ class TokenStatistics:
     @property
     def behaviour_is_finite(self) -> bool:
         """Whether every behaviour log-probability is a finite number (one that is not spoils their sum)."""
-        return math.isfinite(self.sums[_BEHAVIOUR])
+        return math.isfinite(self.sums[names.BEHAVIOUR_LOG_PROB])
 
     def metrics(self) -> dict[str, float]:
         """Means per token and extrema, by metric name; all 0 when there was no token."""
@@ -138,22 +135,29 @@ class TokenStatistics:
         return metrics
 
 
-def step_metrics(parts: Sequence[TokenStatistics]) -> dict[str, float]:
+def step_metrics(parts: Sequence[TokenStatistics], with_names_of_verl: bool = False) -> dict[str, float]:
     """All metrics of a step: over all of its tokens, and the mismatch apart from the drift.
 
     In a step's first mini-batch pi still has the weights that sampled (or, asynchronously, almost): what is between pi
     and mu there is the two engines' doing. In the later ones the updates since have been added to it.
+
+    Args:
+        parts: the statistics of its micro-batches; at least one.
+        with_names_of_verl: whether to log the mismatch by the names that verl's users know as well.
     """
     metrics = TokenStatistics.merge(parts).metrics()
     for part in TokenStatistics.by_drift(parts):
         if not part.histograms or not part.tokens:
             continue
-        prefix = "policy_drift" if part.drift else "inference_mismatch"
+        prefix = names.POLICY_DRIFT if part.drift else names.INFERENCE_MISMATCH
         of_series = series(part.tokens, part.sums, part.moments, part.histograms)
-        for name in ("abs_prob_diff_max", "ratio_max"):
-            of_series[name] = part.maxima[f"mismatch/{name}"]
+        for name in (names.ABS_PROB_DIFF_MAX, names.RATIO_MAX):
+            of_series[name.removeprefix(f"{names.MISMATCH}/")] = part.maxima[name]
         metrics |= {f"{prefix}/{name}": value for name, value in of_series.items()}
-        metrics |= {f"{prefix}_by_prob/{name}": value for name, value in by_probability(part.histograms).items()}
+        of_bins = by_probability(part.histograms)
+        metrics |= {f"{prefix}{names.BY_PROBABILITY}/{name}": value for name, value in of_bins.items()}
+        if with_names_of_verl and not part.drift:
+            metrics |= verl_metrics(part.tokens, part.moments, of_series)
     return metrics
 
 
@@ -167,17 +171,17 @@ def measure_mismatch(measured: TokenRatio, tokens: TokenRatio, is_token: Tensor)
     """
     abs_prob_diff = tokens.prob_diff.abs()
     sums = {
-        _BEHAVIOUR: tokens.log_mu.sum(),
-        "mismatch/abs_prob_diff_mean": abs_prob_diff.sum(),
+        names.BEHAVIOUR_LOG_PROB: tokens.log_mu.sum(),
+        names.ABS_PROB_DIFF_MEAN: abs_prob_diff.sum(),
         # Schulman's k3 estimator of KL(mu || pi), never negative.
-        "mismatch/kl": (tokens.ratio_minus_one - tokens.log_ratio).sum(),
+        names.KL: (tokens.ratio_minus_one - tokens.log_ratio).sum(),
     }
     maxima = {
-        ABS_PROB_DIFF_MAX: abs_prob_diff.amax(),
-        "mismatch/ratio_max": torch.where(is_token, tokens.ratio, 0.0).amax(),
+        names.ABS_PROB_DIFF_MAX: abs_prob_diff.amax(),
+        names.RATIO_MAX: torch.where(is_token, tokens.ratio, 0.0).amax(),
     }
     if measured.partition_divergence is not None:
-        sums[PARTITION] = measured.partition_divergence.sum()
+        sums[names.PARTITION_DIVERGENCE] = measured.partition_divergence.sum()
         maxima["mismatch/partition_divergence_max"] = measured.partition_divergence.amax()
     return TokenAccumulators(sums=sums, maxima=maxima)
 
@@ -202,15 +206,15 @@ def measure_trust_region(
         corrected = torch.count_nonzero(weight < 0) if enforcement.gated else outside  # w = 1 - D / delta < 0
     counts = {
         _TOKENS: tokens,
-        DIVERGING: torch.count_nonzero(distance.mask_criterion > 0),
-        OUTSIDE: outside,
-        "trust_region/outside_frac_positive_advantage": outside_positive,
-        "trust_region/outside_frac_negative_advantage": outside - outside_positive,
+        names.DIVERGING: torch.count_nonzero(distance.mask_criterion > 0),
+        names.OUTSIDE: outside,
+        f"{names.OUTSIDE}_positive_advantage": outside_positive,
+        f"{names.OUTSIDE}_negative_advantage": outside - outside_positive,
         "trust_region/corrective_frac": corrected,
     }
     # 1 - w is 0 at padding, of which the sum of w itself would carry more than of tokens.
-    sums = {"trust_region/weight_mean": tokens - (1.0 - weight).sum()}
-    minima = {"trust_region/weight_min": torch.where(is_token, weight, math.inf).amin()}
+    sums = {names.WEIGHT_MEAN: tokens - (1.0 - weight).sum()}
+    minima = {names.WEIGHT_MIN: torch.where(is_token, weight, math.inf).amin()}
     return TokenAccumulators(counts, sums, minima=minima)
 
 

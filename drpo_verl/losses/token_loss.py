@@ -11,6 +11,7 @@ from torch import Tensor
 from drpo_verl.losses.diagnostics import measure_histograms, measure_moments
 from drpo_verl.losses.enforcement import TrustRegionDistance
 from drpo_verl.losses.geometry import Geometry, TokenRatio
+from drpo_verl.losses.offpolicy import measure_responses
 from drpo_verl.losses.statistics import TokenAccumulators, measure_attenuation, measure_mismatch, measure_trust_region
 from drpo_verl.losses.table import Objective, TrustRegion
 
@@ -110,7 +111,7 @@ def token_loss(
             if diagnostics:
                 accumulators |= measure_attenuation(weight, scale * tokens.ratio)
                 accumulators |= TokenAccumulators(
-                    moments=measure_moments(tokens, is_token),
+                    moments=measure_moments(tokens, is_token) | measure_responses(tokens.unclamped_log_ratio, is_token),
                     histograms=measure_histograms(tokens, advantage_sign, is_token),
                 )
         return TokenLoss(_WithGradient.apply(log_policy, loss, gradient), accumulators)

@@ -9,12 +9,12 @@ from difflib import get_close_matches
 from numbers import Real
 from typing import Any, Literal
 
+from drpo_verl.metrics import names
+
 SECTION = "alerts"
 ENTROPY = "entropy"
 """In place of a metric's name: ``actor/entropy``, or its estimate from the sampled tokens where verl computes none."""
 
-_MEASURED_ENTROPY = "actor/entropy"
-_BEHAVIOUR_LOG_PROB = "mismatch/behaviour_log_prob_mean"
 _LONGEST_TITLE = 63  # wandb's limit
 _PATIENCE = 10
 
@@ -90,7 +90,7 @@ class Alert:
         """The watched value among a step's metrics; None when it is not there or NaN, which says nothing."""
         sign, name = 1.0, self.metric
         if name == ENTROPY:
-            sign, name = (1.0, _MEASURED_ENTROPY) if _MEASURED_ENTROPY in metrics else (-1.0, _BEHAVIOUR_LOG_PROB)
+            sign, name = (1.0, names.ENTROPY) if names.ENTROPY in metrics else (-1.0, names.BEHAVIOUR_LOG_PROB)
         value = metrics.get(name)
         return sign * float(value) if isinstance(value, Real) and not math.isnan(value) else None
 

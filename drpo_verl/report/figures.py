@@ -1,49 +1,42 @@
-"""The charts of ``catalogue``, drawn with plotly. Their text, lines and grid take their colours from the page's CSS."""
+"""The catalogue's panels drawn with plotly. Their text, lines and grid take their colours from the page's CSS."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import plotly.graph_objects as go
 
-from drpo_verl.report.catalogue import (
-    PHASE_PREFIX,
-    STEP_SECONDS,
-    Bars,
-    Chart,
-    Curves,
-    Format,
-    HeldOut,
-    Line,
-    Phases,
-    Section,
+from drpo_verl.metrics.bins import PROBABILITY_BINS
+from drpo_verl.metrics.description import Metric, Panel, Section
+from drpo_verl.metrics.names import STEP_SECONDS
+from drpo_verl.report.axes import (
+    HEIGHT,
+    MOST_LINES,
+    Range,
+    bar,
+    empty_figure,
+    points,
+    rounded,
+    set_steps_axis,
+    set_value_axis,
+    shared_ranges,
 )
-from drpo_verl.report.groups import Group, Point, curve
+from drpo_verl.report.groups import Group, Point
 from drpo_verl.report.load import ReportRun, mean
-
-FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", Arial, sans-serif'
 
 # Legible on white and on near-black, and told apart by people who are colour-blind, with the shape beside them.
 _COLOURS = ("#3d7ddb", "#e0701a", "#2a9d63", "#c2479b", "#8a6fd8", "#a8851c", "#d6454f", "#1f9bb3")
 _SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down")
-DASHES = ("solid", "dash", "dot")
+_DASHES = ("solid", "dash", "dot")
 _HELD_OUT_DASHES = ("dot", "solid", "dash")
 
+_EDGES = [f"{edge:g}" for edge in PROBABILITY_BINS.values()][:-1]
+_BINS = (f"≤ {_EDGES[0]}", *(f"{low}–{high}" for low, high in itertools.pairwise(_EDGES)), f"> {_EDGES[-1]}")
 _MOST_MARKERS = 12
-_HEIGHT = 320
 _SMALLEST_PHASE = 0.01
-_FEWEST_TICKS = 4
-_MOST_DECADES = 6
-
-_TICKS: dict[Format, dict[str, Any]] = {
-    "": {"exponentformat": "power"},
-    "share": {"tickformat": "~%"},
-}
-_DIGITS = 5
 
 
 @dataclass(frozen=True)
@@ -56,12 +49,24 @@ class Style:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, the groups that are in it, and its kinds of lines when there are several: (dash, label)."""
+    """A panel of which any group has a value.
 
-    chart: Chart
+    Attributes:
+        panel: of the catalogue.
+        metrics: those of the panel that are drawn.
+        figure: the chart.
+        groups: those that are in it.
+        dashes: its kinds of lines when there are several: (dash, label).
+    """
+
+    panel: Panel
+    metrics: Sequence[Metric]
     figure: go.Figure
     groups: Sequence[Group]
-    dashes: Sequence[tuple[str, str]]
+    dashes: Sequence[tuple[str, str]] = ()
+
+
+Styles = Sequence[tuple[Group, Style]]
 
 
 def style(index: int) -> Style:
@@ -77,65 +82,51 @@ def draw_section(section: Section, groups: Sequence[Group]) -> list[Drawn]:
         groups: all of the report.
     """
     styles = [(group, style(index)) for index, group in enumerate(groups)]
-    ranges = _shared_ranges(section, groups)
-    drawn = []
-    for chart in section.charts:
-        if isinstance(chart, Curves):
-            found = _curves(chart, styles, ranges.get(chart.shared_axis))
-        elif isinstance(chart, HeldOut):
-            found = _held_out(chart, styles)
-        elif isinstance(chart, Bars):
-            found = _bars(chart, styles, ranges.get(chart.shared_axis))
-        else:
-            found = _phases(chart, styles)
-        if found.figure.data:
-            drawn.append(found)
-    return drawn
+    ranges = shared_ranges(section, groups)
+    draw: dict[str, Callable[[Panel], Drawn]] = {
+        "lines": lambda panel: _lines(panel, styles, ranges.get(panel.shared_axis)),
+        "bins": lambda panel: _bins(panel, styles, ranges.get(panel.shared_axis)),
+        "held_out": lambda panel: _held_out(panel, styles),
+        "phases": lambda panel: _phases(panel, styles),
+    }
+    drawn = [draw[panel.kind](panel) for panel in section.charts]
+    return [each for each in drawn if each.figure.data]
 
 
-Styles = Sequence[tuple[Group, Style]]
-
-
-def _points(group: Group, line: Line, log: bool) -> list[Point]:
-    """A line of a group; a logarithmic axis has no place for 0 and below."""
-    return [point for point in curve(group, line.metric, scale=line.scale) if point.mean > 0 or not log]
-
-
-def _curves(chart: Curves, styles: Styles, axis_range: tuple[float, float] | None) -> Drawn:
-    lines = [line for line in chart.lines if _has_values(chart, line, styles)]
-    figure, present, longest = _figure(), [], 0
+def _lines(panel: Panel, styles: Styles, axis_range: Range | None) -> Drawn:
+    shown = [metric for metric in panel.metrics[:MOST_LINES] if _has_values(panel, metric, styles)]
+    dashes = dict(zip(shown, _DASHES, strict=False))
+    figure, present, longest = empty_figure(), [], 0
     for group, look in styles:
-        found = [(line, dash, _points(group, line, chart.log)) for line, dash in zip(lines, DASHES, strict=False)]
-        for _, _, points in found:
-            if len(group.runs) > 1 and points:
-                figure.add_trace(_band(group, look, points, chart.log))
-        for line, dash, points in found:
-            if points:
-                figure.add_trace(_line(group, look, points, dash, line.label, share=chart.ticks == "share"))
-                longest = max(longest, points[-1].step)
-        if any(points for _, _, points in found):
+        lines = {metric: line for metric in shown if (line := points(group, metric, panel.log))}
+        if len(group.runs) > 1:
+            figure.add_traces([_band(group, look, line, panel.log) for line in lines.values()])
+        for metric, line in lines.items():
+            figure.add_trace(_line(group, look, line, dashes[metric], metric.label, panel.is_share))
+            longest = max(longest, line[-1].step)
+        if lines:
             present.append(group)
-    _steps_axis(figure, longest)
-    _value_axis(figure, chart, axis_range)
-    if chart.reference is not None:
-        figure.add_hline(y=chart.reference, line={"width": 1, "color": "#8a8f98"}, layer="below")
-    dashes = [(dash, line.label) for line, dash in zip(lines, DASHES, strict=False)] if len(chart.lines) > 1 else []
-    return Drawn(chart, figure, present, dashes)
+    set_steps_axis(figure, longest)
+    set_value_axis(figure, panel, axis_range)
+    if panel.reference is not None:
+        figure.add_hline(y=panel.reference, line={"width": 1, "color": "#8a8f98"}, layer="below")
+    labels = [(dash, metric.label) for metric, dash in dashes.items()] if len(panel.metrics) > 1 else []
+    return Drawn(panel, shown, figure, present, labels)
 
 
-def _has_values(chart: Curves, line: Line, styles: Styles) -> bool:
-    points = [point for group, _ in styles for point in _points(group, line, chart.log)]
-    return any(point.high for point in points) if chart.unless_zero else bool(points)
+def _has_values(panel: Panel, metric: Metric, styles: Styles) -> bool:
+    values = [point.high for group, _ in styles for point in points(group, metric, panel.log)]
+    return any(values) if panel.unless_zero else bool(values)
 
 
-def _line(group: Group, look: Style, points: Sequence[Point], dash: str, label: str, *, share: bool) -> go.Scatter:
+def _line(group: Group, look: Style, line: Sequence[Point], dash: str, label: str, share: bool) -> go.Scatter:
     number = "%{y:.3~%}" if share else "%{y:.4~g}"
     name = f"{group.label}, {label}" if label else group.label
     of = f"<br>mean of %{{customdata}} of {len(group.runs)} runs" if len(group.runs) > 1 else ""
     return go.Scatter(
-        x=[point.step for point in points],
-        y=[_rounded(point.mean) for point in points],
-        customdata=[point.count for point in points] if of else None,
+        x=[point.step for point in line],
+        y=[rounded(point.mean) for point in line],
+        customdata=[point.count for point in line] if of else None,
         mode="lines+markers",
         name=name,
         legendgroup=group.label,
@@ -145,13 +136,13 @@ def _line(group: Group, look: Style, points: Sequence[Point], dash: str, label: 
     )
 
 
-def _band(group: Group, look: Style, points: Sequence[Point], log: bool) -> go.Scatter:
-    floor = min((point.low for point in points if point.low > 0), default=min(point.mean for point in points))
-    lows = [max(point.low, floor) if log else point.low for point in points]
-    steps = [point.step for point in points]
+def _band(group: Group, look: Style, line: Sequence[Point], log: bool) -> go.Scatter:
+    floor = min((point.low for point in line if point.low > 0), default=min(point.mean for point in line))
+    lows = [max(point.low, floor) if log else point.low for point in line]
+    steps = [point.step for point in line]
     return go.Scatter(
         x=steps + steps[::-1],
-        y=[_rounded(value) for value in [point.high for point in points] + lows[::-1]],
+        y=[rounded(value) for value in [point.high for point in line] + lows[::-1]],
         mode="lines",
         line={"width": 0, "color": look.colour},
         fill="toself",
@@ -162,32 +153,28 @@ def _band(group: Group, look: Style, points: Sequence[Point], log: bool) -> go.S
     )
 
 
-def _held_out(chart: HeldOut, styles: Styles) -> Drawn:
-    found = [(group, look, [each for run in group.runs for each in run.accuracies]) for group, look in styles]
-    sources = sorted({accuracy.source for _, _, every in found for accuracy in every})
+def _held_out(panel: Panel, styles: Styles) -> Drawn:
+    measured = [(group, look, [each for run in group.runs for each in run.accuracies]) for group, look in styles]
+    sources = sorted({accuracy.source for _, _, accuracies in measured for accuracy in accuracies})
     dashes = {source: _HELD_OUT_DASHES[index % len(_HELD_OUT_DASHES)] for index, source in enumerate(sources)}
-    figure, longest = _figure(), 0
-    for (group, look, every), source in itertools.product(found, sources):
-        steps = sorted({accuracy.step for accuracy in every if accuracy.source == source})
+    figure, longest = empty_figure(), 0
+    for (group, look, accuracies), source in itertools.product(measured, sources):
+        steps = sorted({accuracy.step for accuracy in accuracies if accuracy.source == source})
         if not steps:
             continue
-        at = [[each for each in every if (each.step, each.source) == (step, source)] for step in steps]
+        at = [[each for each in accuracies if (each.step, each.source) == (step, source)] for step in steps]
         name = f"{group.label}, {source}" if len(sources) > 1 else group.label
-        centres = [math.fsum(one.value for one in some) / len(some) for some in at]
+        centres = [math.fsum(each.value for each in values) / len(values) for values in at]
         ends = [
-            (some[0].interval or (centre, centre)) if len(group.runs) == 1
-            else (min(one.value for one in some), max(one.value for one in some))
-            for some, centre in zip(at, centres, strict=True)
+            (values[0].interval or (centre, centre)) if len(group.runs) == 1
+            else (min(each.value for each in values), max(each.value for each in values))
+            for values, centre in zip(at, centres, strict=True)
         ]  # fmt: skip
         figure.add_trace(
             go.Scatter(
                 x=steps,
                 y=centres,
-                error_y={
-                    "type": "data", "symmetric": False, "thickness": 1.5, "width": 4,
-                    "array": [high - centre for (_, high), centre in zip(ends, centres, strict=True)],
-                    "arrayminus": [centre - low for (low, _), centre in zip(ends, centres, strict=True)],
-                },
+                error_y={"thickness": 1.5, "width": 4, **_whiskers(centres, ends)},
                 customdata=ends,
                 mode="lines+markers",
                 name=name,
@@ -197,48 +184,46 @@ def _held_out(chart: HeldOut, styles: Styles) -> Drawn:
                 hovertemplate=f"{name}<br>step %{{x}}: %{{y:.3f}} (%{{customdata[0]:.3f}} to "
                 "%{customdata[1]:.3f})<extra></extra>",
             )
-        )  # fmt: skip
+        )
         longest = max(longest, steps[-1])
-    _steps_axis(figure, longest)
-    figure.update_yaxes(title_text=chart.unit, tickformat="~%")
-    present = [group for group, _, every in found if every]
-    return Drawn(chart, figure, present, [(dashes[source], source) for source in sources] if len(sources) > 1 else [])
+    set_steps_axis(figure, longest)
+    figure.update_yaxes(title_text=panel.unit, tickformat="~%")
+    present = [group for group, _, accuracies in measured if accuracies]
+    labels = [(dashes[source], source) for source in sources] if len(sources) > 1 else []
+    return Drawn(panel, panel.metrics, figure, present, labels)
 
 
-def _bar(run: ReportRun, metric: str, log: bool) -> float | None:
-    """A bar's value; a logarithmic axis has no place for 0 and below."""
-    found = run.last(metric)
-    return None if found is not None and log and found <= 0 else found
+def _whiskers(centres: Sequence[float], ends: Sequence[tuple[float, float]]) -> dict[str, object]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - centre for (_, high), centre in zip(ends, centres, strict=True)],
+        "arrayminus": [centre - low for (low, _), centre in zip(ends, centres, strict=True)],
+    }
 
 
-def _bars(chart: Bars, styles: Styles, axis_range: tuple[float, float] | None) -> Drawn:
-    labels = dict(chart.categories)
-
-    def value(run: ReportRun, category: str) -> float | None:
-        return _bar(run, labels[category], chart.log)
-
-    figure, present = _bar_figure(chart, styles, list(labels), value, horizontal=False, share=chart.ticks == "share")
-    every = {"categoryarray": list(labels), "range": [-0.5, len(labels) - 0.5]}  # those without a value, too
-    figure.update_xaxes(title_text=chart.axis, type="category", tickangle=-40, **every)
-    _value_axis(figure, chart, axis_range)
-    return Drawn(chart, figure, present, [])
+def _bins(panel: Panel, styles: Styles, axis_range: Range | None) -> Drawn:
+    label = dict(zip(panel.metrics[0].by_bin.values(), _BINS, strict=True))
+    figure, present = _bar_figure(styles, label, lambda run, name: bar(run, name, panel.log), share=panel.is_share)
+    whole = {"categoryarray": _BINS, "range": [-0.5, len(_BINS) - 0.5]}  # those without a value, too
+    figure.update_xaxes(title_text="probability μ of the token", type="category", tickangle=-40, **whole)
+    set_value_axis(figure, panel, axis_range)
+    return Drawn(panel, panel.metrics, figure, present)
 
 
-def _phases(chart: Phases, styles: Styles) -> Drawn:
+def _phases(panel: Panel, styles: Styles) -> Drawn:
+    prefix = panel.metrics[0].name.partition("<")[0]
     runs = [run for group, _ in styles for run in group.runs]
-    names = {name for run in runs for step in run.steps for name in step.metrics if name.startswith(PHASE_PREFIX)}
-    names -= {STEP_SECONDS}
+    names = {name for run in runs for step in run.steps for name in step.metrics if name.startswith(prefix)}
     largest = {name: max((_phase_seconds(run, name) or 0.0 for run in runs), default=0.0) for name in names}
-    least = _SMALLEST_PHASE * max((_phase_seconds(run, STEP_SECONDS) or 0.0 for run in runs), default=0.0)
-    kept = sorted((name for name in names if largest[name] > least), key=lambda name: -largest[name])
-    figure, present = _bar_figure(
-        chart, styles, [name.removeprefix(PHASE_PREFIX) for name in kept],
-        lambda run, phase: _phase_seconds(run, PHASE_PREFIX + phase), horizontal=True, share=False,
-    )  # fmt: skip
+    least = _SMALLEST_PHASE * largest.pop(STEP_SECONDS, 0.0)
+    shown = sorted((name for name in largest if largest[name] > least), key=lambda name: -largest[name])
+    label = {name: name.removeprefix(prefix) for name in shown}
+    figure, present = _bar_figure(styles, label, _phase_seconds, horizontal=True)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
-    figure.update_xaxes(title_text=chart.unit, rangemode="tozero")
-    figure.update_layout(height=max(_HEIGHT, 90 + 12 * len(kept) * (len(present) + 1)))
-    return Drawn(chart, figure, present, [])
+    figure.update_xaxes(title_text=panel.unit, rangemode="tozero")
+    figure.update_layout(height=max(HEIGHT, 90 + 12 * len(shown) * (len(present) + 1)))
+    return Drawn(panel, panel.metrics, figure, present)
 
 
 def _phase_seconds(run: ReportRun, name: str) -> float | None:
@@ -250,33 +235,29 @@ def _phase_seconds(run: ReportRun, name: str) -> float | None:
 
 
 def _bar_figure(
-    chart: Bars | Phases,
     styles: Styles,
-    categories: Sequence[str],
+    label: dict[str, str],
     value: Callable[[ReportRun, str], float | None],
     *,
-    horizontal: bool,
-    share: bool,
+    horizontal: bool = False,
+    share: bool = False,
 ) -> tuple[go.Figure, list[Group]]:
     """One bar a category and group: the mean over its runs, with a whisker from the smallest to the largest."""
-    figure, present = _figure(), []
+    figure, present = empty_figure(), []
     number, ordinate, abscissa = (".3~%" if share else ".4~g"), *(("x", "y") if horizontal else ("y", "x"))
     for group, look in styles:
-        every = {
-            category: [v for run in group.runs if (v := value(run, category)) is not None] for category in categories
+        by_category = {
+            label[category]: [v for run in group.runs if (v := value(run, category)) is not None] for category in label
         }
-        every = {category: values for category, values in every.items() if values}
-        if not every:
+        by_category = {category: values for category, values in by_category.items() if values}
+        if not by_category:
             continue
-        centres = [math.fsum(values) / len(values) for values in every.values()]
-        whiskers = {
-            "type": "data", "symmetric": False, "thickness": 1.2, "width": 2, "color": "#8a8f98",
-            "array": [max(values) - centre for values, centre in zip(every.values(), centres, strict=True)],
-            "arrayminus": [centre - min(values) for values, centre in zip(every.values(), centres, strict=True)],
-        }  # fmt: skip
+        centres = [math.fsum(values) / len(values) for values in by_category.values()]
+        ends = [(min(values), max(values)) for values in by_category.values()]
+        whiskers = {"thickness": 1.2, "width": 2, "color": "#8a8f98", **_whiskers(centres, ends)}
         figure.add_trace(
             go.Bar(
-                {abscissa: list(every), ordinate: [_rounded(centre) for centre in centres]},
+                {abscissa: list(by_category), ordinate: [rounded(centre) for centre in centres]},
                 orientation="h" if horizontal else "v",
                 name=group.label,
                 legendgroup=group.label,
@@ -288,87 +269,6 @@ def _bar_figure(
         present.append(group)
     figure.update_layout(barmode="group", bargap=0.25)
     return figure, present
-
-
-def _figure() -> go.Figure:
-    axis = {"automargin": True, "zeroline": False, "gridcolor": "#8884", "linecolor": "#8888", "showline": True,
-            "title_standoff": 10}  # fmt: skip
-    return go.Figure(
-        layout={
-            "template": "none", "height": _HEIGHT, "margin": {"l": 56, "r": 14, "t": 12, "b": 44},
-            "font": {"family": FONT, "size": 12}, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
-            "showlegend": False, "hovermode": "closest",
-            "xaxis": axis, "yaxis": axis,
-        },
-    )  # fmt: skip
-
-
-def _steps_axis(figure: go.Figure, longest: int) -> None:
-    figure.update_xaxes(title_text="training step", **({"dtick": 1} if longest <= 10 else {"tickformat": "d"}))
-
-
-def _value_axis(figure: go.Figure, chart: Curves | Bars, axis_range: tuple[float, float] | None) -> None:
-    figure.update_yaxes(title_text=chart.unit, **_TICKS[chart.ticks])
-    values = [value for trace in figure.data for value in trace.y]
-    if not values:
-        return
-    if axis_range is not None:
-        figure.update_yaxes(range=[math.log10(end) for end in axis_range] if chart.log else list(axis_range))
-    if not chart.log:
-        figure.update_yaxes(rangemode="nonnegative" if min(values) >= 0 else "normal")
-        return
-    ticks = _log_ticks(*(axis_range or _padded(values, log=True)))
-    figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers within a range, about six. Left to itself, plotly writes them over each other, or digits alone."""
-    decades = math.log10(high / low)
-    if decades < 1:
-        step = 10 ** math.floor(math.log10(high - low))
-        step *= next(part for part in (1.0, 0.5, 0.2, 0.1) if (high - low) / (part * step) >= _FEWEST_TICKS)
-        return [_rounded(step * i) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    parts = (1, 2, 5) if decades <= 2 else (1, 3) if decades <= 3 else (1,)
-    every = math.ceil(decades / _MOST_DECADES)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = (float(f"{part}e{power}") for power in powers if power % every == 0 for part in parts)
-    return [tick for tick in ticks if low <= tick <= high]
-
-
-def _shared_ranges(section: Section, groups: Sequence[Group]) -> dict[str | None, tuple[float, float]]:
-    """The range of each shared vertical axis, with a margin."""
-    ends: dict[str, list[float]] = {}
-    logs: dict[str, bool] = {}
-    for chart in section.charts:
-        if not isinstance(chart, Curves | Bars) or chart.shared_axis is None:
-            continue
-        values = ends.setdefault(chart.shared_axis, [])
-        logs[chart.shared_axis] = chart.log
-        for group in groups:
-            if isinstance(chart, Curves):
-                for line in chart.lines:
-                    values += _ends(_points(group, line, chart.log), chart.log)
-            else:
-                bars = (_bar(run, metric, chart.log) for run in group.runs for _, metric in chart.categories)
-                values += [bar for bar in bars if bar is not None]
-    return {name: _padded(values, logs[name]) for name, values in ends.items() if values}
-
-
-def _ends(points: Iterable[Point], log: bool) -> list[float]:
-    return [end for point in points for end in (point.low, point.high) if end > 0 or not log]
-
-
-def _padded(values: Sequence[float], log: bool) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    if log:
-        margin = (high / low) ** 0.06 * 1.02
-        return low / margin, high * margin
-    margin = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
-    return low - margin, high + margin
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
 
 
 def _translucent(colour: str) -> str:

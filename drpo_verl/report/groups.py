@@ -1,4 +1,4 @@
-"""Runs that are repetitions of each other, and what tells the others apart."""
+"""Groups the runs that are repetitions of each other, and finds the settings that tell the others apart."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from drpo_verl.report.load import ReportRun
+from drpo_verl.report.load import PLACES, ReportRun
 
 METHOD = "method"
 
-# Where a run's files are: it differs always, and says nothing.
-_PLACES = ("run.dir", "trainer.experiment_name", "trainer.default_local_dir", "ray_kwargs.ray_init._temp_dir")
-# What leaves the training itself as it is.
-_ASIDE = (
-    *_PLACES, "run.", "alerts.", "ray_kwargs.", "prepare.cache_dir", "trainer.logger", "trainer.project_name",
+# The beginnings of settings that leave the training itself as it is.
+_NON_TRAINING = (
+    *PLACES, "run.", "alerts.", "ray_kwargs.", "prepare.cache_dir", "trainer.logger", "trainer.project_name",
     "trainer.save_freq", "trainer.test_freq", "trainer.val_before_train", "trainer.resume_",
+    "actor_rollout_ref.rollout.trace.project_name",
 )  # fmt: skip
 _MOST_NAMED = 2
 _NOT_SET = "(not set)"
@@ -42,7 +41,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting with its values, and which runs have each."""
+    """A setting with its values, and the names of the runs that have each."""
 
     key: str
     values: Sequence[tuple[str, Sequence[str]]]
@@ -79,17 +78,15 @@ def group_runs(runs: Sequence[ReportRun], by: str = METHOD) -> list[Group]:
     """
     if by != METHOD:
         return _by_setting(runs, by)
-    found: dict[tuple[str, frozenset[tuple[str, str]]], list[ReportRun]] = {}
+    alike: dict[tuple[str, frozenset[tuple[str, str]]], list[ReportRun]] = {}
     for run in runs:
         settings = frozenset(item for item in run.config.items() if _trains(item[0]))
-        found.setdefault((run.method or run.name, settings), []).append(run)
-    variants: dict[str, list[list[ReportRun]]] = {}
-    for (method, _), members in found.items():
-        variants.setdefault(method, []).append(members)
-    labels = {
-        members[0].name: label for method, every in variants.items() for members, label in _labelled(method, every)
-    }
-    return [Group(labels[members[0].name], members) for members in found.values()]
+        alike.setdefault((run.method or run.name, settings), []).append(run)
+    variants: dict[str, list[ReportRun]] = {}
+    for (method, _), members in alike.items():
+        variants.setdefault(method, []).append(members[0])
+    labels = {run.name: label for method, first in variants.items() for run, label in _labelled(method, first)}
+    return [Group(labels[members[0].name], members) for members in alike.values()]
 
 
 def _by_setting(runs: Sequence[ReportRun], key: str) -> list[Group]:
@@ -99,24 +96,22 @@ def _by_setting(runs: Sequence[ReportRun], key: str) -> list[Group]:
             f"--group-by={key} is a setting of none of the runs. Settings in which they differ: "
             f"{', '.join(known) or 'none'}. The default, {METHOD}, groups what differs in nothing but seeds."
         )
-    found: dict[str, list[ReportRun]] = {}
+    by_value: dict[str, list[ReportRun]] = {}
     for run in runs:
-        found.setdefault(run.config.get(key, _NOT_SET), []).append(run)
-    return [Group(f"{_last_part(key)}={value}", members) for value, members in found.items()]
+        by_value.setdefault(run.config.get(key, _NOT_SET), []).append(run)
+    return [Group(f"{_last_part(key)}={value}", members) for value, members in by_value.items()]
 
 
-def _labelled(method: str, variants: Sequence[list[ReportRun]]) -> list[tuple[list[ReportRun], str]]:
+def _labelled(method: str, variants: Sequence[ReportRun]) -> list[tuple[ReportRun, str]]:
     """Name the variants of a method by what differs, or by number when that is too much for a label."""
     if len(variants) == 1:
         return [(variants[0], method)]
-    first = [members[0] for members in variants]
-    found = differences({run.name: run.config for run in first})
-    keys = [difference.key for difference in found if _trains(difference.key)]
+    keys = [difference.key for difference in config_differences(variants) if _trains(difference.key)]
     if len(keys) > _MOST_NAMED:
-        return [(members, f"{method} #{number}") for number, members in enumerate(variants, 1)]
+        return [(run, f"{method} #{number}") for number, run in enumerate(variants, 1)]
     return [
-        (members, ", ".join([method, *(f"{_last_part(key)}={run.config.get(key, _NOT_SET)}" for key in keys)]))
-        for members, run in zip(variants, first, strict=True)
+        (run, ", ".join([method, *(f"{_last_part(key)}={run.config.get(key, _NOT_SET)}" for key in keys)]))
+        for run in variants
     ]
 
 
@@ -125,34 +120,40 @@ def _last_part(key: str) -> str:
 
 
 def _trains(key: str) -> bool:
-    return not key.startswith(_ASIDE) and not _last_part(key).endswith("seed")
+    return not key.startswith(_NON_TRAINING) and not _last_part(key).endswith("seed")
 
 
-def differences(settings: Mapping[str, Mapping[str, str]]) -> list[Difference]:
-    """What runs do not share.
+def config_differences(runs: Iterable[ReportRun]) -> list[Difference]:
+    """The settings that runs do not share, but for where their files are; runs of unknown settings have no part.
+
+    Of those that are set to what another one is, only the ones that the other does not tell about already.
+    """
+    known = [run for run in runs if run.config]
+    differing = [
+        each
+        for each in settings_by_value({run.name: run.config for run in known})
+        if len(each.values) > 1 and each.key not in PLACES
+    ]
+    derived = frozenset.intersection(*(run.derived for run in known)) if known else frozenset()
+    told = [each.values for each in differing if each.key not in derived]
+    return [each for each in differing if each.key not in derived or each.values not in told]
+
+
+def settings_by_value(settings: Mapping[str, Mapping[str, str]]) -> list[Difference]:
+    """Every setting with its values, the most frequent last.
 
     Args:
         settings: of each run, by its name.
     """
-    return [each for each in by_value(settings) if len(each.values) > 1]
+    keys = dict.fromkeys(key for of_run in settings.values() for key in of_run)
+    return [Difference(key, _names_by_value(key, settings)) for key in keys]
 
 
-def config_differences(runs: Iterable[ReportRun]) -> list[Difference]:
-    """The settings that runs do not share, but for where their files are; runs of unknown settings have no part."""
-    found = differences({run.name: run.config for run in runs if run.config})
-    return [each for each in found if each.key not in _PLACES]
-
-
-def by_value(settings: Mapping[str, Mapping[str, str]]) -> list[Difference]:
-    """Every setting with its values, the most frequent last; see ``differences``."""
-    keys = {key: None for each in settings.values() for key in each}
-    found = []
-    for key in keys:
-        values: dict[str, list[str]] = {}
-        for name, each in settings.items():
-            values.setdefault(each.get(key, _NOT_SET), []).append(name)
-        found.append(Difference(key, sorted(values.items(), key=lambda item: len(item[1]))))
-    return found
+def _names_by_value(key: str, settings: Mapping[str, Mapping[str, str]]) -> list[tuple[str, list[str]]]:
+    names: dict[str, list[str]] = {}
+    for run, of_run in settings.items():
+        names.setdefault(of_run.get(key, _NOT_SET), []).append(run)
+    return sorted(names.items(), key=lambda item: len(item[1]))
 
 
 def name_runs(names: Sequence[str], groups: Sequence[Group]) -> str:

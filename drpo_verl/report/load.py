@@ -1,4 +1,4 @@
-"""What a report knows of a run: its steps, and as far as they are there its configuration and environment."""
+"""Reads what runs have left: their steps and, where they are there, configuration and environment."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from drpo_verl.configuration.method import METHOD, method_of
+from drpo_verl.configuration.method import method_of
 from drpo_verl.run_folder import worst_tokens
 from drpo_verl.run_folder.environment import ENVIRONMENT_FILE
 from drpo_verl.run_folder.steps import METRICS_FILE, SUMMARY_FILE, Step, held_out_interval, read_steps
 from drpo_verl.run_folder.worst_tokens import WorstToken
 
+PLACES = ("run.dir", "trainer.experiment_name", "trainer.default_local_dir", "ray_kwargs.ray_init._temp_dir")
+"""The settings that say where a run's files are: they differ always, and tell nothing."""
+
 LAST_STEPS = 5
-"""Over so many steps at its end a run's final figures are averaged."""
+"""The number of steps at a run's end over which its final figures are averaged."""
 
 _WANTED = "Give run folders (run.dir) or metrics files, which verl writes with 'file' in trainer.logger."
 
@@ -35,13 +39,15 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class ReportRun:
-    """One run.
+    """A run as a report shows it.
 
     Attributes:
         name: unique in the report.
         steps: in order, the validation before training among them.
         method: see ``method_of``.
-        config: flat, ``a.b.c`` to its value as YAML has it, interpolations unresolved; empty when not known.
+        config: flat, ``a.b.c`` to its value as YAML has it; empty when not known. Interpolations are resolved, but for
+            environment variables, and for ``PLACES`` in the value of another setting.
+        derived: the settings that are set to what others are.
         environment: as ``drpo_verl.run_folder.environment`` writes it; empty when not known.
         problems: over how many held-out problems the accuracy is, by data source, as far as known.
         worst_tokens: of each step, the token on which pi and mu differ most; empty when not kept.
@@ -51,17 +57,18 @@ class ReportRun:
     steps: Sequence[Step]
     method: str | None = None
     config: dict[str, str] = field(default_factory=dict)
+    derived: frozenset[str] = frozenset()
     environment: dict[str, str] = field(default_factory=dict)
     problems: dict[str, int] = field(default_factory=dict)
     worst_tokens: Sequence[WorstToken] = ()
 
     def values(self, metric: str) -> dict[int, float]:
         """A metric by step, without the steps that do not have it or have NaN."""
-        found = ((step.step, step.metrics.get(metric, math.nan)) for step in self.steps)
-        return {step: value for step, value in found if math.isfinite(value)}
+        values = ((step.step, step.metrics.get(metric, math.nan)) for step in self.steps)
+        return {step: value for step, value in values if math.isfinite(value)}
 
     def last(self, metric: str) -> float | None:
-        """Its mean over the last ``LAST_STEPS`` steps that have it; None when none has."""
+        """The mean of a metric over the last ``LAST_STEPS`` steps that have it; None when none has."""
         return mean(list(self.values(metric).values())[-LAST_STEPS:])
 
     @property
@@ -81,9 +88,9 @@ class ReportRun:
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """The mean; None of nothing."""
-    every = list(values)
-    return math.fsum(every) / len(every) if every else None
+    """The mean of numbers; None without any."""
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers) if numbers else None
 
 
 def load_runs(paths: Sequence[Path], left_out: Callable[[str], None] = lambda reason: None) -> list[ReportRun]:
@@ -98,19 +105,19 @@ def load_runs(paths: Sequence[Path], left_out: Callable[[str], None] = lambda re
         FileNotFoundError: when a path does not exist, or the only one has no metrics file.
         ValueError: when the only one holds no step, or none does, or a path is given twice.
     """
-    found: list[tuple[Path, list[Step]]] = []
+    runs: list[tuple[Path, list[Step]]] = []
     for path in paths:
         file = path / METRICS_FILE if path.is_dir() else path
         try:
-            found.append((file, _read_steps(file)))
+            runs.append((file, _read_steps(file)))
         except (FileNotFoundError, ValueError) as error:
             if len(paths) == 1 or not path.exists():
                 raise type(error)(f"{error}. {_WANTED}") from error
             left_out(str(error))
-    if not found:
+    if not runs:
         raise ValueError(f"none of the {len(paths)} paths holds a step of a run. {_WANTED}")
-    names = _names([file.absolute() for file, _ in found])
-    return [_load(file, steps, name) for (file, steps), name in zip(found, names, strict=True)]
+    names = _names([file.absolute() for file, _ in runs])
+    return [_load(file, steps, name) for (file, steps), name in zip(runs, names, strict=True)]
 
 
 def _read_steps(file: Path) -> list[Step]:
@@ -127,12 +134,13 @@ def _load(file: Path, steps: list[Step], name: str) -> ReportRun:
     if file.name != METRICS_FILE:
         return ReportRun(name, steps)
     folder = file.parent
-    method, config = _read_config(folder / ".hydra" / "config.yaml")
+    method, config, derived = _read_config(folder / ".hydra" / "config.yaml")
     return ReportRun(
         name=name,
         steps=steps,
         method=method,
         config=config,
+        derived=derived,
         environment=_read_json(folder / ENVIRONMENT_FILE),
         problems=_problems(_read_json(folder / SUMMARY_FILE), {source for step in steps for source in step.validation}),
         worst_tokens=worst_tokens.read(folder / worst_tokens.WORST_TOKENS_FILE),
@@ -163,19 +171,37 @@ def _problems(summary: dict[str, Any], sources: set[str]) -> dict[str, int]:
     return {source: count for source, count in counts.items() if source is not None and count}
 
 
-def _read_config(path: Path) -> tuple[str | None, dict[str, str]]:
-    """The method and all settings, in which it is resolved, since some methods name it by another setting."""
+def _read_config(path: Path) -> tuple[str | None, dict[str, str], frozenset[str]]:
+    """The method, all settings with their values, and which of them are set to what others are."""
     if not path.exists():
-        return None, {}
+        return None, {}, frozenset()
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
-    method, settings = method_of(config), dict(_flat(OmegaConf.to_container(config, resolve=False), ""))
-    return method, settings if method is None or METHOD not in settings else settings | {METHOD: method}
+    places = {name: OmegaConf.select(config, name, throw_on_resolution_failure=False) for name in PLACES}
+    places = {name: str(place) for name, place in places.items() if place is not None}
+    # Literally: environment variables, since the reader's may not be the run's, and places in what is made of them.
+    written = json.dumps(OmegaConf.to_container(config)).replace("${oc.env:", r"\\${oc.env:")
+    named = OmegaConf.create(json.loads(written))
+    for name in places:
+        OmegaConf.update(named, name, rf"\${{{name}}}")
+    # For all methods; what this one has taken of it stands in its own settings.
+    settings = [setting for setting in _flat(named) if not setting[0].startswith("paper.")]
+    config_by_name = {name: value for name, value, _ in settings} | places
+    return method_of(config), config_by_name, frozenset(name for name, _, derived in settings if derived)
 
 
-def _flat(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node if isinstance(node, str) else json.dumps(node)
+def _flat(node: DictConfig, prefix: str = "", derived: bool = False) -> Iterator[tuple[str, str, bool]]:
+    """Name, value and whether it is derived, of each setting below ``node``."""
+    as_written: Any = OmegaConf.to_container(node)
+    for key in node:
+        name, follows = prefix + str(key), derived or OmegaConf.is_interpolation(node, str(key))
+        try:
+            value = node[key]
+            if isinstance(value, ListConfig):
+                value = OmegaConf.to_container(value, resolve=True)
+        except OmegaConfBaseException:  # it refers to what is not there
+            value = as_written[key]
+        if isinstance(value, DictConfig) and value:
+            yield from _flat(value, f"{name}.", follows)
+        else:
+            yield name, value if isinstance(value, str) else json.dumps(value, default=dict), follows

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -13,41 +12,34 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from drpo_verl import __version__
-from drpo_verl.report.catalogue import SECTIONS, Section
-from drpo_verl.report.figures import FONT, Drawn, Style, draw_section, style
+from drpo_verl.metrics import names
+from drpo_verl.metrics.catalogue import SECTIONS
+from drpo_verl.metrics.description import Section
+from drpo_verl.report.axes import FONT
+from drpo_verl.report.figures import Drawn, draw_section, style
 from drpo_verl.report.groups import (
     METHOD,
     Difference,
     Group,
-    by_value,
     config_differences,
     group_runs,
     name_runs,
+    settings_by_value,
 )
 from drpo_verl.report.load import LAST_STEPS, Accuracy, ReportRun, load_runs, mean
-from drpo_verl.run_folder.steps import REWARD
 from drpo_verl.run_folder.worst_tokens import WorstToken
 
 _NOTHING = "–"
 _WORST_TOKENS = 5
 _CONTEXT_CHARACTERS = 60
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A run in the overview, in words."""
-
-    run: ReportRun
-    group: Group
-    cells: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """Settings that have the same values in the same runs, with the names of these."""
-
-    keys: Sequence[str]
-    values: Sequence[tuple[str, str]]
+_HOW_DRAWN = {
+    "lines": "",
+    "bins": f"Mean of the last {LAST_STEPS} steps.",
+    "held_out": "Bars: for one run its 95 % Wilson interval over the problems, where their number is known; for "
+    "several, the least and the most accurate.",
+    "phases": "Mean over the steps after the first; a phase that a step does not have counts 0 s. Phases below 1 % of "
+    "the step are left out.",
+}
 
 
 def write_report(
@@ -83,18 +75,20 @@ def _render(runs: Sequence[ReportRun], groups: Sequence[Group], group_by: str) -
     environment = Environment(
         loader=PackageLoader("drpo_verl.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"caption": _caption, "breakable": _breakable, "data": _data}
-    environment.globals |= {"group_style": _styles(groups).__getitem__}
+    environment.filters |= {"caption": _caption, "code": _code, "breakable": _breakable, "data": _data}
+    environment.globals |= {"style": {group.label: style(index) for index, group in enumerate(groups)}}
     drawn: list[tuple[Section, list[Drawn]]] = [(section, draw_section(section, groups)) for section in SECTIONS]
     return environment.get_template("page.html.jinja").render(
         runs=runs,
         groups=groups,
         group_by=None if group_by == METHOD else group_by,
-        rows=[_row(run, group) for group in groups for run in group.runs],
+        rows=[(run, group, _cells(run)) for group in groups for run in group.runs],
         sections=[(section, charts) for section, charts in drawn if charts],
         differences=_settings(config_differences(runs), groups),
         without_config=[run.name for run in runs if not run.config],
-        environment=_settings(by_value({run.name: run.environment for run in runs if run.environment}), groups),
+        environment=_settings(
+            settings_by_value({run.name: run.environment for run in runs if run.environment}), groups
+        ),
         without_environment=[run.name for run in runs if not run.environment],
         worst_tokens=[(run, _worst(run)) for group in groups for run in group.runs if run.worst_tokens],
         context=_context,
@@ -104,10 +98,6 @@ def _render(runs: Sequence[ReportRun], groups: Sequence[Group], group_by: str) -
         font=Markup(FONT),
         plotlyjs=Markup(get_plotlyjs()),
     )
-
-
-def _styles(groups: Sequence[Group]) -> dict[str, Style]:
-    return {group.label: style(index) for index, group in enumerate(groups)}
 
 
 def _data(drawn: Drawn) -> Markup:
@@ -120,33 +110,42 @@ def _breakable(name: str) -> Markup:
     return Markup(re.sub(r"([_/])", r"\1<wbr>", str(escape(name))))
 
 
-def _caption(text: str) -> Markup:
+def _caption(drawn: Drawn) -> Markup:
+    """What the chart shows, what a bad value looks like, and how it is drawn."""
+    told = (f"{each.meaning} (`{each.name}`).{f' Bad: {each.bad}.' if each.bad else ''}" for each in drawn.metrics)
+    return _code(" ".join([*told, _HOW_DRAWN[drawn.panel.kind]]))
+
+
+def _code(text: str) -> Markup:
     """Escaped, with what is in backquotes as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
-def _settings(found: Sequence[Difference], groups: Sequence[Group]) -> list[_Setting]:
+def _settings(
+    differences: Sequence[Difference], groups: Sequence[Group]
+) -> list[tuple[list[str], tuple[tuple[str, str], ...]]]:
+    """Settings that have the same values in the same runs, with each value and the names of the runs in words."""
     alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for each in found:
+    for each in differences:
         values = tuple((value, name_runs(names, groups)) for value, names in each.values)
         alike.setdefault(values, []).append(each.key)
-    return [_Setting(keys, values) for values, keys in alike.items()]
+    return [(keys, values) for values, keys in alike.items()]
 
 
-def _row(run: ReportRun, group: Group) -> _Row:
+def _cells(run: ReportRun) -> dict[str, str]:
+    """A run's line in the overview."""
     before, after = _before_and_after(run.accuracies)
-    largest = run.values("mismatch/abs_prob_diff_max").values()
-    cells = {
+    largest = run.values(names.ABS_PROB_DIFF_MAX).values()
+    return {
         "Method": _breakable(run.method or _NOTHING),
         "Steps": str(run.trained_steps),
-        "Reward at the end": _number(run.last(REWARD), ".3f"),
-        "Outside": _number(mean(run.values("trust_region/outside_frac").values()), ".2%"),
+        "Reward at the end": _number(run.last(names.REWARD), ".3f"),
+        "Outside": _number(mean(run.values(names.OUTSIDE).values()), ".2%"),
         "Held-out before": _accuracies(before),
         "Held-out after": _accuracies(after),
-        "abs(π − μ), mean": _number(mean(run.values("mismatch/abs_prob_diff_mean").values()), ".2g"),
+        "abs(π − μ), mean": _number(mean(run.values(names.ABS_PROB_DIFF_MEAN).values()), ".2g"),
         "abs(π − μ), largest": _number(max(largest, default=None), ".2g"),
     }
-    return _Row(run, group, cells)
 
 
 def _worst(run: ReportRun) -> list[WorstToken]:
@@ -167,21 +166,21 @@ def _before_and_after(accuracies: Sequence[Accuracy]) -> tuple[list[Accuracy], l
     """The first and the last of each data source, as far as they are before and after training."""
     before, after = [], []
     for source in sorted({each.source for each in accuracies}):
-        mine = [each for each in accuracies if each.source == source]
-        before += mine[:1] if len(mine) > 1 or mine[0].step == 0 else []
-        after += mine[-1:] if mine[-1].step > 0 else []
+        on_source = [each for each in accuracies if each.source == source]
+        before += on_source[:1] if len(on_source) > 1 or on_source[0].step == 0 else []
+        after += on_source[-1:] if on_source[-1].step > 0 else []
     return before, after
 
 
-def _accuracies(found: Sequence[Accuracy]) -> str:
-    """One alone, or a line each that names its source."""
-    if len(found) <= 1:
-        return _accuracy(found[0]) if found else _NOTHING
-    return Markup("<br>").join(Markup("{}: {}").format(_breakable(each.source), _accuracy(each)) for each in found)
+def _accuracies(accuracies: Sequence[Accuracy]) -> str:
+    """One alone, or a line for each that names its source."""
+    if len(accuracies) <= 1:
+        return _accuracy(accuracies[0]) if accuracies else _NOTHING
+    return Markup("<br>").join(Markup("{}: {}").format(_breakable(each.source), _accuracy(each)) for each in accuracies)
 
 
-def _accuracy(found: Accuracy) -> str:
-    if found.interval is None:
-        return f"{found.value:.3f}"
-    low, high = found.interval
-    return Markup('{:.3f} <span class="interval">{:.3f} to {:.3f}</span>').format(found.value, low, high)
+def _accuracy(accuracy: Accuracy) -> str:
+    if accuracy.interval is None:
+        return f"{accuracy.value:.3f}"
+    low, high = accuracy.interval
+    return Markup('{:.3f} <span class="interval">{:.3f} to {:.3f}</span>').format(accuracy.value, low, high)

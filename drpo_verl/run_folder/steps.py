@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
+from drpo_verl.metrics import names
+
 METRICS_FILE = "metrics.jsonl"
 PICTURE_FILE = "run.png"
 SUMMARY_FILE = "summary.json"
 
-REWARD = "critic/score/mean"
 _VALIDATION = re.compile(r"val-core/(.+)/[^/]+/mean@\d+")
 
 _MARKERS = "osD^v"
-_ASIDE = 0.012
-"""Of the picture's width, roughly."""
+_X_OFFSET = 0.012
+"""Between the intervals of two data sources, as a share of the picture's width, roughly."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def draw(steps: list[Step], path: Path, *, title: str, problems: Mapping[str, in
     from matplotlib import pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    trained = [step for step in steps if REWARD in step.metrics]
+    trained = [step for step in steps if names.REWARD in step.metrics]
     at = [step.step for step in trained]
 
     def series(name: str) -> list[float]:
@@ -141,7 +142,7 @@ def draw(steps: list[Step], path: Path, *, title: str, problems: Mapping[str, in
     )
     figure.suptitle(title)
 
-    reward.plot(at, series(REWARD), color="C0", label="training samples (mean of the step)")
+    reward.plot(at, series(names.REWARD), color="C0", label="training samples (mean of the step)")
     sources = sorted({source for step in steps for source in step.validation})
     for index, source in enumerate(sources):
         tried = [(step.step, step.validation[source]) for step in steps if source in step.validation]
@@ -149,9 +150,9 @@ def draw(steps: list[Step], path: Path, *, title: str, problems: Mapping[str, in
         count = (problems or {}).get(source)
         ends = [held_out_interval(value, count) or (math.nan, math.nan) for value in values]
         # Beside each other, since intervals in one place hide each other.
-        aside = index * _ASIDE * max(step.step for step in steps)
+        offset = index * _X_OFFSET * max(step.step for step in steps)
         reward.errorbar(
-            [step + aside for step, _ in tried], values,
+            [step + offset for step, _ in tried], values,
             [[v - low for v, (low, _) in zip(values, ends, strict=True)],
              [high - v for v, (_, high) in zip(values, ends, strict=True)]],
             fmt=_MARKERS[index % len(_MARKERS)], color=f"C{3 + index}", capsize=4,
@@ -161,14 +162,14 @@ def draw(steps: list[Step], path: Path, *, title: str, problems: Mapping[str, in
     reward.set_ylim(0, 1)
     reward.legend(loc="lower right" if len(sources) < 2 else "upper left")  # several reach lower
 
-    mismatch.plot(at, series("mismatch/abs_prob_diff_mean"), color="C1", label="mean over tokens")
-    mismatch.plot(at, series("mismatch/abs_prob_diff_max"), color="C1", alpha=0.5, ls="--", label="largest")
+    mismatch.plot(at, series(names.ABS_PROB_DIFF_MEAN), color="C1", label="mean over tokens")
+    mismatch.plot(at, series(names.ABS_PROB_DIFF_MAX), color="C1", alpha=0.5, ls="--", label="largest")
     mismatch.set_yscale("log")
     mismatch.set_ylabel(r"$|\pi - \mu|$ of sampled tokens")
     mismatch.legend(loc="best")
 
-    region.plot(at, series("trust_region/weight_mean"), color="C2", label="mean over tokens")
-    region.plot(at, series("trust_region/weight_min"), color="C2", alpha=0.5, ls="--", label="smallest")
+    region.plot(at, series(names.WEIGHT_MEAN), color="C2", label="mean over tokens")
+    region.plot(at, series(names.WEIGHT_MIN), color="C2", alpha=0.5, ls="--", label="smallest")
     region.axhline(0, color="0.5", lw=0.8)
     region.set_ylabel("gradient weight w\n(below 0: corrected)")
     region.legend(loc="best")

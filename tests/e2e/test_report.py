@@ -20,13 +20,15 @@ def test_a_report_of_real_runs_is_drawn(exact_run: Run, two_rank_bf16_run: Run, 
     page = open_page(out)
     assert page.console == []
     assert {
-        "reward", "held_out", "weight", "outside_frac", "abs_prob_diff", "kl", "phases", "policy_drift_kl_k3",
-        "inference_mismatch_bins_abs_prob_diff", "policy_drift_bins_abs_prob_diff_negative", "policy_drift_bins_share",
+        "critic_score_mean", "val_core_mean", "trust_region_weight_mean", "trust_region_outside_frac",
+        "mismatch_abs_prob_diff_mean", "mismatch_kl", "timing_s", "policy_drift_kl_k3", "rollout_corr_kl",
+        "inference_mismatch_by_prob_abs_prob_diff", "policy_drift_by_prob_abs_prob_diff_negative_advantage",
+        "policy_drift_by_prob_share",
     } <= set(page.charts)  # fmt: skip
     for key, chart in page.charts.items():
         assert chart.traces, key
         assert all(trace and all(trace) for trace in chart.traces), key
-    for key in ("reward", "weight", "outside_frac", "abs_prob_diff", "step_seconds"):
+    for key in ("critic_score_mean", "trust_region_weight_mean", "mismatch_abs_prob_diff_mean", "timing_s_step"):
         assert len(page.charts[key].traces) in (2, 4), key  # two methods, each with one line or two
     assert page.html.count('data-label="Token"') == 6  # three steps of each
     for expected in ("drpo", "dppo_topk_tv", "actor_rollout_ref", "bfloat16", version("verl")):

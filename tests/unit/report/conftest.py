@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from drpo_verl.metrics.bins import PROBABILITY_BINS
+
 REAL = Path(__file__).parents[2] / "data" / "dppo_topk_tv.jsonl"
 
 MakeRun = Callable[..., Path]
-
-_BINS = ("le_1e-4", "1e-4_1e-3", "1e-3_1e-2", "1e-2_0.1", "0.1_0.5", "0.5_0.9", "0.9_0.99", "gt_0.99")
 
 
 def real_records() -> list[dict[str, Any]]:
@@ -31,13 +31,16 @@ def _derived(data: dict[str, float], scale: float) -> dict[str, float]:
     }  # fmt: skip
     for series, factor in (("inference_mismatch", 0.1), ("policy_drift", 1.0)):
         more |= {f"{series}/{name}": factor * diff for name in (
-            "abs_prob_diff_mean", "abs_prob_diff_p99", "abs_prob_diff_max", "kl_k3", "chi2",
+            "abs_prob_diff_mean", "abs_prob_diff_p99", "abs_prob_diff_max", "kl_k1", "kl_k3", "chi2",
             "abs_prob_diff_mean_positive_advantage", "abs_prob_diff_mean_negative_advantage")}  # fmt: skip
         more |= {f"{series}/{name}": 1.0 - factor * diff for name in ("ess", "correlation", "ratio_p01", "ratio_p50")}
         more[f"{series}/ratio_p99"] = 1.0 + factor * diff
         for sign, part in (("", 1.0), ("_positive_advantage", 0.5), ("_negative_advantage", 0.4)):
-            more |= {f"{series}_by_prob/share_{name}{sign}": part / len(_BINS) for name in _BINS}
-            more |= {f"{series}_by_prob/abs_prob_diff_{name}{sign}": factor * diff for name in _BINS}
+            more |= {f"{series}_by_prob/share_{name}{sign}": part / len(PROBABILITY_BINS) for name in PROBABILITY_BINS}
+            more |= {f"{series}_by_prob/abs_prob_diff_{name}{sign}": factor * diff for name in PROBABILITY_BINS}
+    more |= {f"rollout_corr/{name}": 0.1 * diff for name in ("kl", "k3_kl", "chi2_token", "log_ppl_diff")}
+    more |= {f"training/rollout_probs_diff_{name}": 0.1 * diff for name in ("mean", "max", "std")}
+    more |= {"rollout_corr/ppl_ratio": 1.0 + 0.1 * diff, "training/rollout_actor_probs_pearson_corr": 1.0 - 0.1 * diff}
     return {name: scale * value for name, value in (data | more).items()}
 
 

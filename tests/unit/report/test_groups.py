@@ -43,6 +43,20 @@ def test_variants_of_a_method_are_named_by_what_differs(make_run) -> None:
     }
 
 
+def test_a_setting_that_follows_from_another_is_named_where_that_one_does_not_tell(make_run) -> None:
+    derived = {"rollout.n": 4, "ref.n": "${rollout.n}", "ref.log": "${run.dir}/log"}
+    paths = [make_run("a", **derived), make_run("b", **{**derived, "rollout.n": 8})]
+    assert _groups(paths) == {"drpo, n=4": ["a"], "drpo, n=8": ["b"]}
+    assert [difference.key for difference in config_differences(load_runs(paths))] == ["rollout.n"]
+    # An experiment's threshold, the method's default, and the same given by hand.
+    reads = {DELTA: "${oc.select:paper.tv_delta,0.2}"}
+    paths = [
+        make_run("experiment", **reads, **{"paper.tv_delta": 0.15, "paper.kl_delta": 0.05}),
+        make_run("default", **reads), make_run("given", **{DELTA: 0.2, "data.seed": 2}),
+    ]  # fmt: skip
+    assert _groups(paths) == {"drpo, delta=0.15": ["experiment"], "drpo, delta=0.2": ["default", "given"]}
+
+
 def test_grouping_by_a_setting(make_run) -> None:
     paths = [make_run("a", **{DELTA: 0.1}), make_run("b", **{DELTA: 0.2}), make_run("c", "spo", **{DELTA: 0.1})]
     assert _groups(paths, DELTA) == {"delta=0.1": ["a", "c"], "delta=0.2": ["b"]}

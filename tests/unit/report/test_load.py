@@ -21,11 +21,26 @@ def test_a_run_of_today(make_run) -> None:
         "one", "cispo", 3, {"drpo_verl/arithmetic": 16}
     )  # fmt: skip
     assert run.config["data.seed"] == "1"
-    assert run.config["run.dir"] == "outputs/${trainer.experiment_name}"
+    assert run.config["run.dir"] == "outputs/one"
     assert run.environment == {"verl": "0.9.1", "python": "3.11.2"}
     before, after = run.accuracies
     assert (before.step, before.value, after.step, after.value) == (0, 0.25, 3, 0.5)
     assert before.interval is not None and before.interval[0] < 0.25 < before.interval[1]
+
+
+def test_settings_have_their_values(make_run) -> None:
+    (run,) = load_runs([make_run("one", **{
+        "paper.delta": 0.15, "x.given": "${oc.select:paper.delta,0.2}", "x.default": "${oc.select:paper.other,0.2}",
+        "x.list": ["${data.seed}", 2], "x.section": "${paper}", "x.unknown": "${no.such}", "x.log": "${run.dir}/log",
+        "x.cache": "${oc.env:HOME}/cache/${data.seed}", "x.missing": "???", "x.nothing": {},
+    })])  # fmt: skip
+    assert {name: value for name, value in run.config.items() if name.startswith("x.")} == {
+        "x.given": "0.15", "x.default": "0.2", "x.list": "[1, 2]", "x.section.delta": "0.15", "x.unknown": "${no.such}",
+        # Neither the reader's environment nor, in what follows from it, the run's folder.
+        "x.log": "${run.dir}/log", "x.cache": "${oc.env:HOME}/cache/1", "x.missing": "???", "x.nothing": "{}",
+    }  # fmt: skip
+    assert {"x.given", "x.default", "x.section.delta"} <= run.derived and "data.seed" not in run.derived
+    assert "paper.delta" not in run.config  # for all methods: what this one takes of it stands in its own settings
 
 
 @pytest.fixture

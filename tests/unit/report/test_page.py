@@ -10,15 +10,17 @@ from browser import open_page
 from typer.testing import CliRunner
 
 from drpo_verl.cli import app
+from drpo_verl.metrics.catalogue import SECTIONS
 from drpo_verl.report import write_report
-from drpo_verl.report.catalogue import SECTIONS
 
 OF_THE_REAL_RUN = {
-    "reward", "entropy", "response_length", "truncated", "grad_norm", "weight", "outside_frac", "outside_by_sign",
-    "diverging_frac", "corrective_frac", "abs_prob_diff", "kl", "ratio_max", "low_prob_frac", "step_seconds", "phases",
-    "throughput",
+    "critic_score_mean", "mismatch_behaviour_log_prob_mean", "response_length_mean", "response_length_clip_ratio",
+    "actor_grad_norm", "trust_region_weight_mean", "trust_region_outside_frac",
+    "trust_region_outside_frac_positive_advantage", "trust_region_diverging_frac", "trust_region_corrective_frac",
+    "mismatch_abs_prob_diff_mean", "mismatch_kl", "mismatch_ratio_max", "mismatch_low_prob_frac", "timing_s_step",
+    "timing_s", "perf_throughput",
 }  # fmt: skip
-EVERY = {chart.key for section in SECTIONS for chart in section.charts}
+ALL_CHARTS = {panel.key for section in SECTIONS for panel in section.charts}
 
 
 @pytest.fixture
@@ -37,19 +39,19 @@ def test_every_chart_is_drawn_in_a_browser(four_runs: list[Path], tmp_path: Path
     page = open_page(out)
     assert page.console == []
     assert 'data-drawn="all"' in page.html
-    assert set(page.charts) == EVERY
+    assert set(page.charts) == ALL_CHARTS
     for key, chart in page.charts.items():
         for trace in chart.traces:
             assert trace and all(path and "NaN" not in path for path in trace), (key, trace)
     traces = {key: len(chart.traces) for key, chart in page.charts.items()}
-    assert traces["reward"] == 4  # a line for each of the three groups, and a band for the two seeds
-    assert traces["weight"] == 8  # mean and smallest
+    assert traces["critic_score_mean"] == 4  # a line for each of the three groups, and a band for the two seeds
+    assert traces["trust_region_weight_mean"] == 8  # mean and smallest
     assert traces["inference_mismatch_abs_prob_diff_mean"] == 2 * 3 + 3  # the older run has none
-    assert traces["held_out"] == 2
-    assert traces["policy_drift_bins_share"] == 2
-    assert traces["phases"] == 3
+    assert traces["val_core_mean"] == 2
+    assert traces["policy_drift_by_prob_share"] == 2
+    assert traces["timing_s"] == 3
     assert all(
-        len(trace) == 8 + 8 for trace in page.charts["policy_drift_bins_share"].traces[:1]
+        len(trace) == 8 + 8 for trace in page.charts["policy_drift_by_prob_share"].traces[:1]
     )  # bars, and whiskers of two seeds
 
 
