@@ -41,7 +41,8 @@ class ReportRun:
         name: unique in the report.
         steps: in order, the validation before training among them.
         method: see ``method_of``.
-        config: flat, ``a.b.c`` to its value as YAML has it, interpolations unresolved; empty when not known.
+        config: flat, ``a.b.c`` to its value as YAML has it; empty when not known. Interpolations are unresolved, except
+            for the method's thresholds, which an experiment's ``paper`` section may have set.
         environment: as ``drpo_verl.run_folder.environment`` writes it; empty when not known.
         problems: over how many held-out problems the accuracy is, by data source, as far as known.
         worst_tokens: of each step, the token on which pi and mu differ most; empty when not kept.
@@ -169,7 +170,12 @@ def _read_config(path: Path) -> tuple[str | None, dict[str, str]]:
         return None, {}
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
-    method, settings = method_of(config), dict(_flat(OmegaConf.to_container(config, resolve=False), ""))
+    method = method_of(config)
+    settings = {
+        name: json.dumps(OmegaConf.select(config, name)) if value.startswith("${oc.select:paper.") else value
+        for name, value in _flat(OmegaConf.to_container(config, resolve=False), "")
+        if not name.startswith("paper.")  # for all methods; what this one has taken of it stands in its own settings
+    }
     return method, settings if method is None or METHOD not in settings else settings | {METHOD: method}
 
 
