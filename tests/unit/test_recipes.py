@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from drpo_verl.configuration import search_path
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 FOLDER = search_path.config_dir() / "experiment"
+SHELLCHECK = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
 EXPERIMENTS = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
 
 
@@ -107,8 +110,12 @@ def test_commands_in_the_documentation_name_experiments_that_there_are() -> None
 
 
 @pytest.mark.parametrize("script", ["launch.sh", "submit.sh"])
-def test_a_script_can_be_run(script: str) -> None:
+def test_a_script_can_be_run_and_shellcheck_finds_nothing(script: str) -> None:
     assert (RECIPES / script).stat().st_mode & stat.S_IXUSR
+    if SHELLCHECK is None:
+        pytest.skip("shellcheck is not installed")
+    run = subprocess.run([SHELLCHECK, RECIPES / script], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
 
 
 def _submit(folder: Path, ray: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
