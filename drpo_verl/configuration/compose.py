@@ -68,7 +68,8 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     known = [f"paper.{name}" for name in OmegaConf.load(search_path.config_dir() / "train.yaml").paper]
     for name in (f"paper.{name}" for name in config.paper):
         if name not in known:
-            raise CompositionError(Finding("error", name, None, "is read by no method.", _meant(known)))
+            near = get_close_matches(name, known, n=_MOST_NAMED) or known
+            raise CompositionError(Finding("error", name, None, "is read by no method.", _meant(near)))
     return config
 
 
