@@ -41,8 +41,8 @@ PANELS = [
     Panel("surrogate", "surrogate", EVERYWHERE),
     Panel("cispo, C = 1", "pg_tis", TrustRegion(1.0, 1.0, ratio_cap=1.0)),
     Panel("pg_tis, C = 3", "pg_tis", TrustRegion(1.0, 1.0, ratio_cap=3.0)),
-    Panel("grpo, 0.2 / 0.2", "grpo", TrustRegion(0.2, 0.2, dual_clip=3.0)),
-    Panel("grpo_clip_higher, 0.2 / 0.28", "grpo_clip_higher", TrustRegion(0.2, 0.28, dual_clip=3.0)),
+    Panel("grpo, 0.2 / 0.2", "grpo", TrustRegion(0.2, 0.2)),
+    Panel("grpo_clip_higher, 0.2 / 0.28", "grpo_clip_higher", TrustRegion(0.2, 0.28)),
     Panel("spo, δ = 12.5", "spo", TrustRegion(12.5, 12.5)),
     Panel("minirl, 0.2 / 0.27, C = 5", "minirl", TrustRegion(0.2, 0.27, ratio_cap=5.0)),
     Panel("dppo_binary_tv, δ = 0.2, C = 5", "dppo_binary_tv", TrustRegion(0.2, 0.2, ratio_cap=5.0)),
@@ -75,10 +75,6 @@ def weight(panel: Panel, mu: float, pi: Tensor, advantage: float) -> Tensor:
         partition_divergence=_partition_divergence(objective, mu, pi[None]),
     )  # fmt: skip
     (gradient,) = torch.autograd.grad(result.loss.sum(), log_pi)
-    gradient = gradient.detach()
-    if panel.region.dual_clip is not None:  # verl's own loss; ours knows what it masks
-        masked = (advantage < 0) & ((log_pi - log_mu).exp() > panel.region.dual_clip)
-        gradient = torch.where(masked, 0.0, gradient)
     return (gradient / (-advantage * (log_pi - log_mu).exp())).detach().squeeze(0)
 
 

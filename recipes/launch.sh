@@ -1,6 +1,18 @@
-# shellcheck shell=bash
-# Sourced by the recipes' scripts, which choose the experiment: `launch` runs it. Its arguments are Hydra overrides, and
-# have the last word.
+#!/usr/bin/env bash
+# Runs an experiment of hydra_configs/experiment, here or on the Ray cluster that RAY_ADDRESS names. In a job, submit.sh
+# has started it.
+#
+#   METHOD=drpo SHARED_DIR=/shared recipes/launch.sh drpo/qwen3_4b trainer.total_training_steps=400
+#
+# The arguments after the experiment's name are Hydra overrides, and have the last word over the variables.
+set -euo pipefail
+
+if (($# == 0)) || [[ $1 == *=* ]]; then
+    echo "usage: recipes/launch.sh EXPERIMENT [hydra.override=value]..." >&2
+    exit 2
+fi
+EXPERIMENT=$1
+shift
 
 # ---- user-adjustable; empty: as the experiment has it ----
 SHARED_DIR=${SHARED_DIR:-}    # on a cluster, a folder that every node has: data/, huggingface/, cache/, runs/
@@ -13,6 +25,10 @@ TOTAL_STEPS=${TOTAL_STEPS:-}
 SAVE_FREQ=${SAVE_FREQ:-}      # steps
 TEST_FREQ=${TEST_FREQ:-}      # steps
 # ---- end user-adjustable ----
+
+if [[ -z $METHOD && $EXPERIMENT == dppo/* ]]; then
+    METHOD=dppo_binary_tv
+fi
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [[ -z ${PYTHON:-} ]]; then
@@ -51,11 +67,9 @@ ENVIRONMENT=(
     ${HF_HOME:+HF_HOME="$HF_HOME"}
 )
 
-launch() {
-    cd "$ROOT" || exit
-    exec "$PYTHON" -m drpo_verl.train \
-        "${RUN[@]}" \
-        "${TRAINER[@]}" \
-        "${ENVIRONMENT[@]/#/++ray_kwargs.ray_init.runtime_env.env_vars.}" \
-        "$@"
-}
+cd "$ROOT"
+exec "$PYTHON" -m drpo_verl.train \
+    "${RUN[@]}" \
+    "${TRAINER[@]}" \
+    "${ENVIRONMENT[@]/#/++ray_kwargs.ray_init.runtime_env.env_vars.}" \
+    "$@"

@@ -1,27 +1,28 @@
 #!/usr/bin/env bash
-# Submits a recipe to a Ray cluster with `ray job submit`, and follows its log to the end. Ctrl-C ends the following, not
-# the job.
+# Submits an experiment of hydra_configs/experiment to a Ray cluster with `ray job submit`, and follows its log to the
+# end. Ctrl-C ends the following, not the job.
 #
 #   export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265
-#   recipes/submit.sh drpo_qwen3_4b SHARED_DIR=/shared/drpo-verl METHOD=drpo trainer.total_training_steps=400
+#   recipes/submit.sh drpo/qwen3_4b SHARED_DIR=/shared/drpo-verl METHOD=drpo trainer.total_training_steps=400
 #
-# After the recipe's name: VARIABLE=value is for its script, --option=value for `ray job submit`, the rest are Hydra
-# overrides.
+# After the experiment's name: VARIABLE=value is for launch.sh, --option=value for `ray job submit`, and the rest are
+# Hydra overrides.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH="$PATH:$PWD/.venv/bin"  # for `ray`, where no environment is active
+PATH="$PATH:$PWD/.venv/bin"          # for `ray`, where no environment is active
+AGENT_SECONDS=${AGENT_SECONDS:-120}  # how long to wait for a cluster that has just started to take jobs
 
-RECIPE=${1:-}
-if [[ ! -f recipes/$RECIPE/job.yaml ]]; then
-    echo "error: no recipe '$RECIPE'; there are:" >&2
-    dirname recipes/*/job.yaml >&2
+EXPERIMENT=${1:-}
+if [[ ! -f hydra_configs/experiment/$EXPERIMENT.yaml ]]; then
+    echo "error: no experiment '$EXPERIMENT'; there are:" >&2
+    find hydra_configs/experiment -name '*.yaml' | sed 's|^hydra_configs/experiment/||; s|\.yaml$||' | sort >&2
     exit 2
 fi
 shift
 
 VARIABLES=()
 OVERRIDES=()
-OPTIONS=(--submission-id="$RECIPE-$(date +%Y%m%d-%H%M%S)")
+OPTIONS=(--submission-id="${EXPERIMENT//\//_}-$(date +%Y%m%d-%H%M%S)")
 for argument; do
     case $argument in
         --*) OPTIONS+=("$argument") ;;
@@ -29,7 +30,20 @@ for argument; do
         *) OVERRIDES+=("$argument") ;;
     esac
 done
-SCRIPTS=(recipes/"$RECIPE"/run_*.sh)
 
-exec ray job submit --runtime-env="recipes/$RECIPE/job.yaml" "${OPTIONS[@]}" \
-    -- env "${VARIABLES[@]}" bash "${SCRIPTS[0]}" "${OVERRIDES[@]}"
+ERRORS=$(mktemp)
+trap 'rm -f "$ERRORS"' EXIT
+
+submit() {
+    ray job submit --runtime-env=recipes/job.yaml "${OPTIONS[@]}" \
+        -- env "${VARIABLES[@]}" bash recipes/launch.sh "$EXPERIMENT" "${OVERRIDES[@]}" 2>&1 >&3 | tee "$ERRORS" >&2
+} 3>&1
+
+until submit; do
+    status=$?
+    if ((SECONDS >= AGENT_SECONDS)) || ! grep -q "No available agent to submit job" "$ERRORS"; then
+        exit "$status"
+    fi
+    echo "The cluster does not take jobs yet: its agent is still starting. Trying again, for up to $AGENT_SECONDS s." >&2
+    sleep 5
+done

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _MOST_NAMED = 3
 _SECTIONS = (
-    "trainer", "data", "algorithm", "reward", "run", "check", "prepare", "actor_rollout_ref", "actor_rollout_ref.actor",
-    "actor_rollout_ref.model", "actor_rollout_ref.rollout", "actor_rollout_ref.ref",
+    "trainer", "data", "algorithm", "reward", "run", "paper", "check", "prepare", "actor_rollout_ref",
+    "actor_rollout_ref.actor", "actor_rollout_ref.model", "actor_rollout_ref.rollout", "actor_rollout_ref.ref",
     "actor_rollout_ref.actor.policy_loss", "actor_rollout_ref.actor.optim",
 )  # fmt: skip
 """What a value in their place would leave nothing of."""
@@ -64,6 +64,12 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
         if not isinstance(value := OmegaConf.select(config, name), DictConfig):
             message, remedy = "is not a section.", f"Set what is in it one by one: {name}.SETTING=VALUE."
             raise CompositionError(Finding("error", name, value, message, remedy))
+    # A misspelt name in an experiment's file would otherwise leave the methods at their defaults, unnoticed.
+    known = [f"paper.{name}" for name in OmegaConf.load(search_path.config_dir() / "train.yaml").paper]
+    for name in (f"paper.{name}" for name in config.paper):
+        if name not in known:
+            near = get_close_matches(name, known, n=_MOST_NAMED) or known
+            raise CompositionError(Finding("error", name, None, "is read by no method.", _meant(near)))
     return config
 
 

@@ -1,11 +1,13 @@
-"""Recipes: what a script runs, what a job takes along, and what a README says."""
+"""Recipes: what the launch script runs, what a job takes along, and what the README says."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,25 +19,19 @@ from ray.runtime_env import RuntimeEnv
 from drpo_verl.configuration import search_path
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted(path.parent for path in (ROOT / "recipes").glob("*/README.md"))
-SETTINGS = {
-    "drpo_qwen3_30b_a3b": ("bf16", "fp8_rollout", "fp8_e2e", "qwen3_5"),
-    "dppo_qwen3_30b_a3b": ("base", "base_r3", "thinking", "verl_script"),
-}
-RUNS = [(recipe, setting) for recipe in RECIPES for setting in SETTINGS.get(recipe.name, ("",))]
+RECIPES = ROOT / "recipes"
+FOLDER = search_path.config_dir() / "experiment"
+SHELLCHECK = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
+EXPERIMENTS = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
 
 
-def _script(recipe: Path) -> Path:
-    (script,) = recipe.glob("run_*.sh")
-    return script
-
-
-def _overrides(recipe: Path, *arguments: str, **variables: str) -> list[str]:
-    """What the script would give to ``python -m drpo_verl.train``."""
-    environment = {"PATH": os.environ["PATH"], "PYTHON": "echo"} | {k: v for k, v in variables.items() if v}
+def _overrides(*arguments: str, **variables: str) -> list[str]:
+    """What the launch script gives to ``python -m drpo_verl.train``."""
     run = subprocess.run(
-        ["bash", _script(recipe), *arguments], env=environment, cwd="/", capture_output=True, text=True, check=True
-    )
+        ["bash", RECIPES / "launch.sh", *arguments],
+        env={"PATH": os.environ["PATH"], "PYTHON": "echo"} | variables, cwd="/", capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
     module, *overrides = run.stdout.split()[1:]
     assert module == "drpo_verl.train"
     return overrides
@@ -47,52 +43,45 @@ def _compose(overrides: list[str]) -> DictConfig:
         return compose("train", overrides)
 
 
-def test_there_are_recipes() -> None:
-    assert {path.name for path in RECIPES} == {
-        "cpu_tiny", "drpo_qwen3_4b", "drpo_qwen3_30b_a3b", "drpo_r1d_1_5b",
-        "dppo_qwen3_30b_a3b", "dppo_qwen3_8b", "dppo_lora", "dppo_sanity_r1d",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(("recipe", "setting"), RUNS, ids=lambda value: getattr(value, "name", value))
-def test_a_recipe_is_an_experiment_that_composes(recipe: Path, setting: str) -> None:
-    config = _compose(_overrides(recipe, SETTING=setting, SHARED_DIR="/shared"))
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_can_be_launched(experiment: str) -> None:
+    config = _compose(_overrides(experiment, SHARED_DIR="/shared"))
     assert config.run.dir == f"/shared/runs/{config.trainer.experiment_name}"
+    assert config.trainer.experiment_name.split("-")[0] == experiment.replace("/", "_")
     variables = config.ray_kwargs.ray_init.runtime_env.env_vars
     assert variables.VERL_USE_EXTERNAL_MODULES == "drpo_verl.plugin"
     assert variables.HF_HOME == "/shared/huggingface"
-    assert (recipe.name == "cpu_tiny") == (config.trainer.device == "cpu")
-    family = recipe.name.split("_")[0]
-    assert config.actor_rollout_ref.actor.policy_loss.loss_mode.startswith({"cpu": "drpo"}.get(family, family))
+    # On CPUs the run brings the platform itself; a job's specification is the same for all.
+    assert variables.get("VERL_PLATFORM") == ("cpu" if experiment.startswith("cpu_") else None)
+    assert config.run.method == ("dppo_binary_tv" if experiment.startswith("dppo/") else "drpo")
 
 
 def test_variables_are_overrides_and_arguments_have_the_last_word() -> None:
-    recipe = ROOT / "recipes" / "cpu_tiny"
     variables = {
         "METHOD": "dppo_binary_kl", "RUN_NAME": "mine", "RESUME_MODE": "auto", "TOTAL_STEPS": "7", "SAVE_FREQ": "3",
         "TEST_FREQ": "2", "MODEL_PATH": "/models/tiny",
     }  # fmt: skip
-    config = _compose(_overrides(recipe, "trainer.save_freq=5", "data.seed=3", **variables))
-    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "dppo_binary_kl"
+    config = _compose(_overrides("cpu_tiny", "trainer.save_freq=5", "data.seed=3", **variables))
+    assert config.run.method == "dppo_binary_kl"
     assert (config.run.dir, config.trainer.resume_mode) == ("outputs/mine", "auto")
     assert (config.trainer.total_training_steps, config.trainer.save_freq, config.trainer.test_freq) == (7, 5, 2)
     assert (config.actor_rollout_ref.model.path, config.data.seed) == ("/models/tiny", 3)
+    assert _compose(_overrides("dppo/qwen3_8b", "method=spo")).run.method == "spo"
+    assert _compose(_overrides("dppo/qwen3_8b", METHOD="drpo", HARDWARE="1x8")).trainer.nnodes == 1
 
 
-def test_an_unknown_setting_is_refused() -> None:
-    for recipe in SETTINGS:
-        with pytest.raises(subprocess.CalledProcessError) as error:
-            _overrides(ROOT / "recipes" / recipe, SETTING="fp4")
-        assert "SETTING=fp4: expected" in error.value.stderr
+@pytest.mark.parametrize("arguments", [(), ("trainer.save_freq=5",)])
+def test_launch_wants_an_experiment_first(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        _overrides(*arguments)
+    assert error.value.returncode == 2 and "usage: recipes/launch.sh EXPERIMENT" in error.value.stderr
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_a_job_takes_the_checkout_along_and_no_secret(recipe: Path) -> None:
-    specification = yaml.safe_load((recipe / "job.yaml").read_text())
+def test_a_job_takes_the_checkout_along_and_no_secret() -> None:
+    specification = yaml.safe_load((RECIPES / "job.yaml").read_text())
     RuntimeEnv(**specification | {"working_dir": str(ROOT)})  # Ray's own validation
     assert specification["working_dir"] == "."
     assert not [name for name in specification["env_vars"] if re.search("KEY|TOKEN|SECRET|PASSWORD", name)]
-    assert ("VERL_PLATFORM" in specification["env_vars"]) == (recipe.name == "cpu_tiny")
 
 
 def test_what_is_left_behind_is_not_what_a_run_needs() -> None:
@@ -101,38 +90,80 @@ def test_what_is_left_behind_is_not_what_a_run_needs() -> None:
     assert not {"/drpo_verl/", "/hydra_configs/", "/recipes/"} & set(ignored)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_a_readme_names_what_is_there(recipe: Path) -> None:
-    text = (recipe / "README.md").read_text()
-    script = _script(recipe)
-    assert script.stat().st_mode & stat.S_IXUSR
-    assert f"recipes/{recipe.name}/{script.name}" in text and f"recipes/submit.sh {recipe.name} " in text
-    for setting in SETTINGS.get(recipe.name, ()):
-        assert f"| `{setting}` |" in text
+def test_the_readme_names_every_experiment_and_what_is_there() -> None:
+    text = (RECIPES / "README.md").read_text()
+    rows = [line for line in text.splitlines() if re.match(r"\| `d[rp]po/", line)]
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    assert sorted(named) == [name for name in EXPERIMENTS if "/" in name]
+    compared = {name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[3])}
+    assert compared <= {path.stem for path in (search_path.config_dir() / "method").glob("*.yaml")}
     for link in re.findall(r"\]\(([^)h][^)]*)\)", text):
-        assert (recipe / link).exists(), link
-    if recipe.name != "cpu_tiny":
-        for said in ("Untested on a GPU", "rehearsal=cpu", "drpo-verl check", "drpo-verl data", "ray job stop"):
-            assert said in text, said
+        assert (RECIPES / link).exists(), link
+
+
+def test_commands_in_the_documentation_name_experiments_that_there_are() -> None:
+    commands: list[str] = []
+    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*.md"), *ROOT.glob("docker/*.md")):
+        commands += re.findall(r"recipes/(?:submit|launch)\.sh ([a-z][\w/]*)", page.read_text())
+    assert len(commands) > 10
+    assert set(commands) <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("script", ["launch.sh", "submit.sh"])
+def test_a_script_can_be_run_and_shellcheck_finds_nothing(script: str) -> None:
+    assert (RECIPES / script).stat().st_mode & stat.S_IXUSR
+    if SHELLCHECK is None:
+        pytest.skip("shellcheck is not installed")
+    run = subprocess.run([SHELLCHECK, RECIPES / script], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+
+
+def _submit(folder: Path, ray: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the submit script with a stand-in for the ``ray`` command, which is what would talk to a cluster."""
+    for name, script in (("ray", ray), ("sleep", "")):
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return subprocess.run(
+        [RECIPES / "submit.sh", *arguments], env={"PATH": f"{folder}:{os.environ['PATH']}"} | variables,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 def test_submit_sorts_its_arguments(tmp_path: Path) -> None:
-    ray = tmp_path / "ray"
-    ray.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    ray.chmod(0o755)
-    run = subprocess.run(
-        [ROOT / "recipes" / "submit.sh", "cpu_tiny", "METHOD=drpo", "--no-wait", "data.seed=3", "SHARED_DIR=/a b"],
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    arguments = ("dppo/qwen3_8b", "METHOD=drpo", "--no-wait", "data.seed=3", "SHARED_DIR=/a b")
+    run = _submit(tmp_path, 'printf "%s\\n" "$@"', *arguments)
+    assert run.returncode == 0, run.stderr
     job, submit, specification, identifier, *rest = run.stdout.splitlines()
-    assert (job, submit, specification) == ("job", "submit", "--runtime-env=recipes/cpu_tiny/job.yaml")
-    assert re.fullmatch(r"--submission-id=cpu_tiny-\d{8}-\d{6}", identifier)
+    assert (job, submit, specification) == ("job", "submit", "--runtime-env=recipes/job.yaml")
+    assert re.fullmatch(r"--submission-id=dppo_qwen3_8b-\d{8}-\d{6}", identifier)
     assert rest == [
-        "--no-wait", "--", "env", "METHOD=drpo", "SHARED_DIR=/a b", "bash", "recipes/cpu_tiny/run_tiny_fsdp2.sh",
+        "--no-wait", "--", "env", "METHOD=drpo", "SHARED_DIR=/a b", "bash", "recipes/launch.sh", "dppo/qwen3_8b",
         "data.seed=3",
     ]  # fmt: skip
 
 
-def test_submit_names_the_recipes_that_there_are() -> None:
-    run = subprocess.run([ROOT / "recipes" / "submit.sh", "nope"], capture_output=True, text=True, check=False)
-    assert run.returncode == 2 and "no recipe 'nope'" in run.stderr and "drpo_qwen3_4b" in run.stderr
+@pytest.mark.parametrize("name", [(), ("nope",), ("drpo_qwen3_4b",), ("drpo",)])
+def test_submit_names_the_experiments_that_there_are(name: tuple[str, ...]) -> None:
+    run = subprocess.run([RECIPES / "submit.sh", *name], capture_output=True, text=True, check=False)
+    assert run.returncode == 2 and f"no experiment '{''.join(name)}'" in run.stderr
+    assert sorted(run.stderr.splitlines()[1:]) == EXPERIMENTS
+
+
+_NO_AGENT = "Request failed with status code 500: No available agent to submit job, please try again later.."
+
+
+def test_submit_waits_for_a_cluster_that_has_just_started(tmp_path: Path) -> None:
+    ray = f'echo x >> {tmp_path}/calls; [ $(wc -l < {tmp_path}/calls) = 3 ] || {{ echo "{_NO_AGENT}" >&2; exit 1; }}'
+    run = _submit(tmp_path, f"{ray}; echo followed", "cpu_tiny")
+    assert (run.returncode, run.stdout) == (0, "followed\n")
+    assert run.stderr.count("Trying again, for up to 120 s.") == 2
+
+
+@pytest.mark.parametrize(("message", "seconds"), [(_NO_AGENT, "0"), ("Job 'x' failed", "120")])
+def test_submit_does_not_repeat_what_fails_otherwise_or_for_too_long(
+    message: str, seconds: str, tmp_path: Path
+) -> None:
+    ray = f'echo x >> {tmp_path}/calls; echo "{message}" >&2; exit 3'
+    run = _submit(tmp_path, ray, "cpu_tiny", AGENT_SECONDS=seconds)
+    assert run.returncode == 3 and run.stderr == f"{message}\n"
+    assert (tmp_path / "calls").read_text() == "x\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_every_method_with_the_defaults_of_its_group() -> None:
     assert set(ALL) == {path.stem for path in (config_dir() / "method").glob("*.yaml")}
     thresholds = {name: method.thresholds for name, method in ALL.items()}
     assert thresholds["drpo"] == {"delta_low": 12.5, "delta_high": 12.5}
-    assert thresholds["grpo_clip_higher"] == {"delta_low": 0.2, "delta_high": 0.28, "dual_clip": 3.0}
+    assert thresholds["grpo_clip_higher"] == {"delta_low": 0.2, "delta_high": 0.28, "dual_clip": 1e4}
     assert thresholds["dppo_binary_kl"] == {"delta_low": 0.05, "delta_high": 0.05, "ratio_cap": 5.0}
     assert thresholds["mask_drpo"] == {"delta_low": 12.5, "delta_high": 12.5, "region_delta": 0.15}
     assert thresholds["cispo"] == {"ratio_cap": 1.0} and thresholds["surrogate"] == {}
@@ -72,8 +73,11 @@ def test_a_capped_ratio_attenuates() -> None:
         assert each.attenuated == 0.5 and each.weight_min == pytest.approx(0.5 / 0.6)
 
 
-def test_verls_dual_clip_is_part_of_grpo() -> None:
-    assert both("grpo", log(0.1), log(0.4))[1].removed == 1
+def test_verls_dual_clip_is_part_of_grpo_and_out_of_the_way() -> None:
+    mu, pi, grpo = log(0.1), log(0.4), ALL["grpo"]
+    at_three = replace(grpo, region=replace(grpo.region, dual_clip=3.0))  # verl's default
+    assert [each.removed for each in effects(at_three, mu, pi, partition(mu, pi))] == [1, 1]
+    assert [each.removed for each in both("grpo", mu, pi)] == [1, 0]
 
 
 def test_minirl_measures_from_the_trainers_own() -> None:
@@ -103,8 +107,7 @@ def test_the_shares_are_those_that_training_logs(name: str) -> None:
         rows = [each[None] for each in (pi, mu, advantage * ones, ones)]
         logged = token_loss(method.objective, method.region, *rows).accumulators.to_host()
         outside = logged.metrics()["trust_region/outside_frac"]
-        dual = ((pi - mu).exp() > 3.0).float().mean().item() if method.region.dual_clip and advantage < 0 else 0.0
-        assert found.removed == pytest.approx(outside + dual, abs=1e-6)
+        assert found.removed == pytest.approx(outside, abs=1e-6)
         assert found.removed > 0
 
 

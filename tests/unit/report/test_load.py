@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from drpo_verl.cli import app
 from drpo_verl.report import write_report
+from drpo_verl.report.groups import group_runs
 from drpo_verl.report.load import load_runs
 from drpo_verl.run_folder.steps import wilson_interval
 
@@ -41,6 +42,19 @@ def test_settings_have_their_values(make_run) -> None:
     }  # fmt: skip
     assert {"x.given", "x.default", "x.section.delta"} <= run.derived and "data.seed" not in run.derived
     assert "paper.delta" not in run.config  # for all methods: what this one takes of it stands in its own settings
+
+
+def test_a_threshold_is_shown_as_the_method_took_it_and_what_others_would_take_is_not(make_run) -> None:
+    delta = "actor_rollout_ref.actor.policy_loss.delta"
+    reads = {delta: "${oc.select:paper.tv_delta,0.2}"}
+    paths = [
+        make_run("default", "dppo_binary_tv", **reads),
+        make_run("experiment", "dppo_binary_tv", **reads, **{"paper.tv_delta": 0.15, "paper.drpo_delta": 0.1}),
+        make_run("override", "dppo_binary_tv", **{delta: 0.5}),
+    ]
+    runs = load_runs(paths)
+    assert [run.config[delta] for run in runs] == ["0.2", "0.15", "0.5"]
+    assert [group.label for group in group_runs(runs)] == [f"dppo_binary_tv, delta={d}" for d in ("0.2", "0.15", "0.5")]
 
 
 @pytest.fixture
