@@ -117,7 +117,13 @@ def score(task: str, response: str, entry: str) -> float:
             f"reasoning-gym's scorer of {task!r} evaluates the model's answer as code: choose another task"
         )
     answer = extract(response)
-    return _ask(task, answer, entry) if answer is not None and len(answer) <= _LONGEST else 0.0
+    if answer is None or len(answer) > _LONGEST:
+        return 0.0
+    try:
+        return _verdict(task, answer, entry)
+    except judge.AnswerError as error:
+        _log.warning("an answer counts as wrong: %s (task %s, answer %.80r)", error, task, answer)
+        return 0.0
 
 
 def score_answer(task: str, answer: str, entry: str) -> float:
@@ -134,17 +140,7 @@ def score_answer(task: str, answer: str, entry: str) -> float:
         return 0.0
 
 
-def _ask(task: str, answer: str, entry: str) -> float:
-    try:
-        return _verdict(task, answer, entry)
-    except ImportError:
-        raise
-    except Exception as error:
-        _log.warning("an answer counts as wrong: %r (task %s, answer %.80r)", error, task, answer)
-        return 0.0
-
-
-@lru_cache(maxsize=65_536)  # of verdicts only: what raises, such as a time-out on a busy machine, is asked again
+@lru_cache(maxsize=65_536)  # verdicts only: an error, such as a time-out on a busy machine, is not remembered
 def _verdict(task: str, answer: str, entry: str) -> float:
     return judge.shared().ask(score_answer, task, answer, entry)
 

@@ -68,7 +68,7 @@ def agree(answer: str, ground_truth: str) -> bool:
         return equal(answer, truth)
     if not answer or len(answer) > _LONGEST or _depth(answer) > _DEEPEST:
         return False
-    return _ask(answer, truth)
+    return _symbolically_equal(answer, truth)
 
 
 def score(response: str, ground_truth: str) -> float:
@@ -84,17 +84,15 @@ def score(response: str, ground_truth: str) -> float:
     return float(answer is not None and agree(answer, ground_truth))
 
 
-def _ask(answer: str, truth: str) -> bool:
+def _symbolically_equal(answer: str, truth: str) -> bool:
     try:
         return _verdict(answer, truth)
-    except ImportError:
-        raise
-    except Exception as error:  # any text yields a score: also one that takes all the memory there is, say
-        _log.warning("an answer counts as wrong: %r (truth %r, answer %.80r)", error, truth, answer)
+    except judge.AnswerError as error:
+        _log.warning("an answer counts as wrong: %s (truth %r, answer %.80r)", error, truth, answer)
         return False
 
 
-@lru_cache(maxsize=65_536)  # of verdicts only: what raises, such as a time-out on a busy machine, is asked again
+@lru_cache(maxsize=65_536)  # verdicts only: an error, such as a time-out on a busy machine, is not remembered
 def _verdict(answer: str, truth: str) -> bool:
     return judge.shared().ask(_verify, answer, truth)
 
