@@ -12,16 +12,9 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from drpo_verl.models.muon import Muon
-from drpo_verl.models.tiny_policy import (
-    TinyMoeRecipe,
-    TinyPolicyRecipe,
-    build_model,
-    build_tokenizer,
-    encode_problems,
-    ensure_tiny_policy,
-    measure_accuracy,
-    read_warmup_result,
-)
+from drpo_verl.models.tiny_model import TinyMoeRecipe, TinyPolicyRecipe, build_model, build_tokenizer
+from drpo_verl.models.tiny_policy import ensure_tiny_policy, read_warmup_result
+from drpo_verl.models.warm_up import encode_problems, measure_accuracy
 from drpo_verl.rewards.arithmetic import Problem, make_problems
 
 MICRO = TinyPolicyRecipe(
