@@ -1,5 +1,21 @@
-"""What the user is told without a traceback."""
+"""Errors that are shown to the user in one line, without a traceback."""
 
 
 class UserError(Exception):
-    """It can not go on; the message names the setting, its value and the remedy."""
+    """The command can not go on; the message names the setting, its value and the remedy."""
+
+
+def require_option(settings: object, name: str, fulfilled: bool, remedy: str) -> None:
+    """Check one option of a command.
+
+    Args:
+        settings: has the option's value as an attribute.
+        name: of the attribute; the option has hyphens in the place of underscores.
+        fulfilled: whether the value can be used.
+        remedy: the rest of the message, after the option and its value.
+
+    Raises:
+        UserError: the value can not be used.
+    """
+    if not fulfilled:
+        raise UserError(f"--{name.replace('_', '-')}={getattr(settings, name)!r} {remedy}")

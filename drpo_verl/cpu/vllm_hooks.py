@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from drpo_verl import cpu
 from drpo_verl.seams import SeamError, expect_parameters, warn, when_imported
 
 _EXPERTS = "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method"
@@ -14,7 +14,7 @@ _EXPERTS = "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method"
 
 def register() -> None:
     """Let a weight sync change linear layers and experts; only under ``VERL_PLATFORM=cpu``."""
-    if os.environ.get("VERL_PLATFORM", "").strip().lower() != "cpu":
+    if not cpu.is_selected():
         return
     _linear_layers()
     when_imported(_EXPERTS, "After a weight sync, a mixture of experts samples nonsense.")(repack_experts)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from drpo_verl.data import rows as reading
 from drpo_verl.data import source as sources
 from drpo_verl.data.table import DATASETS, Part
 from drpo_verl.errors import UserError
-from drpo_verl.run_folder.environment import environment
+from drpo_verl.run_folder.environment import describe_environment
 
 MANIFEST_FILE = "manifest.json"
 
@@ -109,7 +107,7 @@ def write(out: Path, written: Mapping[str, list[dict[str, Any]]], manifest: dict
         **manifest,
         "outputs": outputs,
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": environment() | _versions(),
+        "versions": describe_environment("pyarrow", "huggingface_hub", "reasoning-gym", "math-verify"),
     }
     partial = (out / MANIFEST_FILE).with_suffix(".partial")
     partial.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
@@ -137,14 +135,6 @@ def _earlier(out: Path, repository: str) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: delete it, and with it the record of the source's hashes.") from error
     files: dict[str, Any] = source.get("files", {}) if source.get("repository") == repository else {}
     return files
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("pyarrow", "huggingface_hub", "reasoning-gym", "math-verify"):
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def progress_bar(console: Console) -> Progress:
