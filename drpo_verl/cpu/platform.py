@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +19,7 @@ _ROLLOUT_ENVIRONMENT = ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_O
 
 
 def _do_nothing(*args: Any, **kwargs: Any) -> None:
-    """Stand in for a function about caches, allocators or streams, which a CPU does not have."""
+    """Stand in for what is about devices, caches, allocators, streams or profilers, which a CPU does not have."""
 
 
 def _peak_memory(*args: Any, **kwargs: Any) -> int:
@@ -67,22 +66,12 @@ def _device_module() -> ModuleType:
 class PlatformCPU(PlatformBase):
     """A host without an accelerator, whose memory figures are those of the process or of the machine."""
 
-    _module = _device_module()
-
-    @property
-    def device_name(self) -> str:
-        """The torch device type, "cpu"."""
-        return "cpu"
-
-    @property
-    def vendor_name(self) -> str:
-        """The vendor "cpu", for which verl has no engine variants."""
-        return "cpu"
-
-    @property
-    def device_module(self) -> ModuleType:
-        """The module that verl uses as ``torch.<device>``."""
-        return self._module
+    device_name = "cpu"
+    vendor_name = "cpu"  # verl has no variants of its engines for it
+    device_module = _device_module()
+    set_device = synchronize = set_allocator_settings = empty_cache = _do_nothing
+    profiler_start = profiler_stop = cudart = _do_nothing
+    manual_seed = manual_seed_all = staticmethod(torch.manual_seed)
 
     def is_available(self) -> bool:
         """Return True: a CPU is always available."""
@@ -100,26 +89,6 @@ class PlatformCPU(PlatformBase):
         """Return 1."""
         return 1
 
-    def set_device(self, device_index: int) -> None:
-        """Do nothing: there is only one device."""
-
-    def synchronize(self, device_index: int | None = None) -> None:
-        """Do nothing: work on a CPU is done when the call returns."""
-
-    def manual_seed(self, seed: int) -> None:
-        """Seed torch."""
-        torch.manual_seed(seed)
-
-    def manual_seed_all(self, seed: int) -> None:
-        """Seed torch."""
-        torch.manual_seed(seed)
-
-    def set_allocator_settings(self, settings: str) -> None:
-        """Do nothing: there is no caching allocator."""
-
-    def empty_cache(self) -> None:
-        """Do nothing: there is no caching allocator."""
-
     def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
         """Return no capability, which only CUDA devices have."""
         return None, None
@@ -132,16 +101,9 @@ class PlatformCPU(PlatformBase):
         """Return the variable that Ray sets for the logical GPU which is a worker slot."""
         return "CUDA_VISIBLE_DEVICES"
 
-    @contextmanager
-    def nvtx_range(self, msg: str) -> Iterator[None]:
-        """Do nothing: there are no profiler ranges."""
-        yield
-
-    def profiler_start(self) -> None:
-        """Do nothing: there is no device profiler."""
-
-    def profiler_stop(self) -> None:
-        """Do nothing: there is no device profiler."""
+    def nvtx_range(self, msg: str) -> AbstractContextManager[None]:
+        """Return a context without a profiler range."""
+        return nullcontext()
 
     def ray_resource_name(self) -> str:
         """Return "GPU": verl's resource pools know only GPU and NPU; ``ray.init(num_gpus=n)`` makes n worker slots."""
@@ -158,6 +120,3 @@ class PlatformCPU(PlatformBase):
     def rollout_env_vars(self) -> dict[str, str]:
         """Return the settings of vLLM's CPU backend that are set in this process."""
         return {name: os.environ[name] for name in _ROLLOUT_ENVIRONMENT if name in os.environ}
-
-    def cudart(self) -> None:
-        """Return None: there is no CUDA runtime."""
