@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from drpo_verl.engine.device import device_type, engine_environment
 from drpo_verl.errors import UserError
-from drpo_verl.models.resolve import resolve
 from drpo_verl.probe import sample, score
 from drpo_verl.probe.job import Job
 from drpo_verl.probe.run import require_numbers
@@ -105,42 +102,6 @@ def test_what_vllm_answers_is_taken_apart() -> None:
     assert samples.prompt_lengths.tolist() == [2, 2] and samples.response_lengths.tolist() == [2, 1]
     assert samples.top_ids.tolist() == [[1, NOT_LISTED, 5], [2, 6, 7], [3, 4, NOT_LISTED]]
     assert samples.log_mu.tolist() == pytest.approx([-0.1, -4.0, -1.0])
-
-
-def test_a_model_without_a_chat_template_gets_plain_text() -> None:
-    class Tokenizer:
-        chat_template = None
-
-        def __call__(self, text: str) -> dict[str, list[int]]:
-            return {"input_ids": [len(text)]}
-
-    assert sample.encode(Tokenizer(), [{"role": "user", "content": "ab"}, {"role": "user", "content": "c"}]) == [4]
-
-
-def test_the_cpu_has_what_a_run_on_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith(("VLLM_", "OMP_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
-    assert device_type() == "cpu"  # VERL_PLATFORM, or there is nothing else
-    variables = engine_environment("cpu", str(tmp_path))
-    assert "VLLM_CPU_KVCACHE_SPACE" not in variables  # the user's own
-    assert variables["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
-    assert variables["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
-    assert int(variables["OMP_NUM_THREADS"]) >= 1
-    assert variables["HF_HUB_OFFLINE"] == "1"
-    assert not [name for name in variables if name.startswith("RAY_")]
-    assert engine_environment("cuda", "Qwen/Qwen3-0.6B") == {}
-
-
-def test_models(tmp_path: Path, folder: Path) -> None:
-    assert resolve(str(folder)) == str(folder)
-    assert resolve("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
-    for name in ("/no/such/folder", "./model", "nothing", "a/b/c"):
-        with pytest.raises(UserError, match=f"MODEL='{name}' does not exist.*tiny, smollm2"):
-            resolve(name)
-    with pytest.raises(UserError, match=r"has no config\.json"):
-        resolve(str(tmp_path))
 
 
 @pytest.mark.parametrize(
