@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,8 @@ import typer
 
 from drpo_verl.data.commands import app as data_app
 from drpo_verl.errors import UserError, exit_on_error
-from drpo_verl.evaluation.settings import Settings as EvaluationSettings
-from drpo_verl.probe.settings import Settings as ProbeSettings
+from drpo_verl.evaluation.settings import Settings as Evaluation
+from drpo_verl.probe.settings import Settings as Probe
 
 app = typer.Typer(
     name="drpo-verl",
@@ -102,61 +103,48 @@ def check(
     raise typer.Exit(0 if result.ok else 1)
 
 
+_rollout_option = partial(typer.Option, rich_help_panel="Rollout engine")
+_MODEL = typer.Argument(
+    metavar="MODEL", help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `smollm2`."
+)
+
+
 @app.command()
 def probe(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `smollm2`."
-        ),
-    ],
+    model: Annotated[str, _MODEL],
     prompts: Annotated[
         Path | None,
         typer.Option(help="A verl parquet, or a text file with a prompt a line; without it, arithmetic problems."),
-    ] = ProbeSettings.prompts,
-    count: Annotated[int, typer.Option(help="How many prompts, from the beginning of the file.")] = ProbeSettings.count,
-    samples: Annotated[int, typer.Option(help="Responses to each prompt.")] = ProbeSettings.samples,
-    max_tokens: Annotated[int, typer.Option(help="The longest response, in tokens.")] = ProbeSettings.max_tokens,
-    dtype: Annotated[
-        str, typer.Option(help="vLLM's precision: bfloat16, float16 or float32.", rich_help_panel="Rollout engine")
-    ] = ProbeSettings.dtype,
+    ] = Probe.prompts,
+    count: Annotated[int, typer.Option(help="How many prompts, from the beginning of the file.")] = Probe.count,
+    samples: Annotated[int, typer.Option(help="Responses to each prompt.")] = Probe.samples,
+    max_tokens: Annotated[int, typer.Option(help="The longest response, in tokens.")] = Probe.max_tokens,
+    dtype: Annotated[str, _rollout_option(help="vLLM's precision: bfloat16, float16 or float32.")] = Probe.dtype,
     kv_cache_dtype: Annotated[
-        str, typer.Option(help="Precision of vLLM's KV cache, e.g. fp8_e4m3.", rich_help_panel="Rollout engine")
-    ] = ProbeSettings.kv_cache_dtype,
-    quantization: Annotated[
-        str | None, typer.Option(help="vLLM's quantisation, e.g. fp8.", rich_help_panel="Rollout engine")
-    ] = ProbeSettings.quantization,
+        str, _rollout_option(help="Precision of vLLM's KV cache, e.g. fp8_e4m3.")
+    ] = Probe.kv_cache_dtype,
+    quantization: Annotated[str | None, _rollout_option(help="vLLM's quantisation, e.g. fp8.")] = Probe.quantization,
     tensor_parallel_size: Annotated[
-        int, typer.Option(help="Cards that vLLM splits the model over.", rich_help_panel="Rollout engine")
-    ] = ProbeSettings.tensor_parallel_size,
+        int, _rollout_option(help="Cards that vLLM splits the model over.")
+    ] = Probe.tensor_parallel_size,
     temperature: Annotated[
-        float,
-        typer.Option(
-            help="Sampling temperature; both engines divide the logits by it.", rich_help_panel="Rollout engine"
-        ),
-    ] = ProbeSettings.temperature,
+        float, _rollout_option(help="Sampling temperature; both engines divide the logits by it.")
+    ] = Probe.temperature,
     top_p: Annotated[
-        float,
-        typer.Option(
-            help="Sampling top-p; below 1, μ is the truncated distribution.", rich_help_panel="Rollout engine"
-        ),
-    ] = ProbeSettings.top_p,
-    top_k: Annotated[
-        int, typer.Option(help="Sampling top-k; -1 truncates nothing.", rich_help_panel="Rollout engine")
-    ] = ProbeSettings.top_k,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the sampling.", rich_help_panel="Rollout engine")
-    ] = ProbeSettings.seed,
+        float, _rollout_option(help="Sampling top-p; below 1, μ is the truncated distribution.")
+    ] = Probe.top_p,
+    top_k: Annotated[int, _rollout_option(help="Sampling top-k; -1 truncates nothing.")] = Probe.top_k,
+    seed: Annotated[int, _rollout_option(help="Seed of the sampling.")] = Probe.seed,
     train_dtype: Annotated[
         str,
         typer.Option(
             help="The trainer's precision, over fp32 parameters: bfloat16, float16 or float32.",
             rich_help_panel="Training engine",
         ),
-    ] = ProbeSettings.train_dtype,
+    ] = Probe.train_dtype,
     share: Annotated[
         float, typer.Option(help="Share of the diverging tokens that may lie outside the suggested δ.")
-    ] = ProbeSettings.share,
+    ] = Probe.share,
     out: Annotated[Path, typer.Option(help="Folder for probe.json, probe.png and probe.txt.")] = Path("outputs/probe"),
 ) -> None:
     """Measure how far vLLM and the trainer are apart, before training.
@@ -171,7 +159,7 @@ def probe(
     from drpo_verl.probe.run import PICTURE_FILE, RESULT_FILE, run
 
     with exit_on_error(UserError):
-        settings = ProbeSettings(
+        settings = Probe(
             model=model, prompts=prompts, count=count, samples=samples, max_tokens=max_tokens, dtype=dtype,
             kv_cache_dtype=kv_cache_dtype, quantization=quantization, tensor_parallel_size=tensor_parallel_size,
             temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, train_dtype=train_dtype, share=share,
@@ -182,24 +170,19 @@ def probe(
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `smollm2`."
-        ),
-    ],
+    model: Annotated[str, _MODEL],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A verl parquet, as `drpo-verl data` writes them.")],
-    k: Annotated[int, typer.Option(help="Samples of each problem.")] = EvaluationSettings.k,
+    k: Annotated[int, typer.Option(help="Samples of each problem.")] = Evaluation.k,
     temperature: Annotated[
         float, typer.Option(help="Sampling temperature; 0 for greedy decoding.")
-    ] = EvaluationSettings.temperature,
-    top_p: Annotated[float, typer.Option(help="Sampling top-p.")] = EvaluationSettings.top_p,
-    max_tokens: Annotated[int, typer.Option(help="The longest response, in tokens.")] = EvaluationSettings.max_tokens,
+    ] = Evaluation.temperature,
+    top_p: Annotated[float, typer.Option(help="Sampling top-p.")] = Evaluation.top_p,
+    max_tokens: Annotated[int, typer.Option(help="The longest response, in tokens.")] = Evaluation.max_tokens,
     tensor_parallel_size: Annotated[
         int, typer.Option(help="Cards that vLLM splits the model over.")
-    ] = EvaluationSettings.tensor_parallel_size,
-    dtype: Annotated[str, typer.Option(help="vLLM's precision.")] = EvaluationSettings.dtype,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling and of the intervals.")] = EvaluationSettings.seed,
+    ] = Evaluation.tensor_parallel_size,
+    dtype: Annotated[str, typer.Option(help="vLLM's precision.")] = Evaluation.dtype,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling and of the intervals.")] = Evaluation.seed,
     out: Annotated[Path, typer.Option(help="Folder for eval.json, eval.txt and samples.jsonl.")] = Path("outputs/eval"),
 ) -> None:
     """Measure avg@k and pass@k on a parquet with vLLM, with intervals over the problems, by data source.
@@ -211,7 +194,7 @@ def evaluate(
     from drpo_verl.evaluation.run import RESULT_FILE, SAMPLES_FILE, run
 
     with exit_on_error(UserError):
-        settings = EvaluationSettings(
+        settings = Evaluation(
             model=model, data=data, k=k, temperature=temperature, top_p=top_p, max_tokens=max_tokens,
             tensor_parallel_size=tensor_parallel_size, dtype=dtype, seed=seed,
         )  # fmt: skip

@@ -11,16 +11,10 @@ class UserError(Exception):
 
 
 def require_option(settings: object, name: str, fulfilled: bool, remedy: str) -> None:
-    """Check one option of a command.
-
-    Args:
-        settings: has the option's value as an attribute.
-        name: of the attribute; the option has hyphens in the place of underscores.
-        fulfilled: whether the value can be used.
-        remedy: the rest of the message, after the option and its value.
+    """Refuse the value of an option, which is an attribute of ``settings``, unless a condition is fulfilled.
 
     Raises:
-        UserError: the value can not be used.
+        UserError: with the option, its value and the remedy.
     """
     if not fulfilled:
         raise UserError(f"--{name.replace('_', '-')}={getattr(settings, name)!r} {remedy}")

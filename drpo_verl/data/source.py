@@ -114,13 +114,12 @@ def verify(
             )
         if accept_changes:
             continue
-        pinned = dataset.sha256.get(name)
+        pinned, before = dataset.sha256.get(name), earlier.get(name, {}).get("sha256")
         if pinned not in (None, have):
             raise UserError(
                 f"{path} is not the {name} that is known (sha256 {have[:12]}, not {pinned[:12]}; "
                 f"{path.stat().st_size:,} bytes): truncated, or another edition. Download it again; {_ACCEPT_CHANGES}."
             )
-        before = earlier.get(name, {}).get("sha256")
         if before not in (None, have):
             raise UserError(
                 f"{path} has changed since the manifest was written (sha256 {have[:12]}, was {before[:12]}): "

@@ -23,13 +23,13 @@ from rich.console import Console
 
 from drpo_verl.models.cache import ensure_folder
 from drpo_verl.models.tiny_model import TinyMoeRecipe, TinyPolicyRecipe, build_model, build_tokenizer
-from drpo_verl.models.warm_up import Accuracy, WarmupResult, warm_up
+from drpo_verl.models.warm_up import warm_up
 
 RECIPE_VERSION = 4
 """Raise it when a change of the code changes the policy that is built: cached ones are then rebuilt."""
 
 WARMUP_FILE = "warmup.json"
-"""In the model folder: what the warm-up reached (`WarmupResult`)."""
+"""The file in the model's folder with the result of the warm-up (`WarmupResult`)."""
 
 
 def ensure_tiny_policy(
@@ -68,12 +68,6 @@ def ensure_tiny_policy(
 
     key = {"version": RECIPE_VERSION, "seed": seed, **dataclasses.asdict(recipe)}
     return ensure_folder(cache_dir, "tiny-policy", key, build)
-
-
-def read_warmup_result(folder: Path) -> WarmupResult:
-    """Read what the warm-up of an `ensure_tiny_policy` folder reached."""
-    raw = json.loads((folder / WARMUP_FILE).read_text())
-    return WarmupResult(**{**raw, "calibration": Accuracy(**raw["calibration"]), "val": Accuracy(**raw["val"])})
 
 
 def _idle_cores(most: int) -> int:

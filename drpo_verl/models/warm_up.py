@@ -130,10 +130,13 @@ def warm_up(
         RuntimeError: the accuracy is below the recipe's `min_accuracy` at the time limit.
     """
     console = console or Console(stderr=True)
+    held_out: dict[Split, int] = {"calibration": recipe.n_calibration, "val": recipe.n_val}
     corpus = make_problems("train", recipe.n_train, seed=seed, difficulty=recipe.difficulty)
     ids, labels = encode_problems(tokenizer, decline_some(corpus, recipe.declined_share, seed=seed))
-    calibration = _encode_split(tokenizer, "calibration", recipe.n_calibration, seed, recipe)
-    val = _encode_split(tokenizer, "val", recipe.n_val, seed, recipe)
+    calibration, val = (
+        encode_problems(tokenizer, make_problems(split, count, seed=seed, difficulty=recipe.difficulty))
+        for split, count in held_out.items()
+    )
     draw = torch.Generator().manual_seed(seed)
     optimizers = _make_optimizers(model, recipe)
     schedulers = [
@@ -178,12 +181,6 @@ def warm_up(
         soft_wrap=True,
     )
     return result
-
-
-def _encode_split(
-    tokenizer: PreTrainedTokenizerFast, split: Split, count: int, seed: int, recipe: TinyPolicyRecipe
-) -> tuple[Tensor, Tensor]:
-    return encode_problems(tokenizer, make_problems(split, count, seed=seed, difficulty=recipe.difficulty))
 
 
 def _make_optimizers(model: nn.Module, recipe: TinyPolicyRecipe) -> list[torch.optim.Optimizer]:

@@ -173,18 +173,12 @@ def write_parquet(
     """
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    paths: list[Path] = []
-    sizes: tuple[tuple[Split, int], ...] = (("train", n_train), ("val", n_val))
-    for split, count in sizes:
-        rows = to_verl_rows(
-            make_problems(split, count, seed=seed, difficulty=difficulty),
-            split=split,
-            style=style,
-        )
-        path = out_dir / f"{split}.parquet"
-        pq.write_table(pa.Table.from_pylist(rows), path)
-        paths.append(path)
-    return paths[0], paths[1]
+    sizes: dict[Split, int] = {"train": n_train, "val": n_val}
+    for split, count in sizes.items():
+        problems = make_problems(split, count, seed=seed, difficulty=difficulty)
+        rows = to_verl_rows(problems, split=split, style=style)
+        pq.write_table(pa.Table.from_pylist(rows), out_dir / f"{split}.parquet")
+    return out_dir / "train.parquet", out_dir / "val.parquet"
 
 
 def _space(expression: str) -> str:
