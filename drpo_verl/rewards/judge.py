@@ -140,8 +140,9 @@ def _limit() -> None:
 
 def _call(module: str, name: str, arguments: tuple[object, ...]) -> Any:
     # By name, and any exception as one that surely arrives: a pool would not survive what can not be unpickled.
+    function = getattr(import_module(module), name)
     try:
-        return getattr(import_module(module), name)(*arguments)
+        return function(*arguments)
     except ImportError:
         raise
     except BaseException as error:
