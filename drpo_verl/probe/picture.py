@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ def draw(tokens: Tokens, result: Mapping[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
 
     error, diff = np.abs(tokens.ratio_minus_one), np.abs(tokens.prob_diff)
     clip, suggested = _clip(result), result["suggested_delta"]["delta"]["delta"]
@@ -89,10 +91,14 @@ def draw(tokens: Tokens, result: Mapping[str, Any], path: Path) -> None:
     ticks = [tick for tick in _TICKS if view.left < _odds(tick) < view.right]
     below.set_xticks([_odds(tick) for tick in ticks], [_label(tick) for tick in ticks])
     _shares(above, view)
+    mark = partial(Line2D, [], [], ls="", marker="o", ms=6, mew=1.2)
+    line = partial(Line2D, [], [], color=_LINE)
+    clipped, outside = view.clipped.mean(), view.outside.mean()
     handles = [
-        *_marks(f"abs(π/μ − 1) > {clip:g}: {view.clipped.mean():.2%} of the tokens", _CLIPPED, None),
-        *_marks(f"abs(π − μ) > {suggested:.2g}: {view.outside.mean():.2%} of the tokens", "none", _OUTSIDE),
-        *_lines(),
+        mark(mfc=_CLIPPED, mec=_CLIPPED, label=f"abs(π/μ − 1) > {clip:g}: {clipped:.2%} of the tokens"),
+        mark(mfc="none", mec=_OUTSIDE, label=f"abs(π − μ) > {suggested:.2g}: {outside:.2%} of the tokens"),
+        line(lw=2.2, label="median of a bin of μ"),
+        line(lw=1.4, ls=_DASHED, label="99 % of its tokens are below"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
@@ -194,18 +200,3 @@ def _label(probability: float) -> str:
     nines = probability > 0.5
     power = round(np.log10(1 - probability if nines else probability))
     return f"$1-10^{{{power}}}$" if nines else f"$10^{{{power}}}$"
-
-
-def _marks(label: str, face: str, edge: str | None) -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    return [Line2D([], [], ls="", marker="o", ms=6, mfc=face, mec=edge or face, mew=1.2, label=label)]
-
-
-def _lines() -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    return [
-        Line2D([], [], color=_LINE, lw=2.2, label="median of a bin of μ"),
-        Line2D([], [], color=_LINE, lw=1.4, ls=_DASHED, label="99 % of its tokens are below"),
-    ]
