@@ -7,13 +7,12 @@ has to be cheap (a run starts about ten processes) and must never break ``import
 from __future__ import annotations
 
 import logging
-import os
 from functools import wraps
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 try:
-    from drpo_verl import seams
+    from drpo_verl import cpu, seams
     from drpo_verl.seams import expect, expect_parameters, when_imported
 except Exception as error:
     # verl reports what goes wrong in a plugin at DEBUG level only.
@@ -109,7 +108,7 @@ def _aggregation(module: ModuleType) -> None:
     aggregator._get_aggregation_type = keep_the_last(aggregator._get_aggregation_type)
 
 
-if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+if cpu.is_selected():
     from drpo_verl.cpu import verl_hooks  # noqa: F401  registers the platform and its workarounds
 
 if not seams.verl_is_supported():

@@ -23,6 +23,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
+from drpo_verl import cpu
 from drpo_verl.check import check, stop
 from drpo_verl.configuration import search_path
 from drpo_verl.configuration.compose import CompositionError, compose_run
@@ -207,9 +208,8 @@ def _can_prefork(config: DictConfig) -> bool:
     """Whether the run starts a Ray of its own on a CPU, whose workers nothing else starts in a way of its own."""
     runtime_env = OmegaConf.select(config, _RUNTIME_ENV) or {}
     others = [name for name in ("py_executable", "pip", "uv", "conda", "image_uri") if runtime_env.get(name)]
-    on_cpu = os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
     own_ray = OmegaConf.select(config, f"{RAY_INIT}.address") == "local"
-    return bool(config.run.prefork) and on_cpu and own_ray and not others
+    return bool(config.run.prefork) and cpu.is_selected() and own_ray and not others
 
 
 def _train(config: DictConfig, folder: Path, cluster: str | None) -> None:

@@ -1,8 +1,8 @@
-"""Weights from a trainer to samplers in other processes, for verl's ``separate_async`` trainer.
+"""Sends weights from a trainer to samplers in other processes, for verl's ``separate_async`` trainer.
 
-verl's engines for it (NCCL, NIXL, ...) are for accelerators. Selected by
+verl's own engines (NCCL, NIXL, ...) are for accelerators. This one is selected by
 ``rollout.checkpoint_engine.backend=shared_file`` with this module as ``custom_backend_module``. On several machines,
-``rollout.checkpoint_engine.engine_kwargs.shared_file.folder`` has to be one that all of them see.
+``rollout.checkpoint_engine.engine_kwargs.shared_file.folder`` has to be a folder that all of them see.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _POLL_SECONDS = 0.01
 
 @CheckpointEngineRegistry.register(BACKEND)
 class SharedFileCheckpointEngine(CheckpointEngine):
-    """One file for each weight sync, written by the trainer's first rank and read by every sampler.
+    """Writes one file for each weight sync on the trainer's first rank, and reads it in every sampler.
 
     Args:
-        bucket_size: of the other engines; the file holds the whole model.
+        bucket_size: ignored; the file holds the whole model.
         is_master: whether this is the trainer's first rank.
-        folder: of the file; shared memory by default.
-        timeout_seconds: for a sampler that waits for the file; a trainer that failed would leave it waiting for ever.
+        folder: holds the file; shared memory by default.
+        timeout_seconds: a sampler waits no longer for the file, which a trainer that failed never writes.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class SharedFileCheckpointEngine(CheckpointEngine):
         self._path: Path | None = None
 
     def prepare(self) -> dict[str, Any]:
-        """Name the file."""
+        """Choose the name of the file."""
         if not self._is_master:
             return {}
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -56,11 +56,11 @@ class SharedFileCheckpointEngine(CheckpointEngine):
         return {"path": [path] * actor_wg_world_size}, {"path": [path] * rollout_world_size}
 
     def init_process_group(self, path: str) -> None:  # type: ignore[override]  # verl's takes what build_topology gives
-        """Keep the file's name."""
+        """Remember the file's name."""
         self._path = Path(path)
 
     def finalize(self) -> None:
-        """Remove the file; called when every sampler has read it."""
+        """Remove the file, after every sampler has read it."""
         if self._is_master and self._path is not None:
             self._path.unlink(missing_ok=True)
         self._path = None
@@ -69,11 +69,11 @@ class SharedFileCheckpointEngine(CheckpointEngine):
     async def send_weights(
         self, weights: Iterable[tuple[str, torch.Tensor]], global_steps: int | None = None
     ) -> dict[str, float]:
-        """Write the file, whole before it has its name.
+        """Write the file, which gets its name when it is complete.
 
         Args:
-            weights: walked by all ranks, since gathering a sharded tensor takes all of them.
-            global_steps: not needed.
+            weights: names and tensors; all ranks iterate over them, since gathering a sharded tensor takes all ranks.
+            global_steps: ignored.
         """
         assert self._path is not None
         state = {name: weight.detach().cpu().clone() for name, weight in weights if self._is_master}
@@ -86,13 +86,13 @@ class SharedFileCheckpointEngine(CheckpointEngine):
     async def receive_weights(  # type: ignore[override]  # verl's annotation is of a synchronous one
         self, global_steps: int | None = None
     ) -> AsyncGenerator[tuple[str, torch.Tensor], None]:
-        """Read the file once it is there.
+        """Wait for the file and read it.
 
         Yields:
             Name and weight.
 
         Raises:
-            TimeoutError: naming the file.
+            TimeoutError: the file does not appear in time.
         """
         assert self._path is not None
         deadline = time.monotonic() + self._timeout_seconds

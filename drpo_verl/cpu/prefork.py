@@ -1,15 +1,15 @@
 """A fork server: the processes of a run are forked from one that has imported verl and vLLM already.
 
-A run has about ten processes, which verl and Ray start one after the other, and each of them imports verl, torch and
-most of them vLLM: ten seconds of a CPU each, most of the time until a small run is ready. Forked, they start at once,
-and share the memory of what they have imported.
+A run has about ten processes, which verl and Ray start one after the other. Each of them imports verl and torch, and
+most of them vLLM, which takes ten seconds of a CPU: most of the time until a small run is ready. Forked processes start
+at once, and share the memory of what was imported.
 
-Ray starts a worker by the command of its runtime environment (``py_executable``), and multiprocessing, by which vLLM
-starts its engine, by an executable that can be set: both are ``prefork_client.py``, which hands arguments, environment
-and open files to the server. Without a server it becomes an ordinary Python, so that nothing depends on it.
+Ray starts a worker by a command in its runtime environment (``py_executable``), and multiprocessing, which starts
+vLLM's engine, has an executable that can be set. Both are set to ``prefork_client.py``, which hands its arguments,
+environment and open files to the server. Without a server it becomes an ordinary Python, so that nothing depends on it.
 
-The server runs a single thread, as it must to be forked safely (pyarrow's allocator has one more, and its own handlers
-for forks), and ends with the raylet whose workers it forks.
+The server has a single thread, since only then is it safe to fork (pyarrow's allocator adds one, with handlers of its
+own for forks), and it ends with the raylet whose workers it forks.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from pathlib import Path
 from types import ModuleType
 
 from drpo_verl.cpu import prefork_client
-from drpo_verl.cpu.prefork_client import COMMAND, LENGTH, STATUS, received
+from drpo_verl.cpu.prefork_client import COMMAND, LENGTH, STATUS, receive_exactly
 
-# What the processes of a run import; vLLM's server and engine last, without which the others are worth having.
+# What the processes of a run import; vLLM's server and engine come last, since the others are useful without them.
 _MODULES = (
     "ray._private.workers.default_worker",
     "verl.trainer.main_ppo",
@@ -50,19 +50,19 @@ _MODULES = (
     "vllm.v1.engine.core",
     "vllm.v1.worker.cpu_worker",
 )
-_MOST_FILES = 250  # that a message over a socket can carry
+_MAX_FILES = 250  # one message over a socket carries no more
 
 logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def fork_server(log: Path) -> Iterator[str]:
-    """Yields an executable that stands for a Python, the first run of which starts the server.
+    """Yield an executable to use as a Python, the first start of which starts the server.
 
-    A Python itself, where temporary files can not be executed.
+    Where temporary files can not be executed, it is Python itself.
 
     Args:
-        log: where the server's output goes, after what is there.
+        log: file to which the server's output is appended.
     """
     folder = Path(tempfile.mkdtemp(prefix="drpo-verl-"))  # for this user only
     command = folder / COMMAND
@@ -77,7 +77,16 @@ def fork_server(log: Path) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Request:
-    """What a process is to be."""
+    """What a client asks to have forked.
+
+    Attributes:
+        arguments: of the Python that the process stands for.
+        environment: its environment variables.
+        folder: its working directory.
+        niceness: its scheduling priority.
+        blocked: numbers of the signals that it blocks.
+        files: the descriptors of its open files in this process, by their numbers in the client.
+    """
 
     arguments: list[str]
     environment: dict[str, str]
@@ -85,25 +94,24 @@ class _Request:
     niceness: int
     blocked: list[int]
     files: dict[int, int]
-    """By their numbers in the process that asks, those here."""
 
     @classmethod
     def receive(cls, connection: socket.socket, files: contextlib.ExitStack) -> _Request:
-        """Read it from a connection; ``files`` closes what has come with it."""
-        head, descriptors, _, _ = socket.recv_fds(connection, LENGTH.size, _MOST_FILES)
+        """Read a request from a connection; ``files`` closes the files that come with it."""
+        head, descriptors, _, _ = socket.recv_fds(connection, LENGTH.size, _MAX_FILES)
         for descriptor in descriptors:
             files.callback(os.close, descriptor)
-        (length,) = LENGTH.unpack(head + received(connection, LENGTH.size - len(head)))
-        inherited = json.loads(received(connection, length))
-        return cls(**inherited | {"files": dict(zip(inherited["files"], descriptors, strict=True))})
+        (length,) = LENGTH.unpack(head + receive_exactly(connection, LENGTH.size - len(head)))
+        fields = json.loads(receive_exactly(connection, length))
+        return cls(**fields | {"files": dict(zip(fields["files"], descriptors, strict=True))})
 
 
 class _Server:
-    """Forks a process for each connection, and tells it how that one ended.
+    """Forks a process for each client that connects, and tells the client how the process ended.
 
     Args:
-        listener: where requests come in.
-        owner: a descriptor that is readable when the process with which it ends is gone.
+        listener: the socket to which clients connect.
+        owner: a descriptor that becomes readable when the process is gone with which the server ends.
     """
 
     def __init__(self, listener: socket.socket, owner: int) -> None:
@@ -113,10 +121,10 @@ class _Server:
         self._owner = owner
         self._selector.register(self._owner, selectors.EVENT_READ)
         self._children: dict[int, tuple[int, socket.socket]] = {}
-        """By the descriptor that tells of its end: the child, and who waits for it."""
+        """The forked process and the connection to its client, by the descriptor that tells of the process's end."""
 
     def serve(self) -> _Request | None:
-        """Returns in each forked process, with what it is to be; and here, with None, when the owner is gone."""
+        """Serve until the owner is gone, and then return None; in each forked process, return its request."""
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._listener:
@@ -129,9 +137,9 @@ class _Server:
                         os.waitpid(child, 0)
                     return None
                 elif isinstance(key.fileobj, int):
-                    self._ended(key.fileobj)
+                    self._report_end(key.fileobj)
                 elif any(connection is key.fileobj for _, connection in self._children.values()):
-                    os.kill(key.data, signal.SIGKILL)  # who waits for it has been killed
+                    os.kill(key.data, signal.SIGKILL)  # its client has been killed
                     self._selector.unregister(key.fileobj)
 
     def _accept(self) -> _Request | None:
@@ -140,23 +148,23 @@ class _Server:
             try:
                 request = _Request.receive(connection, files)
                 child = os.fork()
-            except (OSError, ValueError) as error:  # who asked runs a Python of its own
+            except (OSError, ValueError) as error:  # the client becomes a Python of its own
                 logger.warning("a process was not forked: %s", error)
                 connection.close()
                 return None
             if child == 0:
-                files.pop_all()  # they are its own
-                self._forget(connection)
+                files.pop_all()  # the forked process keeps them
+                self._close_in_child(connection)
                 return request
         with contextlib.suppress(OSError):
             connection.sendall(LENGTH.pack(child))
-        ended = os.pidfd_open(child)
-        self._children[ended] = (child, connection)
-        self._selector.register(ended, selectors.EVENT_READ, child)
+        end = os.pidfd_open(child)
+        self._children[end] = (child, connection)
+        self._selector.register(end, selectors.EVENT_READ, child)
         self._selector.register(connection, selectors.EVENT_READ, child)
         return None
 
-    def _ended(self, descriptor: int) -> None:
+    def _report_end(self, descriptor: int) -> None:
         child, connection = self._children.pop(descriptor)
         _, status = os.waitpid(child, 0)
         self._selector.unregister(descriptor)
@@ -167,8 +175,8 @@ class _Server:
             connection.sendall(STATUS.pack(status))
         connection.close()
 
-    def _forget(self, connection: socket.socket) -> None:
-        """In a forked process: none of it is its own."""
+    def _close_in_child(self, connection: socket.socket) -> None:
+        # A forked process must not hold on to the server's sockets and descriptors.
         os.close(self._owner)
         for descriptor, (_, other) in self._children.items():
             os.close(descriptor)
@@ -178,17 +186,17 @@ class _Server:
         connection.close()
 
 
-def _become(request: _Request, command: str) -> None:
-    """Run what the process is to be, as ``python ARGUMENT...`` would."""
-    # Aside first: a file here may have the number of another one there.
-    above = max(request.files, default=2) + 1
-    aside = {number: fcntl.fcntl(here, fcntl.F_DUPFD, above) for number, here in request.files.items()}
+def _run(request: _Request, command: str) -> None:
+    """Run in a forked process what ``python ARGUMENT...`` would run."""
+    # To high numbers first: a file may have a number here that another file has in the client.
+    lowest = max(request.files, default=2) + 1
+    moved = {number: fcntl.fcntl(here, fcntl.F_DUPFD, lowest) for number, here in request.files.items()}
     for descriptor in request.files.values():
         os.close(descriptor)
-    for number, descriptor in aside.items():
+    for number, descriptor in moved.items():
         os.dup2(descriptor, number, inheritable=True)
         os.close(descriptor)
-    os.setpgid(0, 0)  # who kills its process group kills none of its siblings
+    os.setpgid(0, 0)  # so that killing its process group kills no other process of the server
     os.chdir(request.folder)
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, request.niceness)
@@ -197,7 +205,7 @@ def _become(request: _Request, command: str) -> None:
     os.environ.update(request.environment)
     multiprocessing.set_executable(command)
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # or it would draw what its siblings draw; Python's own is seeded anew
+        sys.modules["numpy"].random.seed()  # else all would draw the same numbers; Python's own generator is reseeded
     script, *_ = sys.argv = request.arguments
     if script == "-c":
         code = sys.argv.pop(1)
@@ -212,22 +220,22 @@ def _become(request: _Request, command: str) -> None:
 def _main(listener: socket.socket, folder: Path) -> None:
     owner = os.pidfd_open(int(os.environ["RAY_RAYLET_PID"]))
     if not getattr(sys.flags, "safe_path", False):
-        del sys.path[0]  # the current folder, which is the server's alone
+        del sys.path[0]  # the server's own working directory
     for module in _MODULES:
         try:
             importlib.import_module(module)
         except Exception as error:
-            # Whoever needs it imports it again, and says so.
+            # The process that needs it imports it again, and reports the error.
             logger.warning("%s was not imported in advance: %s", module, error)
     gc.collect()
-    gc.freeze()  # the collector leaves shared memory alone
-    sys.stdout.flush()  # or each process would print it once more
+    gc.freeze()  # the collector does not touch memory that is shared
+    sys.stdout.flush()  # else each forked process would print it once more
     sys.stderr.flush()
     request = _Server(listener, owner).serve()
     if request is None:
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        _become(request, str(folder / COMMAND))
+        _run(request, str(folder / COMMAND))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Stands for a Python that a fork server forks: run without site-packages, so that it starts at once.
+"""The client of the fork server, started in the place of a Python; without site-packages, so that it starts at once.
 
 Usage: python -I -S prefork_client.py FOLDER LOG ARGUMENT...
 
-The arguments are those of a Python. What this process has inherited is handed to a twin that the server forks
-(environment, folder, niceness, blocked signals, files), and it lasts as long as the twin, for whoever waits for it.
+The arguments are those of a Python. The client hands what it has inherited (environment, working directory, niceness,
+blocked signals, files) to a process that the server forks, passes signals on to it, and ends when and as it ends.
 
-The first one starts the server, in its own environment: Ray's C++ reads its settings, the job and the raylet from the
-environment when it is loaded, and they are the same for all workers of a run. Without a server, or for arguments that
-it does not know, this process becomes an ordinary Python.
+The first client starts the server, in its own environment: Ray's C++ reads its settings, the job and the raylet from
+the environment when it is loaded, and they are the same for all workers of a run. Without a server, or with arguments
+that it does not know, the client becomes an ordinary Python.
 """
 
 import contextlib
@@ -23,49 +23,49 @@ LENGTH = struct.Struct("!Q")
 STATUS = struct.Struct("!i")
 SOCKET, COMMAND = "socket", "python"
 FROM_ENVIRONMENT = ("-B", "-s")
-"""Options that multiprocessing repeats where a variable has set them, which the server has set too."""
+"""Options that multiprocessing passes on where an environment variable has set them, as it has for the server."""
 
 
 def main(folder: str, log: str, arguments: list[str]) -> int:
-    """Run the twin; its exit code."""
+    """Have the arguments run in a forked process, and return its exit code."""
     while arguments and arguments[0] in FROM_ENVIRONMENT:
         arguments = arguments[1:]
     try:
         files = open_files()
-        server = connected(folder, log, arguments)
+        server = connect(folder, log, arguments)
         pid = ask(server, arguments, files)
     except OSError:
         os.execv(sys.executable, [sys.executable, *arguments])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, lambda number, _: signalled(pid, number))
+        signal.signal(number, lambda number, _: send_signal(pid, number))
     for descriptor in files:
         if descriptor > 2:
-            os.close(descriptor)  # or pipes of the twin would stay open after it
+            os.close(descriptor)  # else pipes of the forked process would stay open after it
     try:
-        (status,) = STATUS.unpack(received(server, STATUS.size))
-    except ConnectionError:  # nobody could wait for it any more
-        signalled(pid, signal.SIGKILL)
+        (status,) = STATUS.unpack(receive_exactly(server, STATUS.size))
+    except ConnectionError:  # without the server, nobody learns how the process ends
+        send_signal(pid, signal.SIGKILL)
         return 1
     if os.WIFSIGNALED(status):
-        if os.WTERMSIG(status) != signal.SIGKILL:  # whose effect can not be changed
+        if os.WTERMSIG(status) != signal.SIGKILL:  # which has no handler
             signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
     return os.waitstatus_to_exitcode(status)
 
 
-def signalled(pid: int, number: int) -> None:
-    """Send a signal to a process that may have ended."""
+def send_signal(pid: int, number: int) -> None:
+    """Send a signal to a process that may have ended already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def ask(server: socket.socket, arguments: list[str], files: list[int]) -> int:
-    """Hand over what the twin is to be; its process id.
+    """Ask the server for a forked process, and return its process id.
 
     Raises:
-        ConnectionError: when the server can not fork it.
+        ConnectionError: the server can not fork it.
     """
-    inherited = {
+    request = {
         "arguments": arguments,
         "environment": dict(os.environ),
         "folder": os.getcwd(),
@@ -73,22 +73,22 @@ def ask(server: socket.socket, arguments: list[str], files: list[int]) -> int:
         "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
         "files": files,
     }
-    body = json.dumps(inherited).encode()
+    body = json.dumps(request).encode()
     socket.send_fds(server, [LENGTH.pack(len(body))], files)
     server.sendall(body)
-    return int(LENGTH.unpack(received(server, LENGTH.size))[0])
+    return int(LENGTH.unpack(receive_exactly(server, LENGTH.size))[0])
 
 
-def connected(folder: str, log: str, arguments: list[str]) -> socket.socket:
-    """A connection to the server, which is started if nobody has yet.
+def connect(folder: str, log: str, arguments: list[str]) -> socket.socket:
+    """Connect to the server, and start it if no other client has.
 
     Raises:
-        OSError: when it is gone, or does not know such arguments.
+        OSError: the server is gone, or does not know such arguments.
     """
     if not arguments or (arguments[0] != "-c" and arguments[0].startswith("-")):
-        raise ConnectionError("options of Python's own")
+        raise ConnectionError("options of the interpreter")
     if "resource_tracker" in " ".join(arguments[:2]):
-        raise ConnectionError("what cleans up after processes that were killed must not be killed with them")
+        raise ConnectionError("the resource tracker cleans up after killed processes, and must not be killed with them")
     path = os.path.join(folder, SOCKET)
     with open(os.path.join(folder, COMMAND)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -100,7 +100,7 @@ def connected(folder: str, log: str, arguments: list[str]) -> socket.socket:
 
 
 def start(path: str, folder: str, log: str) -> None:
-    """Start the server, which answers when it has imported everything."""
+    """Start the server, which answers once it has imported everything."""
     import subprocess
 
     with socket.socket(socket.AF_UNIX) as listener, open(log, "ab") as output:
@@ -114,23 +114,20 @@ def start(path: str, folder: str, log: str) -> None:
 
 
 def open_files() -> list[int]:
-    """The file descriptors that this process has inherited."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
-        try:
+    """Return the file descriptors that this process has inherited."""
+    descriptors = []
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # that of the listing itself is closed already
             if os.get_inheritable(descriptor):
-                found.append(descriptor)
-        except OSError:
-            continue  # the listing's own
-    return found
+                descriptors.append(descriptor)
+    return descriptors
 
 
-def received(connection: socket.socket, size: int) -> bytes:
-    """So many bytes.
+def receive_exactly(connection: socket.socket, size: int) -> bytes:
+    """Receive ``size`` bytes.
 
     Raises:
-        ConnectionError: when there will not be so many, since the server is gone.
+        ConnectionError: the other side is gone before it has sent so many.
     """
     data = b""
     while len(data) < size:

@@ -1,4 +1,4 @@
-"""Makes verl run on a CPU: imported by the plugin under ``VERL_PLATFORM=cpu``, in every process of a run."""
+"""Makes verl run on a CPU; the plugin imports it under ``VERL_PLATFORM=cpu``, in every process of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
 
 @when_imported("verl.workers.engine.fsdp.transformer_impl", "There is no FSDP2 engine for a CPU.")
 def _engine(module: ModuleType) -> None:
-    # verl registers its FSDP engines for cuda and npu; the same class runs on a CPU, with fsdp2 (FSDP1 does not:
+    # verl registers its FSDP engines for cuda and npu. The same class runs on a CPU with fsdp2 (not with FSDP1, whose
     # sync_module_states refuses CPU parameters).
     engine = module.FSDPEngineWithLMHead
     if "cpu" not in module.EngineRegistry._engines.get("language_model", {}).get("fsdp2", {}):
@@ -67,7 +67,7 @@ def _replay_buffer(module: ModuleType) -> None:
 @when_imported("verl.experimental.agent_loop.agent_loop", "Each trajectory takes some milliseconds more.")
 def _agent_loops(module: ModuleType) -> None:
     # verl makes an agent loop for every trajectory by hydra's instantiate, which copies and merges its arguments as
-    # configuration: on a CPU a quarter of the time of a short rollout. verl's own loops have nothing to be merged.
+    # configuration: on a CPU, a quarter of the time of a short rollout. verl's own loops have nothing to merge.
     original = module.hydra.utils.instantiate
     calls = inspect.getsource(module).count("hydra.utils.instantiate(")
     expect(calls == 1, module.__name__, f"one call of hydra.utils.instantiate, found {calls}")
@@ -77,11 +77,12 @@ def _agent_loops(module: ModuleType) -> None:
             return module.hydra.utils.get_class(config["_target_"])(**arguments)
         return original(config, **arguments)
 
-    vars(module)["hydra"] = _Replacing(module.hydra, utils=_Replacing(module.hydra.utils, instantiate=instantiate))
+    utils = _WithReplacements(module.hydra.utils, instantiate=instantiate)
+    vars(module)["hydra"] = _WithReplacements(module.hydra, utils=utils)
 
 
-class _Replacing:
-    """A module with some attributes replaced, for one of its users only."""
+class _WithReplacements:
+    """A module with some attributes replaced, to be seen by one of its users only."""
 
     def __init__(self, module: Any, **replaced: Any) -> None:
         self._module = module

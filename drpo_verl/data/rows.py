@@ -1,10 +1,10 @@
-"""Rows of a source as verl wants them: one to a problem, with an answer, asking for it in a way the reward reads."""
+"""Turns the rows of a source into verl's: one per problem, with an answer, and a prompt that says how to give it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,23 @@ from drpo_verl.data.table import Part
 from drpo_verl.errors import UserError
 
 INSTRUCTION = "\n\nLet's think step by step and output the final answer within \\boxed{}."
-"""verl's own, of its MATH example."""
+"""The instruction of verl's example for MATH."""
 
-_ASKED = re.compile(r"\\boxed|\banswer:", re.IGNORECASE)
+_ASKS_FOR_ANSWER = re.compile(r"\\boxed|\banswer:", re.IGNORECASE)
 _BATCH = 8192
 
 
 @dataclass
 class Counts:
-    """What became of a part's rows.
+    """What became of the rows of a part.
 
     Attributes:
-        read: in its files.
-        unusable: dropped, since prompt or answer is empty.
-        duplicates: dropped, since their problem was there already.
-        contradicting: of the duplicates, those with another answer.
-        written: what is left.
-        instructed: of these, those whose prompt said nothing of a box or an answer's line, and got an instruction.
+        read: rows in its files.
+        unusable: rows dropped since their prompt or answer is empty.
+        duplicates: rows dropped since an earlier row has the same problem.
+        contradicting: duplicates whose answer is another one.
+        written: rows that are left.
+        instructed: rows left whose prompt did not ask for a box or a line with the answer, and got an instruction.
     """
 
     read: int = 0
@@ -40,18 +40,14 @@ class Counts:
     written: int = 0
     instructed: int = 0
 
-    def as_dict(self) -> dict[str, int]:
-        """For the manifest."""
-        return asdict(self)
-
 
 def read(part: Part, files: Mapping[str, Path], progress: Progress) -> tuple[list[dict[str, Any]], Counts]:
-    """The problems of a part.
+    """Read the problems of a part.
 
     Args:
-        part: of the table.
-        files: its files, by name.
-        progress: of the rows.
+        part: a part of a data set of the table.
+        files: paths of its files, by their names in the repository.
+        progress: shows how many rows have been read.
 
     Raises:
         UserError: a file can not be read, or lacks a column.
@@ -72,7 +68,7 @@ def read(part: Part, files: Mapping[str, Path], progress: Progress) -> tuple[lis
                 counts.contradicting += answers[key] != answer
                 continue
             answers[key] = answer
-            if not any(_ASKED.search(message["content"]) for message in prompt):
+            if not any(_ASKS_FOR_ANSWER.search(message["content"]) for message in prompt):
                 prompt[-1] = {**prompt[-1], "content": prompt[-1]["content"].rstrip() + INSTRUCTION}
                 counts.instructed += 1
             rows.append(
@@ -92,7 +88,7 @@ def _rows(path: Path, part: Part, progress: Progress) -> Iterator[dict[str, Any]
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # extra_info only where it is needed: its type differs between the files of one repository.
+    # extra_info is read only where it is needed: its type differs between the files of one repository.
     columns = ["prompt", "reward_model", *(["extra_info"] if part.same == "index" else [])]
     try:
         file = pq.ParquetFile(path)
@@ -100,7 +96,7 @@ def _rows(path: Path, part: Part, progress: Progress) -> Iterator[dict[str, Any]
         if missing:
             raise UserError(
                 f"{path} has no column {missing[0]!r} (its columns: {', '.join(file.schema_arrow.names)}): "
-                "it is not of the shape that this data set had when drpo-verl learned to read it."
+                "it has not the shape that this data set had when drpo-verl learned to read it."
             )
         task = progress.add_task(f"reading {path.name}", total=file.metadata.num_rows)
         for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
@@ -113,7 +109,7 @@ def _rows(path: Path, part: Part, progress: Progress) -> Iterator[dict[str, Any]
 def _messages(prompt: Any) -> list[dict[str, str]]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    return [{"role": str(each["role"]), "content": str(each["content"] or "")} for each in prompt or []]
+    return [{"role": str(message["role"]), "content": str(message["content"] or "")} for message in prompt or []]
 
 
 def _answer(reward_model: Any) -> str:

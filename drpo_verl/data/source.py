@@ -1,4 +1,4 @@
-"""The files of a data set: from the hub or a local copy, whole and unchanged."""
+"""Finds the files of a data set on the hub or in a local copy, and verifies that they are whole and unchanged."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from drpo_verl.data.table import Dataset
 from drpo_verl.errors import UserError
 
 _BLOCK = 8 << 20
-_TAKE_IT = "--accept-changes takes it as it is, and records it"
+_ACCEPT_CHANGES = "--accept-changes takes it as it is, and records it"
 
 
 @dataclass(frozen=True)
 class Files:
-    """What was found.
+    """The files of a data set.
 
     Attributes:
-        paths: of the files by their names in the repository.
-        sha256: what the hub says of them, where it was asked.
-        revision: the commit; None for a local copy, which does not say.
+        paths: their paths, by their names in the repository.
+        sha256: the hashes that the hub has of them, by name; empty for a local copy.
+        revision: the commit; None for a local copy, which does not tell.
     """
 
     paths: Mapping[str, Path]
@@ -33,12 +33,12 @@ class Files:
 
 
 def fetch(dataset: Dataset) -> Files:
-    """Download what is not in huggingface_hub's cache yet.
+    """Download the files that are not in huggingface_hub's cache yet.
 
-    huggingface_hub takes a broken connection up again where it broke, and does not download a finished file twice.
+    huggingface_hub resumes a download after a broken connection, and does not download a finished file twice.
 
     Raises:
-        UserError: with the way around a hub that can not be reached.
+        UserError: the hub can not be reached; the message has a way around it.
     """
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -62,10 +62,10 @@ def fetch(dataset: Dataset) -> Files:
 
 
 def find(dataset: Dataset, copy: Path) -> Files:
-    """The files in a local copy: the repository's folder, or one of its files.
+    """Find the files of a data set in a local copy: the repository's folder, or one of its files.
 
     Raises:
-        UserError: nothing there is a file of the data set.
+        UserError: the copy has no file of the data set.
     """
     copy = copy.expanduser()
     if copy.is_dir():
@@ -87,14 +87,14 @@ def find(dataset: Dataset, copy: Path) -> Files:
 def verify(
     dataset: Dataset, files: Files, earlier: Mapping[str, Any], *, accept_changes: bool, progress: Progress
 ) -> dict[str, dict[str, Any]]:
-    """Hash the files, and compare them with what they have to be.
+    """Hash the files, and compare the hashes with those of the hub, the table and an earlier manifest.
 
     Args:
-        dataset: of the table, with the hashes that are known.
-        files: to be looked at.
-        earlier: what an earlier manifest says of the files, by name.
-        accept_changes: take what differs from both.
-        progress: of the hashing.
+        dataset: a data set of the table, with the hashes that are known.
+        files: the files to verify.
+        earlier: what an earlier manifest records of the files, by name.
+        accept_changes: accept files that differ from the table or the manifest.
+        progress: shows how much has been hashed.
 
     Returns:
         bytes and sha256 of each file, by name.
@@ -102,10 +102,10 @@ def verify(
     Raises:
         UserError: a file is not the one that the hub, the table or the earlier manifest names.
     """
-    found: dict[str, dict[str, Any]] = {}
+    verified: dict[str, dict[str, Any]] = {}
     for name, path in files.paths.items():
-        found[name] = {"bytes": path.stat().st_size, "sha256": sha256(path, progress)}
-        have = found[name]["sha256"]
+        have = sha256(path, progress)
+        verified[name] = {"bytes": path.stat().st_size, "sha256": have}
         expected = files.sha256.get(name)
         if expected not in (None, have):
             raise UserError(
@@ -114,23 +114,22 @@ def verify(
             )
         if accept_changes:
             continue
-        pinned = dataset.sha256.get(name)
+        pinned, before = dataset.sha256.get(name), earlier.get(name, {}).get("sha256")
         if pinned not in (None, have):
             raise UserError(
                 f"{path} is not the {name} that is known (sha256 {have[:12]}, not {pinned[:12]}; "
-                f"{path.stat().st_size:,} bytes): truncated, or another edition. Download it again; {_TAKE_IT}."
+                f"{path.stat().st_size:,} bytes): truncated, or another edition. Download it again; {_ACCEPT_CHANGES}."
             )
-        before = earlier.get(name, {}).get("sha256")
         if before not in (None, have):
             raise UserError(
                 f"{path} has changed since the manifest was written (sha256 {have[:12]}, was {before[:12]}): "
-                f"truncated, or another edition. Restore it; {_TAKE_IT}."
+                f"truncated, or another edition. Restore it; {_ACCEPT_CHANGES}."
             )
-    return found
+    return verified
 
 
 def sha256(path: Path, progress: Progress | None = None) -> str:
-    """The hash of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
     task = progress.add_task(f"hashing {path.name}", total=path.stat().st_size) if progress else None
     with path.open("rb") as file:
@@ -142,7 +141,7 @@ def sha256(path: Path, progress: Progress | None = None) -> str:
 
 
 def matching(pattern: str, names: Mapping[str, Any]) -> list[str]:
-    """Those of the names that a pattern of the table stands for, in order."""
+    """Return the names that a pattern of the table stands for, in order; a pattern does not match in subfolders."""
     depth = len(PurePosixPath(pattern).parts)
     return sorted(n for n in names if PurePosixPath(n).match(pattern) and len(PurePosixPath(n).parts) == depth)
 

@@ -1,6 +1,6 @@
-"""The papers' data sets: where each comes from, and what becomes of it.
+"""The papers' data sets: where each comes from, and what is made of it.
 
-No hub could be reached where this was written. What was verified, and how:
+No hub could be reached where this was written. This was verified, and in this way:
 
 - DAPO-Math-17k's revision, file, size and sha256 are those that several public projects pin, with its 1,791,700 rows
   (17,917 problems, each about 100 times, by accident, as its authors said) and its columns: `data_source`, `prompt`
@@ -13,7 +13,7 @@ No hub could be reached where this was written. What was verified, and how:
   `test/aime_2024.parquet` and `aime_2025.parquet` and the same columns, with prompts that ask for a box. Of its
   revision only the beginning, 97ab55a, was to be found.
 
-So the first is pinned, and of the other two the first manifest pins what was downloaded.
+So the first is pinned here, and the other two are pinned by the manifest of their first download.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Part:
-    """Files that become rows of one output.
+    """Files of a data set that become rows of one output.
 
     Attributes:
         output: "train" or "test", the name of the parquet file.
-        files: which files of the repository, as a pattern of pathlib's.
-        data_source: what the rows' becomes; the reward goes by it, and results are reported by it.
-        expected: how many problems there are at least and at most.
-        same: what makes two rows the same problem: their text, or `extra_info.index`.
+        files: a pattern of pathlib's for names of files in the repository.
+        data_source: the data source of the rows, by which they are scored and reported.
+        expected: the least and the largest number of problems.
+        same: what two rows of the same problem have in common: their text, or `extra_info.index`.
     """
 
     output: Literal["train", "test"]
@@ -44,13 +44,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One data set of the hub.
+    """A data set of the hub.
 
     Attributes:
-        repository: on the hub.
-        parts: what is read from it.
+        repository: name on the hub.
+        parts: the files that are read, and what they become.
         revision: the commit; None for the newest.
-        sha256: of its files, where they are known.
+        sha256: hashes of its files, by name, where they are known.
     """
 
     repository: str
@@ -61,20 +61,20 @@ class Dataset:
 
 DATASETS: Mapping[str, Dataset] = {
     "dapo_math": Dataset(
-        # What both papers train on.
+        # Both papers train on it.
         "Jiawei415/DPAO_filter",
-        # "About 13k" is all that the papers say.
+        # The papers say no more than "about 13k".
         (Part("train", "train/*.parquet", "math_dapo", (12_500, 13_999)),),
     ),
     "dapo_math_17k": Dataset(
-        # As in a replication of DRPO.
+        # A replication of DRPO trained on it.
         "BytedTsinghua-SIA/DAPO-Math-17k",
         (Part("train", "data/dapo-math-17k.parquet", "math_dapo", (17_917, 17_917), same="index"),),
         revision="65877096c24ffa7abc4e4fa5edb95cf3413a5674",
         sha256={"data/dapo-math-17k.parquet": "534375d6bb8630d22ab46a56e11f2ffec1d288d8f7d04099bc82d68948705941"},
     ),
     "aime": Dataset(
-        # What both papers evaluate on.
+        # Both papers evaluate on it.
         "Jiawei415/DPAO_filter",
         (
             Part("test", "test/aime24.parquet", "aime24", (30, 30)),

@@ -1,13 +1,12 @@
-"""Parquet files and their manifest, whole or not at all."""
+"""Writes parquet files and their manifest, each complete or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ from drpo_verl.data import rows as reading
 from drpo_verl.data import source as sources
 from drpo_verl.data.table import DATASETS, Part
 from drpo_verl.errors import UserError
-from drpo_verl.run_folder.environment import environment
+from drpo_verl.run_folder.environment import describe_environment
 
 MANIFEST_FILE = "manifest.json"
 
 
 def default_folder(name: str) -> Path:
-    """Where the configurations look for a data set: `$DRPO_VERL_DATA/<name>`, or in the cache of prepared models."""
+    """Return the folder of a data set in the configurations: in `$DRPO_VERL_DATA`, or beside the prepared models."""
     from drpo_verl.models.cache import default_dir
 
     return Path(os.environ.get("DRPO_VERL_DATA") or default_dir() / "data").expanduser() / name
@@ -34,41 +33,40 @@ def from_source(name: str, copy: Path | None, out: Path, *, accept_changes: bool
     """Write a data set of the table.
 
     Args:
-        name: in `DATASETS`.
+        name: of the data set, a key of `DATASETS`.
         copy: a local copy of its repository, or one file of it; None for the hub.
-        out: the folder.
-        accept_changes: take files and counts that are not those of the papers, or of the earlier manifest.
-        console: for the progress.
+        out: the folder to write.
+        accept_changes: accept files and numbers of problems that differ from the papers or the earlier manifest.
+        console: where the progress is shown.
 
     Returns:
         The manifest.
 
     Raises:
-        UserError: with the remedy; nothing is written then.
+        UserError: the source is missing, broken or another one. Nothing is written then.
     """
     dataset = DATASETS[name]
     earlier = _earlier(out, dataset.repository)
     files = sources.fetch(dataset) if copy is None else sources.find(dataset, copy)
-    written: dict[str, list[dict[str, Any]]] = {}
+    outputs: dict[str, list[dict[str, Any]]] = {}
     parts = []
     with progress_bar(console) as progress:
         verified = sources.verify(dataset, files, earlier, accept_changes=accept_changes, progress=progress)
         for part in dataset.parts:
-            mine = {each: files.paths[each] for each in sources.matching(part.files, files.paths)}
-            if not mine and (accept_changes or (copy is not None and copy.is_file())):
+            of_part = {file: files.paths[file] for file in sources.matching(part.files, files.paths)}
+            if not of_part and (accept_changes or (copy is not None and copy.is_file())):
                 continue
-            rows, counts = reading.read(part, mine, progress)
-            parts.append({"output": part.output, "files": part.files, "data_source": part.data_source,
-                          "same": part.same, "expected": list(part.expected), **counts.as_dict()})  # fmt: skip
+            rows, counts = reading.read(part, of_part, progress)
+            parts.append({**asdict(part), **asdict(counts)})
             if not accept_changes:
                 _require_count(dataset.repository, part, len(rows))
-            written.setdefault(part.output, []).extend(rows)
-    for rows in written.values():
+            outputs.setdefault(part.output, []).extend(rows)
+    for rows in outputs.values():
         for index, row in enumerate(rows):
             row["extra_info"]["index"] = index
     return write(
         out,
-        written,
+        outputs,
         {
             "dataset": name,
             "source": {
@@ -83,13 +81,13 @@ def from_source(name: str, copy: Path | None, out: Path, *, accept_changes: bool
     )
 
 
-def write(out: Path, written: Mapping[str, list[dict[str, Any]]], manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write rows as `<name>.parquet`, and last the manifest, each by a rename.
+def write(out: Path, outputs: Mapping[str, list[dict[str, Any]]], manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write rows as parquet files, and the manifest last; each file gets its name when it is complete.
 
     Args:
-        out: the folder, made if need be.
-        written: rows by the name of the file.
-        manifest: what it says beside the outputs and the versions.
+        out: the folder to write; created if absent.
+        outputs: rows by the name of the file, without its suffix.
+        manifest: the manifest without outputs, time and versions.
 
     Returns:
         The manifest.
@@ -98,18 +96,18 @@ def write(out: Path, written: Mapping[str, list[dict[str, Any]]], manifest: dict
     import pyarrow.parquet as pq
 
     out.mkdir(parents=True, exist_ok=True)
-    outputs = {}
-    for name, rows in written.items():
+    files = {}
+    for name, rows in outputs.items():
         path = out / f"{name}.parquet"
         partial = path.with_suffix(".partial")
         pq.write_table(pa.Table.from_pylist(rows), partial)
         partial.replace(path)
-        outputs[path.name] = {"rows": len(rows), "bytes": path.stat().st_size, "sha256": sources.sha256(path)}
+        files[path.name] = {"rows": len(rows), "bytes": path.stat().st_size, "sha256": sources.sha256(path)}
     whole = {
         **manifest,
-        "outputs": outputs,
+        "outputs": files,
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": environment() | _versions(),
+        "versions": describe_environment("pyarrow", "huggingface_hub", "reasoning-gym", "math-verify"),
     }
     partial = (out / MANIFEST_FILE).with_suffix(".partial")
     partial.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
@@ -139,16 +137,8 @@ def _earlier(out: Path, repository: str) -> dict[str, Any]:
     return files
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("pyarrow", "huggingface_hub", "reasoning-gym", "math-verify"):
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
 def progress_bar(console: Console) -> Progress:
-    """Of bytes, rows or problems."""
+    """Return a progress bar with the time that remains, for bytes, rows, problems or responses."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn(),
         console=console,

@@ -1,1 +1,1 @@
-"""vLLM outside of a training run: its process, and how it is started and asked."""
+"""Offline engines: the device they run on, a process for each, and how vLLM is started and asked there."""

@@ -1,4 +1,4 @@
-"""What the probe's processes run on, and the environment that this asks for."""
+"""The device that offline engines run on, and the environment variables that they need there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from drpo_verl import cpu
 from drpo_verl.configuration.search_path import config_dir
 
 _CPU_RUN = "hardware/cpu.yaml"
@@ -14,28 +15,28 @@ _NEEDED = ("VERL_PLATFORM", "OMP_", "VLLM_", "TOKENIZERS_")
 
 
 def device_type() -> str:
-    """The torch device type to measure on; ``VERL_PLATFORM=cpu`` chooses the CPU of a machine that has more."""
+    """Return the torch device type, "cuda" for one; ``VERL_PLATFORM=cpu`` chooses the CPU of a machine with more."""
     import torch
 
-    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu" or not torch.accelerator.is_available():
-        return "cpu"
-    accelerator = torch.accelerator.current_accelerator()
-    assert accelerator is not None
-    return accelerator.type
+    usable = torch.accelerator.is_available() and not cpu.is_selected()
+    accelerator = torch.accelerator.current_accelerator() if usable else None
+    return "cpu" if accelerator is None else accelerator.type
 
 
-def environment(device: str, model: str) -> dict[str, str]:
-    """What to set for the engines where the user has not: on a CPU, what a run on the CPU has.
+def engine_environment(device: str, model: str) -> dict[str, str]:
+    """Return the environment variables that an engine needs and the user has not set.
+
+    On a CPU they are those of a training run there, so that vLLM samples as it does in training.
 
     Args:
-        device: see ``device_type``.
-        model: a folder or a name.
+        device: a torch device type, see ``device_type``.
+        model: a folder or a name on the hub.
     """
     variables: dict[str, str] = {}
     if device == "cpu":
         run = OmegaConf.load(config_dir() / _CPU_RUN).ray_kwargs.ray_init.runtime_env.env_vars
         variables = {name: str(value) for name, value in run.items() if name.startswith(_NEEDED)}
-        # The processes of a run share the cores; those of the probe come one after the other.
+        # The processes of a run share the cores; offline engines run one after the other.
         variables["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
         variables["VLLM_TARGET_DEVICE"] = "cpu"
     if Path(model).is_dir():

@@ -1,4 +1,4 @@
-"""vLLM's offline engine, asked as verl asks its rollout engine."""
+"""vLLM's offline engine, which gets its prompts as verl's rollout engine does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drpo_verl.errors import UserError
 if TYPE_CHECKING:
     from vllm import LLM
 
-# Before vLLM is imported, here and in the workers that it spawns, which import the process's main module, and so this.
+# Before vLLM is imported, here and in the workers that it spawns, which import the main module and with it this one.
 vllm_distribution.install()
 
 
@@ -25,18 +25,18 @@ def start(
     tensor_parallel_size: int,
     **settings: Any,
 ) -> LLM:
-    """Start vLLM with room for the longest of the prompts and its response.
+    """Start vLLM with room for the longest prompt and its response.
 
     Args:
         model: a folder, or a name on the hub.
-        prompts: their token ids.
-        device: see ``drpo_verl.engine.device.device_type``.
-        max_tokens: the longest response; fewer where the model has no room for so many.
-        tensor_parallel_size: vLLM's.
-        **settings: more of vLLM's.
+        prompts: the token ids of each prompt.
+        device: a torch device type, see ``drpo_verl.engine.device.device_type``.
+        max_tokens: length of the longest response; it is shorter where the model has no room for it.
+        tensor_parallel_size: number of devices over which vLLM splits the model.
+        **settings: further arguments of ``vllm.LLM``.
 
     Raises:
-        UserError: when a prompt leaves no room for a response.
+        UserError: a prompt leaves no room for a response.
     """
     from vllm import LLM
 
@@ -44,8 +44,8 @@ def start(
     return LLM(
         model=model,
         tensor_parallel_size=tensor_parallel_size,
-        max_model_len=_length(model, max(map(len, prompts)), max_tokens),
-        # As the CPU experiments have it: compiling takes longer than what it saves.
+        max_model_len=_context_length(model, max(map(len, prompts)), max_tokens),
+        # As in the CPU experiments: compiling takes longer than what it saves.
         enforce_eager=on_cpu,
         **({"distributed_executor_backend": "uni"} if on_cpu and tensor_parallel_size == 1 else {}),
         **settings,
@@ -53,7 +53,7 @@ def start(
 
 
 def encode(tokenizer: Any, messages: list[dict[str, Any]]) -> list[int]:
-    """The token ids of a prompt, as verl's agent loop makes them; plain text for a model without a chat template."""
+    """Return the token ids of a prompt as verl's agent loop does; a model without a chat template gets plain text."""
     if tokenizer.chat_template:
         return list(
             tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
@@ -61,7 +61,7 @@ def encode(tokenizer: Any, messages: list[dict[str, Any]]) -> list[int]:
     return list(tokenizer("\n".join(message["content"] for message in messages))["input_ids"])
 
 
-def _length(model: str, longest_prompt: int, max_tokens: int) -> int:
+def _context_length(model: str, longest_prompt: int, max_tokens: int) -> int:
     from transformers import AutoConfig
 
     room = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None) or sys.maxsize

@@ -1,4 +1,4 @@
-"""Work that needs a process of its own: how it is started, and how it says why it failed."""
+"""Runs work in a process of its own, which reports why it failed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def run(
     """Run ``python -m <module> <folder>`` to its end.
 
     Args:
-        module: whose main block is a `reporting`.
-        folder: of its job.
-        log: where its output goes, after what is there.
-        variables: of its environment, over this process's.
-        watch: called several times a second meanwhile.
+        module: a module whose main block runs inside ``reporting``.
+        folder: the folder of its job, its only argument.
+        log: file to which its output is appended.
+        variables: environment variables that it gets beside this process's.
+        watch: called several times a second while it runs.
 
     Raises:
-        UserError: it failed, with its reason.
+        UserError: it failed; the message is the reason that it reported.
     """
     (folder / _ERROR).unlink(missing_ok=True)
     with log.open("ab") as output:
@@ -58,12 +58,12 @@ def run(
 
 @contextmanager
 def reporting(folder: Path) -> Iterator[None]:
-    """In the process: leave the reason of a failure in the job's folder."""
+    """Leave the reason of a failure in the job's folder, and end the process with exit code 1."""
     try:
         yield
     except Exception as error:
         traceback.print_exc()
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         (folder / _ERROR).write_text(" ".join(reason.split()))
-        # Not raised again: vLLM's processes are ended by its own handlers on a normal exit.
+        # Not raised again: on a normal exit, vLLM's own handlers end its processes.
         sys.exit(1)

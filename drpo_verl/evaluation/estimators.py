@@ -1,4 +1,4 @@
-"""avg@k and pass@k with intervals over problems."""
+"""Estimators of avg@k and pass@k, with intervals over problems."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from numpy.typing import NDArray
 from drpo_verl.run_folder.steps import wilson_interval
 
 RESAMPLES = 10_000
-_DRAWS = 1_000_000
-"""At a time, for the memory they take."""
+_DRAWS_AT_ONCE = 1_000_000  # bounds the memory
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over problems.
+    """A mean over problems with its interval; all values in [0, 1].
 
     Attributes:
-        value: in [0, 1].
-        low: of the interval.
-        high: of the interval.
-        method: of the interval: "bootstrap" or "wilson".
+        value: the mean.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        method: how the interval was made: "bootstrap" or "wilson".
     """
 
     value: float
@@ -34,12 +33,14 @@ class Estimate:
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1): 1 - C(n - c, k) / C(n, k).
+    """Estimate the probability that one of k samples is right, without bias.
+
+    This is 1 - C(n - c, k) / C(n, k), equation 1 of Chen et al. 2021 (arXiv 2107.03374).
 
     Args:
-        samples: n, of the problem.
-        right: c, how many of them are right.
-        k: of how many one has to be right; 1 <= k <= n.
+        samples: n, number of samples of the problem.
+        right: c, number of right ones among them.
+        k: number of samples of which one has to be right; 1 <= k <= n.
 
     Raises:
         ValueError: k is not within 1 and n, or c not within 0 and n.
@@ -49,32 +50,28 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     return 1 - comb(samples - right, k) / comb(samples, k)
 
 
-def over_problems(values: Sequence[float], *, seed: int = 0, confidence: float = 0.95) -> Estimate:
-    """The mean of one figure a problem, with an interval for the mean over all problems like these.
+def mean_over_problems(values: Sequence[float], *, seed: int = 0, confidence: float = 0.95) -> Estimate:
+    """Return the mean of one value per problem, with an interval for the mean over all problems like these.
 
-    The problems are resampled with replacement, each with all of its samples (a cluster bootstrap), and the interval is
-    that of the percentiles. The samples of a problem are not independent trials of the benchmark: an interval over all
-    of them would be too narrow. Where every problem has the same value, resampling shows no spread at all, which is the
-    problems' small number and no certainty: then it is Wilson's, as if each problem were one trial.
+    The problems are resampled with replacement, each with all of its samples (a cluster bootstrap), and the interval
+    has the percentiles of the means. Samples of a problem are not independent trials of the benchmark: an interval over
+    all of them would be too narrow. Where every problem has the same value, resampling shows no spread at all, which
+    comes from the small number of problems and is no certainty: Wilson's interval then takes each for one trial.
 
     Args:
-        values: in [0, 1], one a problem; at least one.
-        seed: of the resampling.
-        confidence: of the interval.
+        values: one value in [0, 1] per problem; at least one.
+        seed: seed of the resampling.
+        confidence: probability that the interval is meant to cover.
     """
-    each: NDArray[np.float64] = np.asarray(values, np.float64)
-    value = float(each.mean())
-    if np.ptp(each) == 0:
-        low, high = wilson_interval(value, len(each), confidence)
-        return Estimate(value, low, high, "wilson")
+    per_problem: NDArray[np.float64] = np.asarray(values, np.float64)
+    count, value = len(per_problem), float(per_problem.mean())
+    if np.ptp(per_problem) == 0:
+        return Estimate(value, *wilson_interval(value, count, confidence), "wilson")
     generator = np.random.default_rng(seed)
+    rows = max(1, _DRAWS_AT_ONCE // count)
     means = [
-        each[generator.integers(0, len(each), (resamples, len(each)))].mean(1)
-        for resamples in _portions(RESAMPLES, max(1, _DRAWS // len(each)))
+        per_problem[generator.integers(0, count, (min(rows, RESAMPLES - start), count))].mean(1)
+        for start in range(0, RESAMPLES, rows)
     ]
     low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(value, float(low), float(high), "bootstrap")
-
-
-def _portions(total: int, most: int) -> list[int]:
-    return [min(most, total - start) for start in range(0, total, most)]

@@ -10,37 +10,36 @@ from rich.table import Table
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
-    """Print it; readable on 80 columns.
+    """Print a result so that it can be read on 80 columns.
 
     Args:
         result: what ``drpo_verl.evaluation.run.run`` returns.
-        console: where to.
+        console: where it is printed.
     """
     settings = result["settings"]
-    _line(console, "")
-    _line(
+    _print_line(
         console,
-        f"{result['model']}: {settings['k']} samples a problem, temperature {settings['temperature']:g}, "
+        f"\n{result['model']}: {settings['k']} samples a problem, temperature {settings['temperature']:g}, "
         f"top-p {settings['top_p']:g}, in brackets 95 % intervals over the problems",
     )
-    alike = False
+    any_wilson = False
     for source, figures in result["results"].items():
-        _line(console, "")
-        _line(
+        _print_line(
             console,
-            f"{source}: {figures['problems']:,} problems, {figures['samples']:,} responses of "
+            f"\n{source}: {figures['problems']:,} problems, {figures['samples']:,} responses of "
             f"{figures['mean_tokens']:,.0f} tokens on average, {figures['truncated']:.1%} cut off",
         )
         table = Table.grid(padding=(0, 2))
-        for name, each in figures.items():
-            if isinstance(each, Mapping):
-                mark = "*" if each["method"] == "wilson" else ""
-                alike = alike or bool(mark)
-                table.add_row(f"  {name}", f"{each['value']:.3f}", f"({each['low']:.3f} to {each['high']:.3f}){mark}")
+        for name, figure in figures.items():
+            if isinstance(figure, Mapping):
+                is_wilson = figure["method"] == "wilson"
+                any_wilson = any_wilson or is_wilson
+                interval = f"({figure['low']:.3f} to {figure['high']:.3f}){'*' if is_wilson else ''}"
+                table.add_row(f"  {name}", f"{figure['value']:.3f}", interval)
         console.print(table)
-    if alike:
-        _line(console, "* every problem has this value: Wilson's interval, with a trial a problem")
+    if any_wilson:
+        _print_line(console, "* every problem has this value: Wilson's interval, with a trial a problem")
 
 
-def _line(console: Console, text: str) -> None:
+def _print_line(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -16,14 +16,14 @@ from rich.progress import Progress
 from drpo_verl.data.source import sha256
 from drpo_verl.data.write import progress_bar
 from drpo_verl.engine import process
-from drpo_verl.engine.device import device_type, environment
+from drpo_verl.engine.device import device_type, engine_environment
 from drpo_verl.errors import UserError
 from drpo_verl.evaluation import report
-from drpo_verl.evaluation.estimators import Estimate, over_problems, pass_at_k
+from drpo_verl.evaluation.estimators import Estimate, mean_over_problems, pass_at_k
 from drpo_verl.evaluation.problems import Problem, read
 from drpo_verl.evaluation.settings import Settings
 from drpo_verl.models.resolve import resolve
-from drpo_verl.run_folder.environment import environment as versions
+from drpo_verl.run_folder.environment import describe_environment
 
 RESULT_FILE, SAMPLES_FILE, TEXT_FILE, LOG_FILE = "eval.json", "samples.jsonl", "eval.txt", "eval.log"
 _THREADS = 4
@@ -31,13 +31,13 @@ _THREADS = 4
 
 @dataclass(frozen=True)
 class Response:
-    """One response and what it is worth.
+    """One scored response.
 
     Attributes:
-        text: decoded.
-        tokens: of it.
-        truncated: by the longest response allowed.
-        score: of the reward, in [0, 1].
+        text: the response as text.
+        tokens: number of its tokens.
+        truncated: whether it reached the length of the longest response.
+        score: the reward, in [0, 1].
     """
 
     text: str
@@ -47,18 +47,18 @@ class Response:
 
 
 def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
-    """Sample, score, and leave the result in ``out`` as JSON, text and samples.
+    """Sample and score responses, and write the result into a folder as JSON, text and samples.
 
     Args:
         settings: what to evaluate.
-        out: the folder; made if need be, and files of an earlier evaluation in it are replaced.
+        out: the folder; created if absent, and files of an earlier evaluation in it are replaced.
         console: where the table is printed.
 
     Returns:
-        What is in the JSON.
+        The content of the JSON file.
 
     Raises:
-        UserError: with the remedy.
+        UserError: something is missing or fails; the message has the remedy.
     """
     problems = read(settings.data)
     try:  # before anything is sampled
@@ -79,11 +79,11 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
         "data": {"file": str(settings.data), "sha256": sha256(settings.data)},
         "results": summarise(problems, responses, settings.k, settings.seed),
         "settings": {**asdict(settings), "data": str(settings.data)},
-        "versions": versions(),
+        "versions": describe_environment(),
     }
     with (out / SAMPLES_FILE).open("w") as file:
-        for problem, mine in zip(problems, responses, strict=True):
-            line = {**asdict(problem), "responses": [asdict(response) for response in mine]}
+        for problem, of_problem in zip(problems, responses, strict=True):
+            line = {**asdict(problem), "responses": [asdict(response) for response in of_problem]}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     (out / RESULT_FILE).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     with (out / TEXT_FILE).open("w") as text:
@@ -95,30 +95,30 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
 def summarise(
     problems: Sequence[Problem], responses: Sequence[Sequence[Response]], k: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """avg@k, pass@1, 2, 4, ... and k with their intervals, and what the responses are like, by data source.
+    """Compute avg@k, pass@1, 2, 4, ..., k with their intervals, and the responses' length, by data source.
 
     Args:
-        problems: as they were sampled.
-        responses: of each; at least k.
-        k: samples a row.
-        seed: of the intervals.
+        problems: the problems of all data sources.
+        responses: at least k responses to each problem.
+        k: number of samples of each row.
+        seed: seed of the intervals.
     """
     results = {}
     for source in dict.fromkeys(problem.data_source for problem in problems):
-        mine = [each for problem, each in zip(problems, responses, strict=True) if problem.data_source == source]
-        right = [(len(each), sum(response.score >= 1 for response in each)) for each in mine]
-        every = [response for each in mine for response in each]
-        figures: dict[str, Estimate] = {
-            f"avg@{k}": over_problems([sum(r.score for r in each) / len(each) for each in mine], seed=seed)
-        }
+        by_problem = [r for problem, r in zip(problems, responses, strict=True) if problem.data_source == source]
+        right = [sum(response.score >= 1 for response in group) for group in by_problem]
+        everything = [response for group in by_problem for response in group]
+        mean_scores = [sum(response.score for response in group) / len(group) for group in by_problem]
+        figures: dict[str, Estimate] = {f"avg@{k}": mean_over_problems(mean_scores, seed=seed)}
         for at in sorted({2**power for power in range(k.bit_length())} | {k}):
-            figures[f"pass@{at}"] = over_problems([pass_at_k(n, c, at) for n, c in right], seed=seed)
+            values = [pass_at_k(len(group), count, at) for group, count in zip(by_problem, right, strict=True)]
+            figures[f"pass@{at}"] = mean_over_problems(values, seed=seed)
         results[source] = {
-            "problems": len(mine),
-            "samples": len(every),
+            "problems": len(by_problem),
+            "samples": len(everything),
             **{name: asdict(estimate) for name, estimate in figures.items()},
-            "mean_tokens": sum(response.tokens for response in every) / len(every),
-            "truncated": sum(response.truncated for response in every) / len(every),
+            "mean_tokens": sum(response.tokens for response in everything) / len(everything),
+            "truncated": sum(response.truncated for response in everything) / len(everything),
         }
     return results
 
@@ -129,50 +129,51 @@ def _sample(
     from drpo_verl.evaluation import sample
 
     device = device_type()
+    samples = [problem.rows * settings.k for problem in problems]
     job = {
         **asdict(settings),
         "data": None,
         "model": model,
         "device": device,
         "prompts": [problem.prompt for problem in problems],
-        "samples": [problem.rows * settings.k for problem in problems],
+        "samples": samples,
     }
-    total = sum(problem.rows * settings.k for problem in problems)
-    bar = progress.add_task(f"sampling {total:,} responses on {device}", total=total)
+    bar = progress.add_task(f"sampling {sum(samples):,} responses on {device}", total=sum(samples))
     with tempfile.TemporaryDirectory(prefix="drpo-verl-eval-") as name:
         folder = Path(name)
-        done = folder / sample.PROGRESS_FILE
+        count = folder / sample.PROGRESS_FILE
 
         def watch() -> None:
-            if done.exists() and (written := done.read_text()):
+            if count.exists() and (written := count.read_text()):
                 progress.update(bar, completed=float(written))
 
         (folder / sample.JOB_FILE).write_text(json.dumps(job))
         try:
-            process.run(sample.__name__, folder, log, environment(device, model), watch)
+            process.run(sample.__name__, folder, log, engine_environment(device, model), watch)
         except UserError as error:
             raise UserError(f"MODEL={settings.model!r}: {error} The log is in {log}.") from error
-        progress.update(bar, completed=total)
+        progress.update(bar, completed=sum(samples))
         return [json.loads(line) for line in (folder / sample.RESPONSES_FILE).read_text().splitlines()]
 
 
 def _score(
     problems: Sequence[Problem], sampled: Sequence[Sequence[dict[str, Any]]], progress: Progress
 ) -> list[list[Response]]:
+    from drpo_verl.rewards.judge import JudgeError
     from drpo_verl.rewards.reward import compute_score
 
-    pairs = [(problem, each) for problem, mine in zip(problems, sampled, strict=True) for each in mine]
+    pairs = [(problem, response) for problem, group in zip(problems, sampled, strict=True) for response in group]
     bar = progress.add_task("scoring", total=len(pairs))
 
     def score(pair: tuple[Problem, dict[str, Any]]) -> Response:
-        problem, each = pair
-        value = compute_score(problem.data_source, each["text"], problem.ground_truth, problem.extra_info)
+        problem, response = pair
+        value = compute_score(problem.data_source, response["text"], problem.ground_truth, problem.extra_info)
         progress.advance(bar)
-        return Response(**each, score=value)
+        return Response(**response, score=value)
 
     try:
         with ThreadPoolExecutor(_THREADS) as pool:
             scored = iter(list(pool.map(score, pairs)))
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, JudgeError) as error:
         raise UserError(f"the problems can not be scored: {error}") from error
-    return [[next(scored) for _ in mine] for mine in sampled]
+    return [[next(scored) for _ in group] for group in sampled]

@@ -1,4 +1,4 @@
-"""vLLM's process: the responses to each problem, one JSON line a problem."""
+"""The process in which vLLM samples the responses of an evaluation, and writes one JSON line per problem."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ JOB_FILE, RESPONSES_FILE, PROGRESS_FILE = "job.json", "responses.jsonl", "progre
 
 
 def main(folder: Path) -> None:
-    """Read the job, sample, write the responses."""
+    """Read the job in a folder, sample, and write the responses there."""
     from tqdm import tqdm
     from transformers import AutoTokenizer
     from vllm import SamplingParams, TokensPrompt
 
     class Progress(tqdm):  # type: ignore[misc, type-arg]
-        """Says how many responses are finished, where the command looks for it."""
+        """Writes the number of finished responses to the file that the command reads."""
 
         def update(self, n: float | None = 1) -> bool | None:
             (folder / PROGRESS_FILE).write_text(str(self.n + (n or 0)))
@@ -29,21 +29,12 @@ def main(folder: Path) -> None:
     job: dict[str, Any] = json.loads((folder / JOB_FILE).read_text())
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     prompts = [encode(tokenizer, messages) for messages in job["prompts"]]
-    llm = start(
-        job["model"],
-        prompts,
-        device=job["device"],
-        max_tokens=job["max_tokens"],
-        tensor_parallel_size=job["tensor_parallel_size"],
-        dtype=job["dtype"],
-        seed=job["seed"],
-    )
+    sampling = {name: job[name] for name in ("temperature", "top_p", "max_tokens")}
+    engine = {name: job[name] for name in ("device", "max_tokens", "tensor_parallel_size", "dtype", "seed")}
+    llm = start(job["model"], prompts, **engine)
     answers = llm.generate(
         [TokensPrompt(prompt_token_ids=ids) for ids in prompts],
-        [
-            SamplingParams(n=n, temperature=job["temperature"], top_p=job["top_p"], max_tokens=job["max_tokens"])
-            for n in job["samples"]
-        ],
+        [SamplingParams(n=n, **sampling) for n in job["samples"]],
         use_tqdm=Progress,
     )
     with (folder / RESPONSES_FILE).open("w") as file:

@@ -1,30 +1,33 @@
-"""What to evaluate, and how to sample."""
+"""The options of an evaluation: a model, a file of problems, and how to sample."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from drpo_verl.errors import UserError
+from drpo_verl.errors import require_option
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The sampling is DRPO's for AIME, except for `max_tokens`; DPPO's is k 32, temperature 0.7, top-p 0.95.
+    """Options of an evaluation.
+
+    The defaults sample as DRPO does for AIME; DPPO samples with k 32, temperature 0.7 and top-p 0.95.
 
     Attributes:
-        model: a Hugging Face folder or name, a checkpoint of verl, or a key of ``drpo_verl.models.resolve.PREPARED``.
+        model: what ``drpo_verl.models.resolve.resolve`` takes.
         data: a verl parquet file.
-        k: samples a problem.
-        temperature: of the sampling; 0 for greedy decoding.
-        top_p: of the sampling.
-        max_tokens: the longest response.
-        tensor_parallel_size: vLLM's.
-        dtype: vLLM's.
-        seed: of the sampling, and of the intervals.
+        k: number of samples of each row.
+        temperature: sampling temperature; 0 for greedy decoding.
+        top_p: sampling top-p.
+        max_tokens: length of the longest response.
+        tensor_parallel_size: number of cards over which vLLM splits the model.
+        dtype: precision of vLLM.
+        seed: seed of the sampling and of the intervals.
 
     Raises:
-        UserError: naming the option, its value and the remedy.
+        UserError: an option has no meaning; the message names it, its value and the remedy.
     """
 
     model: str
@@ -39,14 +42,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Validate; see the class."""
+        require = partial(require_option, self)
         for name in ("k", "max_tokens", "tensor_parallel_size"):
-            self._require(name, getattr(self, name) >= 1, "must be at least 1.")
-        self._require("temperature", self.temperature >= 0, "must be at least 0.")
-        self._require("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1.")
-        self._require(
-            "k", self.temperature > 0 or self.k == 1, "with --temperature=0 gives the same response each time."
-        )
-
-    def _require(self, name: str, fulfilled: bool, remedy: str) -> None:
-        if not fulfilled:
-            raise UserError(f"--{name.replace('_', '-')}={getattr(self, name)!r} {remedy}")
+            require(name, getattr(self, name) >= 1, "must be at least 1.")
+        require("temperature", self.temperature >= 0, "must be at least 0.")
+        require("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1.")
+        samples_differ = self.temperature > 0 or self.k == 1
+        require("k", samples_differ, "with --temperature=0 gives the same response each time.")

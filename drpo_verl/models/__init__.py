@@ -1,1 +1,1 @@
-"""Models: the small policies that are made here, and what a name, a folder or a checkpoint stands for."""
+"""Models: the small policies that are built here, and what a name, a folder or a checkpoint stands for."""

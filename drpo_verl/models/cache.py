@@ -1,4 +1,4 @@
-"""Build a folder once: keyed by its recipe, written atomically, safe against other processes building the same one."""
+"""Builds a folder once: keyed by its recipe, written atomically, whatever other processes build the same one."""
 
 import hashlib
 import json
@@ -10,11 +10,11 @@ from typing import Any
 from filelock import FileLock
 
 RECIPE_FILE = "recipe.json"
-"""Written into every finished folder: what it was built from. Its presence is what "finished" means."""
+"""The file in every finished folder that says what it was built from; a folder without it is not finished."""
 
 
 def default_dir() -> Path:
-    """Where prepared models are kept: what `prepare.cache_dir` is without an override."""
+    """Return the folder where prepared models are kept: the default of `prepare.cache_dir`."""
     from omegaconf import OmegaConf
 
     from drpo_verl.configuration.search_path import config_dir
@@ -54,7 +54,7 @@ def ensure_folder(cache_dir: Path | str, name: str, recipe: Mapping[str, Any], b
         if (final / RECIPE_FILE).is_file():  # another process built it while this one waited
             return final
         scratch = cache_dir / f".{key}.partial"
-        for leftover in (scratch, final):  # of a killed build, or of a folder somebody emptied by hand
+        for leftover in (scratch, final):  # what a killed build left, or a folder that somebody emptied by hand
             shutil.rmtree(leftover, ignore_errors=True)
         scratch.mkdir()
         try:

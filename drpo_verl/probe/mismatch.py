@@ -1,4 +1,4 @@
-"""How far two engines are apart on the sampled tokens, in all and by the probability of the token."""
+"""The mismatch of two engines on the sampled tokens: over all of them, and by the probability of the token."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from drpo_verl.metrics.bins import PROBABILITY_BINS
 Floats = NDArray[np.float64]
 
 EDGES = tuple(PROBABILITY_BINS.values())[:-1]
-"""Upper ends of the bins of mu, each of which holds its own; the last bin holds what is above."""
+"""Upper edges of the bins of mu, which belong to the bin below; the last bin has no upper edge."""
 BINS = tuple(PROBABILITY_BINS)
+"""Names of the bins of mu."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The sampled tokens under both engines; each ``[N]`` in float64, where exp() loses nothing of fp32 input.
+    """The log-probabilities of N sampled tokens, ``[N]`` in float64, where exp() loses nothing of fp32 input.
 
     Attributes:
-        log_mu: of the rollout engine.
-        log_pi: of the training engine.
+        log_mu: in the rollout engine, in nats.
+        log_pi: in the training engine, in nats.
     """
 
     log_mu: Floats
@@ -31,36 +32,36 @@ class Tokens:
 
     @property
     def mu(self) -> Floats:
-        """Probability under the rollout engine."""
+        """The probability in the rollout engine, ``[N]``."""
         return np.exp(self.log_mu)
 
     @property
     def ratio(self) -> Floats:
-        """pi / mu."""
+        """The ratio pi / mu, ``[N]``."""
         return np.exp(self.log_pi - self.log_mu)
 
     @property
     def ratio_minus_one(self) -> Floats:
-        """pi / mu - 1."""
+        """The error of the ratio, pi / mu - 1, ``[N]``."""
         return np.expm1(self.log_pi - self.log_mu)
 
     @property
     def prob_diff(self) -> Floats:
-        """Pi - mu, exact where they are close."""
+        """The error of the probability, pi - mu, ``[N]``; exact where the two are close."""
         return self.mu * self.ratio_minus_one
 
     @property
     def bins(self) -> NDArray[np.int64]:
-        """The index in ``BINS`` of each token."""
+        """The index in ``BINS`` of each token, ``[N]``."""
         return np.digitize(self.mu, EDGES, right=True)
 
 
 def summarise(tokens: Tokens) -> dict[str, float]:
-    """The figures that training logs as ``inference_mismatch/*``, over all tokens.
+    """Compute the figures that training logs as ``inference_mismatch/*``, over all tokens.
 
-    ``kl_k1`` and ``kl_k3`` estimate KL(mu || pi) and ``chi2`` chi^2(pi || mu), a token, in nats; ``ess`` is the
-    effective sample size of the importance weights, as a share of the tokens; ``correlation`` is Pearson's, of the two
-    probabilities (1.0 where either is constant).
+    ``kl_k1`` and ``kl_k3`` estimate KL(mu || pi) per token in nats, and ``chi2`` chi^2(pi || mu) per token; ``ess`` is
+    the effective sample size of the importance weights as a share of the tokens; ``correlation`` is Pearson's, of the
+    two probabilities (1.0 where either is constant).
     """
     ratio, diff = tokens.ratio, np.abs(tokens.prob_diff)
     pi = tokens.mu + tokens.prob_diff
@@ -79,7 +80,7 @@ def summarise(tokens: Tokens) -> dict[str, float]:
 
 
 def by_probability(tokens: Tokens) -> list[dict[str, Any]]:
-    """The mismatch in each bin of mu; for a bin without tokens, their number alone.
+    """Summarise the mismatch in each bin of mu; a bin without tokens has no figures but their number.
 
     ``ratio_error`` is abs(pi / mu - 1).
     """
@@ -99,12 +100,12 @@ def by_probability(tokens: Tokens) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Boundary:
-    """A threshold and the tokens that it leaves outside.
+    """A threshold, and how many tokens it leaves outside.
 
     Attributes:
         delta: the threshold; 0 when no token diverges.
-        outside: tokens beyond it.
-        diverging: of how many.
+        outside: number of tokens beyond it.
+        diverging: number of tokens that diverge.
     """
 
     delta: float
@@ -113,11 +114,11 @@ class Boundary:
 
 
 def boundary(distances: Floats, share: float) -> Boundary:
-    """The smallest threshold with at most ``share`` of the diverging tokens beyond it.
+    """Find the smallest threshold with at most ``share`` of the diverging tokens beyond it.
 
     Args:
-        distances: D of each token; a token with D = 0 has not moved and diverges whatever it does.
-        share: in (0, 1).
+        distances: D of each token, ``[N]``; a token with D = 0 does not diverge.
+        share: share of the diverging tokens; between 0 and 1.
     """
     moved = np.sort(distances[distances > 0])
     if not len(moved):
@@ -127,15 +128,15 @@ def boundary(distances: Floats, share: float) -> Boundary:
 
 
 def suggest_delta(tokens: Tokens, share: float) -> dict[str, Any]:
-    """The delta in units of abs(pi - mu) at which ``share`` of the diverging tokens sit outside.
+    """Find the delta, in units of abs(pi - mu), at which ``share`` of the diverging tokens lie outside.
 
-    With the same weights on both sides and an advantage of either sign equally often, each token that is not the same
-    under both engines diverges half of the time: one whose probability rose when A > 0 (``delta_high``), one whose
-    probability fell when A < 0 (``delta_low``).
+    With the same weights in both engines and advantages of either sign equally often, each token that differs between
+    them diverges half of the time: if its probability rose, when A > 0 (``delta_high``); if it fell, when A < 0
+    (``delta_low``).
     """
     diff = tokens.prob_diff
-    parts = {"delta": np.abs(diff), "delta_high": np.maximum(diff, 0.0), "delta_low": np.maximum(-diff, 0.0)}
-    return {"share": share, **{name: asdict(boundary(distances, share)) for name, distances in parts.items()}}
+    sides = {"delta": np.abs(diff), "delta_high": np.maximum(diff, 0.0), "delta_low": np.maximum(-diff, 0.0)}
+    return {"share": share, **{name: asdict(boundary(distances, share)) for name, distances in sides.items()}}
 
 
 def _mean(values: Floats) -> float:

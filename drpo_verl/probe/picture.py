@@ -1,9 +1,13 @@
-"""The picture that shows why the ratio is the wrong proxy: both distances against the probability of the token."""
+"""The picture of a probe, which shows why the ratio is the wrong proxy.
+
+It has the errors of the ratio and of the probability against the probability of the token.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpo_verl.probe.mismatch import BINS, EDGES, Floats, Tokens
+from drpo_verl.probe.settings import describe_rollout
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_DRAWN = 20_000
-"""Points in a panel; of more tokens a random choice is drawn. The lines are over all of them."""
-_FEWEST = 5
-"""Tokens in a bin that has lines."""
-_SMALLEST = 1e-9
-_CERTAIN = 1e-7
-"""1 - mu where mu rounds to 1 in fp32."""
+_MAX_POINTS = 20_000
+"""Points in a panel; of more tokens, a random choice is drawn. The lines are over all tokens."""
+_MIN_TOKENS = 5
+"""A bin with fewer tokens has no lines."""
+_MIN_ERROR = 1e-9
+"""The lowest error that is drawn: smaller ones and zeros are drawn there."""
+_MIN_COMPLEMENT = 1e-7
+"""The smallest 1 - mu that is drawn; in fp32, mu rounds to 1 above it."""
 _TICKS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.999999)
 
 _PLAIN, _CLIPPED, _OUTSIDE, _LINE = "#8c9196", "#e07b39", "#2f5fa8", "#1b1b1b"
@@ -30,7 +36,17 @@ _DASHED = (0, (2, 1.5))
 
 @dataclass(frozen=True)
 class _View:
-    """What both panels share: x of each token, where x ends, and which tokens are marked."""
+    """What both panels share, for N tokens.
+
+    Attributes:
+        x: log10 of the odds of mu, ``[N]``.
+        left: where the x axis begins.
+        right: where the x axis ends.
+        bins: index of each token's bin, ``[N]``.
+        clipped: tokens whose ratio is beyond PPO's clip, ``[N]``.
+        outside: tokens whose probability is beyond the suggested delta, ``[N]``.
+        drawn: tokens that have a point, ``[N]``.
+    """
 
     x: Floats
     left: float
@@ -42,24 +58,24 @@ class _View:
 
 
 def draw(tokens: Tokens, result: Mapping[str, Any], path: Path) -> None:
-    """Draw the tokens of a probe as a PNG.
+    """Draw the tokens of a probe as a PNG file.
 
     Args:
-        tokens: the sampled ones.
-        result: of the probe: its settings, the suggested delta and PPO's clipping.
-        path: where to.
+        tokens: the sampled tokens.
+        result: of the probe, with its settings, the suggested delta and PPO's clip.
+        path: of the file.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
 
     error, diff = np.abs(tokens.ratio_minus_one), np.abs(tokens.prob_diff)
     clip, suggested = _clip(result), result["suggested_delta"]["delta"]["delta"]
     x = _logit(tokens.log_mu)
-    view = _View(
-        x, float(x.min()) - 0.3, float(x.max()) + 0.3, tokens.bins, error > clip, diff > suggested, _choice(len(x))
-    )
+    left, right = float(x.min()) - 0.3, float(x.max()) + 0.3
+    view = _View(x, left, right, tokens.bins, error > clip, diff > suggested, _random_choice(len(x)))
 
     figure, (above, below) = plt.subplots(2, 1, figsize=(8.5, 9.4), sharex=True, sharey=True, layout="constrained")
     figure.suptitle(_title(result), fontsize=11)
@@ -70,15 +86,19 @@ def draw(tokens: Tokens, result: Mapping[str, Any], path: Path) -> None:
     above.set_ylabel("error of the ratio: abs(π/μ − 1)")
     below.set_ylabel("error of the probability: abs(π − μ)")
     below.set_xlabel("μ, the probability of the sampled token in the rollout engine")
-    above.set_ylim(*_heights(error, diff))
+    above.set_ylim(*_y_limits(error, diff))
     above.set_xlim(view.left, view.right)
     ticks = [tick for tick in _TICKS if view.left < _odds(tick) < view.right]
     below.set_xticks([_odds(tick) for tick in ticks], [_label(tick) for tick in ticks])
     _shares(above, view)
+    mark = partial(Line2D, [], [], ls="", marker="o", ms=6, mew=1.2)
+    line = partial(Line2D, [], [], color=_LINE)
+    clipped, outside = view.clipped.mean(), view.outside.mean()
     handles = [
-        *_marks(f"abs(π/μ − 1) > {clip:g}: {view.clipped.mean():.2%} of the tokens", _CLIPPED, None),
-        *_marks(f"abs(π − μ) > {suggested:.2g}: {view.outside.mean():.2%} of the tokens", "none", _OUTSIDE),
-        *_lines(),
+        mark(mfc=_CLIPPED, mec=_CLIPPED, label=f"abs(π/μ − 1) > {clip:g}: {clipped:.2%} of the tokens"),
+        mark(mfc="none", mec=_OUTSIDE, label=f"abs(π − μ) > {suggested:.2g}: {outside:.2%} of the tokens"),
+        line(lw=2.2, label="median of a bin of μ"),
+        line(lw=1.4, ls=_DASHED, label="99 % of its tokens are below"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
@@ -91,41 +111,37 @@ def _clip(result: Mapping[str, Any]) -> float:
 
 def _title(result: Mapping[str, Any]) -> str:
     settings = result["settings"]
-    rollout = [settings["dtype"]]
-    if settings["kv_cache_dtype"] != "auto":
-        rollout.append(f"{settings['kv_cache_dtype']} KV cache")
-    if settings["quantization"]:
-        rollout.append(settings["quantization"])
+    rollout = describe_rollout(settings)
     return (
-        f"{Path(result['model']).name}: sampled by vLLM in {', '.join(rollout)}, scored in {settings['train_dtype']}\n"
+        f"{Path(result['model']).name}: sampled by vLLM in {rollout}, scored in {settings['train_dtype']}\n"
         f"{result['tokens']:,} tokens of {result['samples']:,} responses, the same weights on both sides"
     )
 
 
 def _logit(log_mu: Floats) -> Floats:
     # Spread at both ends: of most policies, half of the tokens are above 0.99, and their errors are the smallest.
-    odds: Floats = (log_mu - np.log(np.maximum(-np.expm1(log_mu), _CERTAIN))) / np.log(10)
+    odds: Floats = (log_mu - np.log(np.maximum(-np.expm1(log_mu), _MIN_COMPLEMENT))) / np.log(10)
     return odds
 
 
-def _choice(count: int) -> NDArray[np.bool_]:
+def _random_choice(count: int) -> NDArray[np.bool_]:
     chosen = np.ones(count, np.bool_)
-    if count > _DRAWN:
-        chosen[np.random.default_rng(0).permutation(count)[_DRAWN:]] = False
+    if count > _MAX_POINTS:
+        chosen[np.random.default_rng(0).permutation(count)[_MAX_POINTS:]] = False
     return chosen
 
 
-def _heights(*distances: Floats) -> tuple[float, float]:
-    every = np.concatenate(distances)
-    lowest = np.quantile(every[every > 0], 0.005) if (every > 0).any() else _SMALLEST
-    return max(float(lowest) / 3, _SMALLEST), max(float(every.max()) * 4, 2.0)
+def _y_limits(*errors: Floats) -> tuple[float, float]:
+    both = np.concatenate(errors)
+    lowest = np.quantile(both[both > 0], 0.005) if (both > 0).any() else _MIN_ERROR
+    return max(float(lowest) / 3, _MIN_ERROR), max(float(both.max()) * 4, 2.0)
 
 
-def _panel(axes: Axes, view: _View, distance: Floats) -> None:
+def _panel(axes: Axes, view: _View, error: Floats) -> None:
     axes.set_yscale("log")
     many = view.drawn.sum() > 5000
     size, alpha = (2.0, 0.25) if many else (3.5, 0.45)
-    y = np.maximum(distance, _SMALLEST)
+    y = np.maximum(error, _MIN_ERROR)
     plain = view.drawn & ~view.clipped
     axes.plot(view.x[plain], y[plain], "o", ms=size, alpha=alpha, mew=0, color=_PLAIN)
     marked = view.drawn & view.clipped
@@ -134,10 +150,10 @@ def _panel(axes: Axes, view: _View, distance: Floats) -> None:
     axes.plot(view.x[ringed], y[ringed], "o", ms=size + 3, mfc="none", mec=_OUTSIDE, mew=1.2)
     for index in range(len(BINS)):
         inside = view.bins == index
-        if inside.sum() < _FEWEST:
+        if inside.sum() < _MIN_TOKENS:
             continue
         ends = _ends(index, view)
-        median, p99 = np.maximum(np.quantile(distance[inside], [0.5, 0.99]), _SMALLEST)
+        median, p99 = np.maximum(np.quantile(error[inside], [0.5, 0.99]), _MIN_ERROR)
         axes.plot(ends, [median, median], color=_LINE, lw=2.2, solid_capstyle="butt")
         axes.plot(ends, [p99, p99], color=_LINE, lw=1.4, ls=_DASHED)
     for edge in EDGES:
@@ -184,18 +200,3 @@ def _label(probability: float) -> str:
     nines = probability > 0.5
     power = round(np.log10(1 - probability if nines else probability))
     return f"$1-10^{{{power}}}$" if nines else f"$10^{{{power}}}$"
-
-
-def _marks(label: str, face: str, edge: str | None) -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    return [Line2D([], [], ls="", marker="o", ms=6, mfc=face, mec=edge or face, mew=1.2, label=label)]
-
-
-def _lines() -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    return [
-        Line2D([], [], color=_LINE, lw=2.2, label="median of a bin of μ"),
-        Line2D([], [], color=_LINE, lw=1.4, ls=_DASHED, label="99 % of its tokens are below"),
-    ]

@@ -9,42 +9,32 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-_DECIDING = 10
-"""Tokens outside a boundary below which it is said that they are few."""
+from drpo_verl.probe.settings import describe_rollout
+
+_FEW_TOKENS = 10
+"""With fewer tokens outside the suggested boundary, the report says that they are few."""
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
-    """Print it.
+    """Print a result so that it can be read on 80 columns.
 
     Args:
         result: what ``drpo_verl.probe.run.run`` returns.
-        console: where to.
+        console: where it is printed.
     """
     settings = result["settings"]
-    rollout = settings["dtype"]
-    rollout += f", {settings['kv_cache_dtype']} KV cache" if settings["kv_cache_dtype"] != "auto" else ""
-    rollout += f", {settings['quantization']}" if settings["quantization"] else ""
-    _line(console, "")
-    _line(
-        console,
-        f"{result['model']} on {result['device']}: sampled by vLLM in {rollout} (μ), "
+    lines = [
+        f"{result['model']} on {result['device']}: sampled by vLLM in {describe_rollout(settings)} (μ), "
         f"scored by transformers in {settings['train_dtype']} (π)",
-    )
-    _line(console, f"{result['prompts']:,} prompts, {result['samples']:,} responses, {result['tokens']:,} tokens")
-    for table in (_overall(result["mismatch"]), _by_probability(result["by_probability"]), _methods(result["methods"])):
-        _line(console, "")
-        console.print(table)
-    _line(console, "")
-    for line in _suggestion(result["suggested_delta"]):
-        _line(console, line)
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False)
+        f"{result['prompts']:,} prompts, {result['samples']:,} responses, {result['tokens']:,} tokens",
+    ]
+    tables = [_overall(result["mismatch"]), _by_probability(result["by_probability"]), _methods(result["methods"])]
+    for part in ("", *lines, "", tables[0], "", tables[1], "", tables[2], "", *_suggestion(result["suggested_delta"])):
+        console.print(part, highlight=False, markup=False)
 
 
 def _table(title: str, caption: str | None = None) -> Table:
-    # Compact: it has to be readable on 80 columns.
+    # Compact, for 80 columns.
     return Table(
         title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -109,7 +99,7 @@ def _suggestion(suggested: Mapping[str, Any]) -> list[str]:
         f"There, {both['outside']:,} of the {both['diverging']:,} tokens that differ (at most "
         f"{100 * suggested['share']:.3g} %) sit outside by the engines' difference alone; training adds to it.",
     ]
-    if both["outside"] < _DECIDING:
+    if both["outside"] < _FEW_TOKENS:
         lines.append("These are few tokens to go by: take more prompts or samples, or a larger --share.")
     return lines
 
@@ -121,7 +111,7 @@ def _bin(name: str) -> str:
 
 
 def _thresholds(thresholds: Mapping[str, float]) -> str:
-    # What the method is known by; the JSON has the others.
+    # Only those that the method is known by; the JSON has the others.
     if "delta_low" in thresholds:
         low, high = thresholds["delta_low"], thresholds["delta_high"]
         region = f", D > {thresholds['region_delta']:g}" if "region_delta" in thresholds else ""
@@ -130,8 +120,9 @@ def _thresholds(thresholds: Mapping[str, float]) -> str:
 
 
 def _percent(shares: list[float]) -> str:
-    percents = [100 * share for share in shares]
-    return " / ".join(f"{each:.1f}" if each >= 10 else f"{each:.2f}" for each in percents) if any(percents) else "–"
+    if not any(shares):
+        return "–"
+    return " / ".join(f"{100 * share:.{1 if share >= 0.1 else 2}f}" for share in shares)
 
 
 def _number(value: float) -> str:

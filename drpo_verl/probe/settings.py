@@ -1,42 +1,41 @@
-"""What to measure: one model, two engines, and the tokens to compare them on."""
+"""The options of a probe: one model, two engines, and the tokens on which they are compared."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from drpo_verl.errors import UserError
+from drpo_verl.errors import require_option
 
 PRECISIONS = ("bfloat16", "float16", "float32")
 
 
-class ProbeError(UserError):
-    """The probe can not go on; the message names the setting, its value and the remedy."""
-
-
 @dataclass(frozen=True)
 class Settings:
-    """The defaults are verl's, for both engines, except for how many tokens there are.
+    """Options of a probe. The defaults are verl's, for both engines, except for the number of tokens.
 
     Attributes:
-        model: a Hugging Face folder or name, or a key of ``drpo_verl.models.resolve.PREPARED``.
-        prompts: a verl parquet file, or a text file with a prompt a line; None for arithmetic problems.
-        count: how many prompts, from the beginning of the file.
-        samples: responses to each.
-        max_tokens: the longest response.
-        dtype: the rollout engine's, one of ``PRECISIONS``.
-        kv_cache_dtype: vLLM's, e.g. "fp8_e4m3"; "auto" for the model's.
-        quantization: vLLM's, e.g. "fp8"; None for none.
-        tensor_parallel_size: of the rollout engine.
-        temperature: of the sampling; both engines divide the logits by it. > 0.
-        top_p: of the sampling; below 1, mu is the truncated distribution and pi is not.
-        top_k: likewise; -1 for no truncation.
-        seed: of the sampling, and of the arithmetic problems.
-        train_dtype: in which the training engine computes; its parameters are fp32 and are rounded to it, as FSDP does.
-        share: of the diverging tokens to be outside the suggested delta; in (0, 1).
+        model: what ``drpo_verl.models.resolve.resolve`` takes.
+        prompts: a verl parquet file, or a text file with one prompt per line; None for arithmetic problems.
+        count: number of prompts, from the beginning of the file.
+        samples: number of responses to each prompt.
+        max_tokens: length of the longest response.
+        dtype: precision of the rollout engine, one of ``PRECISIONS``.
+        kv_cache_dtype: precision of vLLM's KV cache, e.g. "fp8_e4m3"; "auto" for that of the model.
+        quantization: vLLM's quantisation, e.g. "fp8"; None for none.
+        tensor_parallel_size: number of cards over which the rollout engine splits the model.
+        temperature: sampling temperature, by which both engines divide the logits; above 0.
+        top_p: sampling top-p; below 1, mu is the truncated distribution and pi is not.
+        top_k: sampling top-k; -1 truncates nothing, any other value truncates mu and not pi.
+        seed: seed of the sampling and of the arithmetic problems.
+        train_dtype: precision in which the training engine computes; its fp32 parameters are rounded to it, as in FSDP.
+        share: share of the diverging tokens that may lie outside the suggested delta; between 0 and 1.
 
     Raises:
-        ProbeError: naming the option, its value and the remedy.
+        UserError: an option has no meaning; the message names it, its value and the remedy.
     """
 
     model: str
@@ -57,15 +56,26 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Validate; see the class."""
+        require = partial(require_option, self)
         for name in ("count", "samples", "max_tokens", "tensor_parallel_size"):
-            self._require(name, getattr(self, name) >= 1, "must be at least 1.")
+            require(name, getattr(self, name) >= 1, "must be at least 1.")
         for name in ("dtype", "train_dtype"):
-            self._require(name, getattr(self, name) in PRECISIONS, f"is not one of {', '.join(PRECISIONS)}.")
-        self._require("temperature", self.temperature > 0, "must be above 0: greedy decoding has no distribution.")
-        self._require("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1.")
-        self._require("top_k", self.top_k == -1 or self.top_k >= 1, "must be at least 1, or -1 for no truncation.")
-        self._require("share", 0 < self.share < 1, "is a share of tokens: it must be between 0 and 1.")
+            require(name, getattr(self, name) in PRECISIONS, f"is not one of {', '.join(PRECISIONS)}.")
+        require_option(
+            self, "temperature", self.temperature > 0, "must be above 0: greedy decoding has no distribution."
+        )
+        require("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1.")
+        require_option(
+            self, "top_k", self.top_k == -1 or self.top_k >= 1, "must be at least 1, or -1 for no truncation."
+        )
+        require("share", 0 < self.share < 1, "is a share of tokens: it must be between 0 and 1.")
 
-    def _require(self, name: str, fulfilled: bool, remedy: str) -> None:
-        if not fulfilled:
-            raise ProbeError(f"--{name.replace('_', '-')}={getattr(self, name)!r} {remedy}")
+
+def describe_rollout(settings: Mapping[str, Any]) -> str:
+    """Name the precisions of the rollout engine, as "bfloat16, fp8_e4m3 KV cache".
+
+    Args:
+        settings: those of a result, as in its JSON.
+    """
+    cache = f"{settings['kv_cache_dtype']} KV cache" if settings["kv_cache_dtype"] != "auto" else None
+    return ", ".join(filter(None, (settings["dtype"], cache, settings["quantization"])))

@@ -1,29 +1,29 @@
-"""The sampled tokens with the log-probabilities of both engines, as the processes hand them on."""
+"""The sampled tokens and their log-probabilities in both engines, as the engine processes hand them on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 NOT_LISTED = -1
-"""The id of an entry of the Top-K that is no entry: the second mention of the sampled token."""
+"""The token id of an empty entry of the Top-K: the sampled token comes first and is not listed a second time."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What the rollout engine sampled: S responses of N tokens in all.
+    """What the rollout engine sampled: S responses, of N tokens in all.
 
     Attributes:
-        ids: prompt and response of each sample, one sample after the other.
-        prompt_lengths: ``[S]``; > 0.
-        response_lengths: ``[S]``; > 0.
-        log_mu: of the sampled tokens, ``[N]``, in nats.
-        top_ids: the sampled token and the K likeliest ones, ``[N, K + 1]``; see ``NOT_LISTED``.
-        top_log_mu: their log-probabilities, ``[N, K + 1]``.
+        ids: token ids of the prompt and the response of each sample, one sample after the other.
+        prompt_lengths: tokens of each prompt, ``[S]``; above 0.
+        response_lengths: tokens of each response, ``[S]``; above 0.
+        log_mu: log-probabilities of the sampled tokens, ``[N]``, in nats.
+        top_ids: token ids of the sampled token and the K likeliest ones, ``[N, K + 1]``; see ``NOT_LISTED``.
+        top_log_mu: the log-probabilities of ``top_ids``, ``[N, K + 1]``, in nats.
     """
 
     ids: NDArray[np.int64]
@@ -36,23 +36,26 @@ class Samples:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the training engine makes of them.
+    """The training engine's log-probabilities of the same tokens.
 
     Attributes:
-        log_pi: of the sampled tokens, ``[N]``, in nats.
-        top_log_pi: of ``Samples.top_ids``, ``[N, K + 1]``.
+        log_pi: log-probabilities of the sampled tokens, ``[N]``, in nats.
+        top_log_pi: log-probabilities of ``Samples.top_ids``, ``[N, K + 1]``, in nats.
     """
 
     log_pi: NDArray[np.float32]
     top_log_pi: NDArray[np.float32]
 
 
+Arrays = TypeVar("Arrays", Samples, Scores)
+
+
 def save(path: Path, arrays: Samples | Scores) -> None:
-    """Write the arrays of either."""
+    """Write samples or scores to a file."""
     np.savez(path, **vars(arrays))
 
 
-def load(path: Path, kind: type[Any]) -> Any:
-    """Read what ``save`` has written of ``kind``."""
+def load(path: Path, kind: type[Arrays]) -> Arrays:
+    """Read the samples or scores that ``save`` has written."""
     with np.load(path) as arrays:
         return kind(**arrays)

@@ -1,1 +1,1 @@
-"""Rewards: the tasks' problems, and how an answer is judged."""
+"""Rewards: problems of arithmetic and reasoning, and how a response to a problem is scored."""

@@ -28,10 +28,10 @@ _MAX_DRY_DRAWS = 200_000
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem.
+    """One problem of arithmetic.
 
     Attributes:
-        expression: without spaces, e.g. "12+34": this is the problem's identity (splits and duplicates go by it).
+        expression: without spaces, e.g. "12+34"; splits and duplicates go by it.
         answer: the decimal integer it evaluates to, e.g. "46" or "-22".
     """
 
@@ -45,10 +45,10 @@ _EXAMPLE = Problem(expression="8+34", answer="42")
 
 @dataclass(frozen=True)
 class Difficulty:
-    """Which problems to generate; fields are those of reasoning-gym's generators, and one that filters.
+    """Which problems to generate: the settings of reasoning-gym's generators, and one that leaves out problems.
 
-    All operands of one problem have the same number of digits. The default holds 16,200 different problems: few enough
-    to be learned in a minute on a CPU, too many to be remembered from that minute.
+    All operands of one problem have the same number of digits. The default has 16,200 different problems: few enough
+    to be learned in a minute on a CPU, and too many to be remembered from that minute.
 
     Attributes:
         generator: "chain_sum" (operators + and -) or "products" (*).
@@ -56,7 +56,7 @@ class Difficulty:
         max_terms: most operands.
         min_digits: fewest digits of an operand.
         max_digits: most digits of an operand.
-        subtraction: False leaves out the problems with a minus; of the default's, 8,100 sums remain.
+        subtraction: False leaves out the problems with a minus, so that 8,100 of the default's remain.
     """
 
     generator: Generator = "chain_sum"
@@ -68,10 +68,9 @@ class Difficulty:
 
 
 def split_of(expression: str) -> Split:
-    """Say which split an expression belongs to: 85 % train, 10 % val, 5 % calibration.
+    """Return the split to which an expression belongs: train for 85 %, val for 10 % and calibration for 5 % of all.
 
-    A property of the expression alone, so splits stay disjoint whatever the seeds, sizes and difficulties of the two
-    calls that drew them.
+    The expression alone decides: splits are disjoint whatever seeds, sizes and difficulties they are drawn with.
     """
     bucket = int.from_bytes(hashlib.sha256(expression.encode()).digest()[:4], "big") % 100
     for split, percent in _HELD_OUT_PERCENT.items():
@@ -92,19 +91,19 @@ def make_problems(split: Split, count: int, *, seed: int = 0, difficulty: Diffic
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     difficulty = difficulty or Difficulty()
-    found: dict[str, Problem] = {}
+    problems: dict[str, Problem] = {}
     dry_draws = 0
     for problem in _generate(seed, difficulty):
         dry_draws += 1
         wanted = difficulty.subtraction or "-" not in problem.expression
-        if wanted and problem.expression not in found and split_of(problem.expression) == split:
-            found[problem.expression] = problem
+        if wanted and problem.expression not in problems and split_of(problem.expression) == split:
+            problems[problem.expression] = problem
             dry_draws = 0
-        if len(found) == count or dry_draws == _MAX_DRY_DRAWS:
+        if len(problems) == count or dry_draws == _MAX_DRY_DRAWS:
             break
-    if len(found) < count:
-        raise ValueError(f"only {len(found)} different {split!r} problems found for {difficulty}, asked for {count}")
-    return list(found.values())
+    if len(problems) < count:
+        raise ValueError(f"only {len(problems)} different {split!r} problems found for {difficulty}, asked for {count}")
+    return list(problems.values())
 
 
 def render_prompt(problem: Problem, style: Style) -> str:
@@ -121,10 +120,10 @@ def render_prompt(problem: Problem, style: Style) -> str:
 
 
 def render_chat(problem: Problem, style: Style) -> list[dict[str, str]]:
-    """Write a problem as the messages that a policy responds to: the last one is `render_prompt`'s.
+    """Write a problem as the messages to which a policy responds, the last of which is `render_prompt`'s.
 
     "natural" puts a worked example before it, which shows that the answer is the whole equation. A small model that is
-    told to answer with the number only is hardly ever right; one that writes the equation is, now and then.
+    told to answer with the number only is hardly ever right; one that writes the equation sometimes is.
     """
     question = {"role": "user", "content": render_prompt(problem, style)}
     if style == "terse":
@@ -165,7 +164,7 @@ def write_parquet(
         out_dir: created if absent; files of these names are replaced.
         n_train: training problems, all different.
         n_val: held-out problems, all different and none of them ever in a train split or the tiny policy's warm-up.
-        seed: of the draw. The same arguments give the same rows.
+        seed: seed of the draw; the same arguments give the same rows.
         style: how a problem is put to the model, see `render_chat`.
         difficulty: which problems, see `Difficulty`.
 
@@ -174,18 +173,12 @@ def write_parquet(
     """
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    paths: list[Path] = []
-    sizes: tuple[tuple[Split, int], ...] = (("train", n_train), ("val", n_val))
-    for split, count in sizes:
-        rows = to_verl_rows(
-            make_problems(split, count, seed=seed, difficulty=difficulty),
-            split=split,
-            style=style,
-        )
-        path = out_dir / f"{split}.parquet"
-        pq.write_table(pa.Table.from_pylist(rows), path)
-        paths.append(path)
-    return paths[0], paths[1]
+    sizes: dict[Split, int] = {"train": n_train, "val": n_val}
+    for split, count in sizes.items():
+        problems = make_problems(split, count, seed=seed, difficulty=difficulty)
+        rows = to_verl_rows(problems, split=split, style=style)
+        pq.write_table(pa.Table.from_pylist(rows), out_dir / f"{split}.parquet")
+    return out_dir / "train.parquet", out_dir / "val.parquet"
 
 
 def _space(expression: str) -> str:
@@ -193,11 +186,9 @@ def _space(expression: str) -> str:
 
 
 def _generate(seed: int, difficulty: Difficulty) -> Iterator[Problem]:
-    # Seconds, and only drawing problems needs it: not importing this module for its constants.
     reasoning_gym = gym.load()
-
-    # Item i comes from Random(seed + i): neighbouring seeds would give the same problems, shifted by one. Strides as
-    # long as any scan keep seeds apart.
+    # Item i comes from Random(seed + i), so that neighbouring seeds would give the same problems, shifted by one. A
+    # stride that is longer than any scan keeps seeds apart.
     dataset = reasoning_gym.create_dataset(
         difficulty.generator,
         min_terms=difficulty.min_terms,

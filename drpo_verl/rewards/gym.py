@@ -1,4 +1,4 @@
-"""reasoning-gym: its import, its problems, and its scorers, except those that evaluate an answer as code."""
+"""The problems and scorers of reasoning-gym, except for scorers that evaluate an answer as code."""
 
 import ast
 import inspect
@@ -17,30 +17,30 @@ from drpo_verl.rewards.packages import require
 _log = logging.getLogger(__name__)
 
 PREFIX = "reasoning_gym/"
-"""Of the data source; the name of the task follows."""
+"""The beginning of a problem's data source; the name of the task follows."""
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
 INSTRUCTION = f"Give the final answer between {_OPEN} and {_CLOSE}."
-_LONGEST = 16_384
+_MAX_CHARACTERS = 16_384
 
 _EVALUATES = frozenset({"eval", "exec", "compile", "parse_expr", "sympify", "S", "__import__"})
 
 
 def load() -> ModuleType:
-    """Import reasoning-gym (seconds: it imports every one of its tasks).
+    """Import reasoning-gym, which takes seconds, since it imports every one of its tasks.
 
     Raises:
         ImportError: it is missing.
     """
     if "pycosat" not in sys.modules and find_spec("pycosat") is None:
-        # reasoning-gym imports pycosat with everything else, for one puzzle: a C extension without wheels, which a
+        # For one puzzle, reasoning-gym imports pycosat with everything else: a C extension without wheels, which a
         # machine without a compiler can not install. Nothing here calls it.
         sys.modules["pycosat"] = ModuleType("pycosat")
     return require("reasoning_gym", "reasoning-gym")
 
 
 def tasks() -> list[str]:
-    """The names of reasoning-gym's tasks."""
+    """Return the names of reasoning-gym's tasks."""
     load()
     from reasoning_gym.factory import DATASETS
 
@@ -49,10 +49,10 @@ def tasks() -> list[str]:
 
 @lru_cache(maxsize=256)
 def evaluates_answers(task: str) -> bool:
-    """Whether the task's scorer, or a function of its module that it calls, evaluates text as code.
+    """Return whether the task's scorer, or a function of its module that it calls, evaluates text as code.
 
-    Some of reasoning-gym's do, with `eval` or sympy's `parse_expr`, on what the model wrote. Read from the installed
-    source, and strict: a scorer that evaluates only its own problem counts too.
+    Some of reasoning-gym's scorers do, with `eval` or sympy's `parse_expr`, on what the model wrote. The installed
+    source is read, and strictly: a scorer that evaluates only its own problem counts too.
     """
     load()
     from reasoning_gym.factory import DATASETS
@@ -71,25 +71,26 @@ def evaluates_answers(task: str) -> bool:
             if not isinstance(call, ast.Call):
                 continue
             name = str(getattr(call.func, "id", "") or getattr(call.func, "attr", ""))
-            own = getattr(dataset, name, None) if isinstance(call.func, ast.Attribute) else getattr(module, name, None)
-            if inspect.isfunction(own) and own.__module__ == module.__name__:
-                pending.append(own)
+            holder = dataset if isinstance(call.func, ast.Attribute) else module
+            called = getattr(holder, name, None)
+            if inspect.isfunction(called) and called.__module__ == module.__name__:
+                pending.append(called)
             elif name in _EVALUATES:
                 return True
     return False
 
 
 def pack(item: dict[str, Any]) -> str:
-    """A problem as JSON, as a scorer wants it back.
+    """Write a problem as the JSON that `score` takes.
 
     Raises:
-        TypeError: its metadata has no JSON form.
+        TypeError: the problem's metadata has no JSON form.
     """
     return json.dumps({name: item[name] for name in ("question", "answer", "metadata")}, ensure_ascii=False)
 
 
 def extract(response: str) -> str | None:
-    """What the last pair of answer tags holds, or None without one."""
+    """Return the text between the last pair of answer tags, or None without one."""
     end = response.rfind(_CLOSE)
     start = response.rfind(_OPEN, 0, max(end, 0))
     return response[start + len(_OPEN) : end].strip() if start >= 0 else None
@@ -99,16 +100,17 @@ def score(task: str, response: str, entry: str) -> float:
     """Score a response with the task's own scorer, in a process that is killed when it takes too long.
 
     Args:
-        task: of reasoning-gym.
-        response: decoded.
-        entry: what `pack` made of the problem.
+        task: a task of reasoning-gym.
+        response: the decoded response.
+        entry: the problem, as `pack` wrote it.
 
     Returns:
-        0 to 1: some tasks give a part of the reward.
+        A score in [0, 1]; some tasks give a part of the reward.
 
     Raises:
         ValueError: the task does not exist, or its scorer would evaluate the answer as code.
-        ImportError: reasoning-gym, or what a scorer of it imports, is missing.
+        ImportError: reasoning-gym, or a package that the scorer imports, is missing.
+        JudgeError: the processes that compare answers do not run.
     """
     if task not in tasks():
         raise ValueError(f"reasoning-gym has no task {task!r}")
@@ -117,11 +119,17 @@ def score(task: str, response: str, entry: str) -> float:
             f"reasoning-gym's scorer of {task!r} evaluates the model's answer as code: choose another task"
         )
     answer = extract(response)
-    return _ask(task, answer, entry) if answer is not None and len(answer) <= _LONGEST else 0.0
+    if answer is None or len(answer) > _MAX_CHARACTERS:
+        return 0.0
+    try:
+        return _verdict(task, answer, entry)
+    except judge.AnswerError as error:
+        _log.warning("an answer counts as wrong: %s (task %s, answer %.80r)", error, task, answer)
+        return 0.0
 
 
 def score_answer(task: str, answer: str, entry: str) -> float:
-    """The task's own score of an answer, here and now."""
+    """Score an answer with the task's own scorer in this process, without a limit to its time."""
     scorer = _scorer(task)
     problem = json.loads(entry)
     try:
@@ -129,22 +137,12 @@ def score_answer(task: str, answer: str, entry: str) -> float:
     except ImportError:
         raise
     except Exception:
-        # Whatever the answer is: the scorers were written for well-formed ones. That the problem is one that the
-        # scorer takes was tried with the right answer when the data were made.
+        # The scorers were written for well-formed answers, and an answer may be anything. The problem is not to blame:
+        # when the data were made, the scorer took it with the right answer.
         return 0.0
 
 
-def _ask(task: str, answer: str, entry: str) -> float:
-    try:
-        return _verdict(task, answer, entry)
-    except ImportError:
-        raise
-    except Exception as error:
-        _log.warning("an answer counts as wrong: %r (task %s, answer %.80r)", error, task, answer)
-        return 0.0
-
-
-@lru_cache(maxsize=65_536)  # of verdicts only: what raises, such as a time-out on a busy machine, is asked again
+@lru_cache(maxsize=65_536)  # verdicts only: an error, such as a time-out on a busy machine, is not remembered
 def _verdict(task: str, answer: str, entry: str) -> float:
     return judge.shared().ask(score_answer, task, answer, entry)
 

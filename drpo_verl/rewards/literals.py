@@ -1,4 +1,4 @@
-"""Numbers written out, and whether two of them are equal: what is cheap and safe in any thread."""
+"""Number literals and their comparison by value, which is cheap and safe in any thread."""
 
 import logging
 import re
@@ -6,8 +6,8 @@ from functools import lru_cache
 
 from drpo_verl.rewards.packages import require
 
-# ASCII digits only (\d would take Arabic-Indic ones). At most 6 decimals, the precision math-verify compares at, so
-# 46.0000001 cannot round to 46. The bounds keep a number's cost constant.
+# ASCII digits only (\d would take Arabic-Indic ones). At most 6 decimals, the precision in which math-verify compares,
+# so that 46.0000001 does not round to 46. The bounds keep the cost of a number constant.
 NUMBER = re.compile(r"[+-]?(?:[0-9]{1,32}|[0-9]{1,3}(?:,[0-9]{3}){1,8})(?:\.[0-9]{0,6})?")
 
 
@@ -15,14 +15,14 @@ def _is_no_timeout_notice(record: logging.LogRecord) -> bool:
     return "Timeout is disabled" not in record.getMessage()
 
 
-# math-verify warns once per process that without its time-outs the caller must bound the work. The literals do.
+# math-verify warns once per process that without its time-outs the caller must bound the work, as the literals do.
 for _name in ("math_verify.parser", "math_verify.grader"):
     logging.getLogger(_name).addFilter(_is_no_timeout_notice)
 
 
 @lru_cache(maxsize=65_536)  # answers repeat within a group and over steps: ~1 ms the first time, ~1 us after
 def equal(literal: str, ground_truth: str) -> bool:
-    """Compare two texts that `NUMBER` matches by value, with math-verify."""
+    """Compare two texts that `NUMBER` matches by their values, with math-verify."""
     math_verify = require("math_verify", "math-verify")
     config = [math_verify.ExprExtractionConfig()]
     gold, answer = (

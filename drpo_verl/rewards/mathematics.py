@@ -14,6 +14,7 @@ which is Python's `eval`.
 
 import logging
 import re
+from collections import deque
 from functools import lru_cache
 
 from drpo_verl.rewards import judge
@@ -31,25 +32,21 @@ _THIN_SPACE = re.compile(r"(?<!\\)\\[!,]")
 _WIDE_SPACE = re.compile(r"(?<!\\)\\[;: ]|~")
 _INLINE = re.compile(r"\$([^$]+)\$|\\\(([^$]+?)\\\)")
 
-_LONGEST = 512
-"""Characters of an answer: MATH's longest takes under 200."""
-_DEEPEST = 32
-"""Braces and parentheses within each other, which the grammar follows by recursion."""
+_MAX_CHARACTERS = 512
+"""A longer answer is wrong; MATH's longest has fewer than 200 characters."""
+_MAX_DEPTH = 32
+"""An answer with braces and parentheses nested more deeply is wrong: the grammar follows them by recursion."""
 _SECONDS = 5
-"""math-verify's own limit to each of its steps: it catches what Python's interpreter can interrupt."""
+"""math-verify's own limit to each of its steps, which ends what Python's interpreter can interrupt."""
 
 
 def extract(response: str) -> str | None:
-    """The answer that a response commits to (rules 1 and 2 above), as LaTeX or text, or None if it does not."""
+    """Return the answer that a response commits to (rules 1 and 2 above) as LaTeX or text, or None if it does not."""
     response = response[response.rfind(_THOUGHT) + len(_THOUGHT) :] if _THOUGHT in response else response
-    box = None
-    for box in _BOX.finditer(response):  # noqa: B007 - the last one
-        pass
+    box = _last(_BOX, response)
     if box is not None:
         return _braced(response, box.end())
-    cue = None
-    for cue in _CUE.finditer(response):  # noqa: B007 - the last one
-        pass
+    cue = _last(_CUE, response)
     if cue is None:
         return None
     line = response[cue.end() :].lstrip(" \t*:\n").partition("\n")[0]
@@ -60,23 +57,26 @@ def extract(response: str) -> str | None:
 
 
 def agree(answer: str, ground_truth: str) -> bool:
-    """Whether an extracted answer is the truth (rule 3 above)."""
+    """Return whether an extracted answer is the truth (rule 3 above)."""
     answer, truth = _plain(answer), _plain(ground_truth)
     if answer == truth:
         return True
     if NUMBER.fullmatch(answer) and NUMBER.fullmatch(truth):
         return equal(answer, truth)
-    if not answer or len(answer) > _LONGEST or _depth(answer) > _DEEPEST:
+    if not answer or len(answer) > _MAX_CHARACTERS or _depth(answer) > _MAX_DEPTH:
         return False
-    return _ask(answer, truth)
+    return _symbolically_equal(answer, truth)
 
 
 def score(response: str, ground_truth: str) -> float:
-    """1.0 if the response answers with the truth, else 0.0; in any thread, for any text.
+    """Return 1.0 if the response answers with the truth, else 0.0; in any thread, for any text.
+
+    A broken data set or installation must not look like a low score, and is an error.
 
     Raises:
-        ValueError: the truth is empty: a broken data set must not look like a low score.
-        ImportError: math-verify is missing, which must not look like one either.
+        ValueError: the truth is empty.
+        ImportError: math-verify is missing.
+        JudgeError: the processes that compare answers do not run.
     """
     if not ground_truth.strip():
         raise ValueError("the ground truth is empty")
@@ -84,17 +84,15 @@ def score(response: str, ground_truth: str) -> float:
     return float(answer is not None and agree(answer, ground_truth))
 
 
-def _ask(answer: str, truth: str) -> bool:
+def _symbolically_equal(answer: str, truth: str) -> bool:
     try:
         return _verdict(answer, truth)
-    except ImportError:
-        raise
-    except Exception as error:  # any text yields a score: also one that takes all the memory there is, say
-        _log.warning("an answer counts as wrong: %r (truth %r, answer %.80r)", error, truth, answer)
+    except judge.AnswerError as error:
+        _log.warning("an answer counts as wrong: %s (truth %r, answer %.80r)", error, truth, answer)
         return False
 
 
-@lru_cache(maxsize=65_536)  # of verdicts only: what raises, such as a time-out on a busy machine, is asked again
+@lru_cache(maxsize=65_536)  # verdicts only: an error, such as a time-out on a busy machine, is not remembered
 def _verdict(answer: str, truth: str) -> bool:
     return judge.shared().ask(_verify, answer, truth)
 
@@ -106,6 +104,11 @@ def _verify(answer: str, truth: str) -> bool:
         math_verify.parse(rf"\boxed{{{text}}}", targets, parsing_timeout=_SECONDS) for text in (truth, answer)
     )
     return bool(math_verify.verify(gold, parsed, timeout_seconds=_SECONDS))
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    matches = deque(pattern.finditer(text), maxlen=1)
+    return matches[0] if matches else None
 
 
 def _braced(text: str, start: int) -> str | None:
@@ -126,7 +129,7 @@ def _depth(text: str) -> int:
 
 
 def _plain(text: str) -> str:
-    # Spelling that no reader of LaTeX sees.
+    # Without the spelling that no reader of typeset LaTeX sees.
     text = _SIZES.sub("", text.replace("{,}", ",")).replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
     text = _WIDE_SPACE.sub(" ", _THIN_SPACE.sub("", text))
     return " ".join(text.split()).strip("$ ").removesuffix(".").removeprefix("+")

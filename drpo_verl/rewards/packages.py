@@ -7,14 +7,14 @@ from types import ModuleType
 
 
 def require(module: str, package: str) -> ModuleType:
-    """Import a module.
+    """Import a module that decides rewards.
 
     Args:
-        module: its name.
-        package: what to install for it.
+        module: name of the module.
+        package: name of the package to install for it.
 
     Raises:
-        ImportError: it can not be imported, with the remedy in one line, as all that is shown of a worker's error.
+        ImportError: it can not be imported; the remedy is in one line, since no more is shown of a worker's error.
     """
     try:
         return import_module(module)

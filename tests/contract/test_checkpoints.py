@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 from drpo_verl.errors import UserError
 from drpo_verl.models.checkpoints import as_hugging_face
 from drpo_verl.models.resolve import resolve
-from drpo_verl.models.tiny_policy import TinyPolicyRecipe, build_model, build_tokenizer
+from drpo_verl.models.tiny_model import TinyPolicyRecipe, build_model, build_tokenizer
 
 
 @pytest.fixture

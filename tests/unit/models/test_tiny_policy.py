@@ -2,8 +2,10 @@
 
 import io
 import itertools
+import json
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,16 +14,9 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from drpo_verl.models.muon import Muon
-from drpo_verl.models.tiny_policy import (
-    TinyMoeRecipe,
-    TinyPolicyRecipe,
-    build_model,
-    build_tokenizer,
-    encode_problems,
-    ensure_tiny_policy,
-    measure_accuracy,
-    read_warmup_result,
-)
+from drpo_verl.models.tiny_model import TinyMoeRecipe, TinyPolicyRecipe, build_model, build_tokenizer
+from drpo_verl.models.tiny_policy import WARMUP_FILE, ensure_tiny_policy
+from drpo_verl.models.warm_up import encode_problems, measure_accuracy
 from drpo_verl.rewards.arithmetic import Problem, make_problems
 
 MICRO = TinyPolicyRecipe(
@@ -41,6 +36,10 @@ MICRO_MOE = TinyMoeRecipe(
     **{each.name: getattr(MICRO, each.name) for each in fields(MICRO)}, num_experts=4, expert_size=32
 )
 QUIET = Console(file=io.StringIO())
+
+
+def warmup_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / WARMUP_FILE).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +133,11 @@ def test_folder_is_an_ordinary_model(folder: Path) -> None:
 
 
 def test_warmup_stops_at_the_target_and_reports(folder: Path) -> None:
-    result = read_warmup_result(folder)
-    assert result.reached_target
-    assert result.calibration.sampled >= MICRO.target_accuracy
-    assert 0 < result.steps < 500
-    assert result.steps % MICRO.check_every == 0
+    result = warmup_of(folder)
+    assert result["reached_target"]
+    assert result["calibration"]["sampled"] >= MICRO.target_accuracy
+    assert 0 < result["steps"] < 500
+    assert result["steps"] % MICRO.check_every == 0
 
 
 def test_warmup_is_deterministic_and_cached_by_recipe_and_seed(folder: Path, tmp_path: Path) -> None:
@@ -175,7 +174,7 @@ def test_out_of_time_fails_below_the_minimum_and_leaves_no_folder(tmp_path: Path
 def test_out_of_time_above_the_minimum_is_said(tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     folder = ensure_tiny_policy(tmp_path, recipe=replace(MICRO, max_seconds=0.0, min_accuracy=0.0), console=console)
-    assert not read_warmup_result(folder).reached_target
+    assert not warmup_of(folder)["reached_target"]
     output = console.file.getvalue()  # type: ignore[attr-defined]
     assert "short of the target" in output
     assert len(output.splitlines()) == 2  # plain lines, no bar, where nobody watches
@@ -204,7 +203,7 @@ def test_muon_updates_are_those_of_torch_but_for_its_precision(shape: tuple[int,
 def test_a_mixture_of_experts_is_another_policy_in_the_form_that_vllm_loads(tmp_path: Path) -> None:
     folder = ensure_tiny_policy(tmp_path, recipe=MICRO_MOE, console=QUIET)
     assert folder != ensure_tiny_policy(tmp_path, recipe=MICRO, console=QUIET)
-    assert read_warmup_result(folder).reached_target
+    assert warmup_of(folder)["reached_target"]
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.config.architectures == ["Qwen3MoeForCausalLM"]
     assert (model.config.num_experts, model.config.num_experts_per_tok) == (4, 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +11,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from drpo_verl.engine.device import device_type, environment
-from drpo_verl.models.resolve import resolve
+from drpo_verl.errors import UserError
 from drpo_verl.probe import sample, score
 from drpo_verl.probe.job import Job
 from drpo_verl.probe.run import require_numbers
-from drpo_verl.probe.settings import ProbeError, Settings
+from drpo_verl.probe.settings import Settings
 from drpo_verl.probe.tokens import NOT_LISTED, Samples, Scores
 
 VOCABULARY = 50
@@ -106,42 +104,6 @@ def test_what_vllm_answers_is_taken_apart() -> None:
     assert samples.log_mu.tolist() == pytest.approx([-0.1, -4.0, -1.0])
 
 
-def test_a_model_without_a_chat_template_gets_plain_text() -> None:
-    class Tokenizer:
-        chat_template = None
-
-        def __call__(self, text: str) -> dict[str, list[int]]:
-            return {"input_ids": [len(text)]}
-
-    assert sample.encode(Tokenizer(), [{"role": "user", "content": "ab"}, {"role": "user", "content": "c"}]) == [4]
-
-
-def test_the_cpu_has_what_a_run_on_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith(("VLLM_", "OMP_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
-    assert device_type() == "cpu"  # VERL_PLATFORM, or there is nothing else
-    variables = environment("cpu", str(tmp_path))
-    assert "VLLM_CPU_KVCACHE_SPACE" not in variables  # the user's own
-    assert variables["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
-    assert variables["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
-    assert int(variables["OMP_NUM_THREADS"]) >= 1
-    assert variables["HF_HUB_OFFLINE"] == "1"
-    assert not [name for name in variables if name.startswith("RAY_")]
-    assert environment("cuda", "Qwen/Qwen3-0.6B") == {}
-
-
-def test_models(tmp_path: Path, folder: Path) -> None:
-    assert resolve(str(folder)) == str(folder)
-    assert resolve("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
-    for name in ("/no/such/folder", "./model", "nothing", "a/b/c"):
-        with pytest.raises(ProbeError, match=f"MODEL='{name}' does not exist.*tiny, smollm2"):
-            resolve(name)
-    with pytest.raises(ProbeError, match=r"has no config\.json"):
-        resolve(str(tmp_path))
-
-
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -156,7 +118,7 @@ def test_models(tmp_path: Path, folder: Path) -> None:
     ],
 )
 def test_settings_that_mean_nothing(setting: dict[str, object], message: str) -> None:
-    with pytest.raises(ProbeError, match=message):
+    with pytest.raises(UserError, match=message):
         Settings("tiny", **setting)
 
 
@@ -170,10 +132,10 @@ def test_a_process_that_fails_says_why(tmp_path: Path, folder: Path) -> None:
     job = Job(tmp_path, Settings("mine"), str(folder), "cpu", [], 20)
     job.write()
     log = tmp_path / "probe.log"
-    with pytest.raises(ProbeError, match=r"MODEL='mine', score: FileNotFoundError: .*samples\.npz.*probe\.log"):
+    with pytest.raises(UserError, match=r"MODEL='mine', score: FileNotFoundError: .*samples\.npz.*probe\.log"):
         job.start("score", log)
     assert "Traceback" in log.read_text()
-    with pytest.raises(ProbeError, match="ended with code 1"):
+    with pytest.raises(UserError, match="ended with code 1"):
         job.start("no_such_module", log)
 
 
@@ -183,5 +145,5 @@ def test_log_probabilities_that_are_no_numbers() -> None:
     broken = fine.copy()
     broken[:2] = np.nan, -np.inf
     require_numbers(samples, Scores(fine, fine[:, None]))
-    with pytest.raises(ProbeError, match=r"2 of 19 log-probabilities of the training engine.*--train-dtype"):
+    with pytest.raises(UserError, match=r"2 of 19 log-probabilities of the training engine.*--train-dtype"):
         require_numbers(samples, Scores(broken, broken[:, None]))

@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from drpo_verl.errors import UserError
 from drpo_verl.models.tiny_policy import WARMUP_FILE
 from drpo_verl.probe.prompts import arithmetic, read
 from drpo_verl.probe.run import run
-from drpo_verl.probe.settings import ProbeError, Settings
+from drpo_verl.probe.settings import Settings
 from drpo_verl.rewards.arithmetic import write_parquet
 
 
@@ -55,23 +56,26 @@ def test_files_without_prompts(tmp_path: Path, name: str, content: bytes | None,
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ProbeError, match=message):
+    with pytest.raises(UserError, match=message):
         read(Settings("tiny", path))
 
 
 def test_a_missing_file_is_told_before_the_model_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRPO_VERL_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ProbeError, match="does not exist"):
+    with pytest.raises(UserError, match="does not exist"):
         run(Settings("tiny", tmp_path / "missing.txt"), tmp_path / "out", Console())
     assert not list(tmp_path.iterdir())
 
 
 def test_a_parquet_without_messages(tmp_path: Path) -> None:
     path = tmp_path / "other.parquet"
-    for table in ({"question": ["1+1"]}, {"prompt": ["1+1"]}):
+    for table, message in (
+        ({"question": ["1+1"]}, r"has no column 'prompt' \(its columns: question\)"),
+        ({"prompt": ["1+1"]}, "its column 'prompt' does not hold messages"),
+    ):
         pq.write_table(pa.table(table), path)
-        with pytest.raises(ProbeError, match="no column 'prompt' of messages"):
+        with pytest.raises(UserError, match=message):
             read(Settings("tiny", path))
     pq.write_table(pa.table({"prompt": pa.array([], pa.list_(pa.string()))}), path)
-    with pytest.raises(ProbeError, match="holds no prompt"):
+    with pytest.raises(UserError, match="holds no prompt"):
         read(Settings("tiny", path))

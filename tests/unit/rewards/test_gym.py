@@ -74,7 +74,7 @@ def test_a_missing_package_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -
 
 def test_only_verdicts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     item = gym.load().create_dataset("chain_sum", seed=4, size=1)[0]
-    outcomes: list[Exception | float] = [TimeoutError("busy"), ImportError("reasoning-gym"), 1.0]
+    outcomes: list[Exception | float] = [judge.AnswerError("busy"), ImportError("reasoning-gym"), 1.0]
 
     class Judge:
         def ask(self, function: object, *arguments: str) -> float:

@@ -221,7 +221,7 @@ def test_only_verdicts_are_remembered(fresh_judge: Judge, monkeypatch: pytest.Mo
     def ask(function: object, *arguments: str) -> bool:
         asked.append(arguments)
         if len(asked) == 1:
-            raise TimeoutError("busy")
+            raise judge.AnswerError("busy")
         return True
 
     monkeypatch.setattr(fresh_judge, "ask", ask)
