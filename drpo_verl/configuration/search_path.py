@@ -10,6 +10,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 import drpo_verl
+from drpo_verl.configuration import extensions
 
 
 def config_dir() -> Path:
@@ -38,11 +39,13 @@ def verl_config_dir() -> Path:
 
 
 class DrpoVerlSearchPath(SearchPathPlugin):
-    """Appends our groups, and verl's, to the search path."""
+    """Appends our groups, those of packages with methods of their own, and verl's to the search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra while it composes."""
         search_path.append("drpo-verl", config_dir().as_uri())
+        for folder in extensions.config_dirs():
+            search_path.append("drpo-verl", folder.as_uri())
         search_path.append("verl", verl_config_dir().as_uri())
 
 

@@ -8,7 +8,7 @@ alone.
 
 from drpo_verl.losses.geometry import TokenRatio
 from drpo_verl.losses.statistics import TokenAccumulators, TokenStatistics, step_metrics
-from drpo_verl.losses.table import OBJECTIVES, PENALTIES, Objective, TrustRegion
+from drpo_verl.losses.table import OBJECTIVES, PENALTIES, Objective, TrustRegion, register_objective
 from drpo_verl.losses.token_loss import TokenLoss, token_loss
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "TokenRatio",
     "TokenStatistics",
     "TrustRegion",
+    "register_objective",
     "step_metrics",
     "token_loss",
 ]
