@@ -123,7 +123,7 @@ def for_each_objective(action: Callable[[str, Objective], None]) -> None:
 def register_objective(name: str, row: Objective) -> None:
     """Add a method to the table, before or after verl has been imported.
 
-    From then on ``name`` is a loss mode in verl's registry, in the settings and in the check, as those of the table are.
+    From then on ``name`` is a loss mode in verl's registry, in the settings and in the check, like every other one.
 
     Args:
         name: the loss mode, as ``actor_rollout_ref.actor.policy_loss.loss_mode`` names it.

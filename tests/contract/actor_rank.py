@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 import verl
-import verl.workers.engine.fsdp.transformer_impl  # noqa: F401  imported once, before there are ranks
-import verl.workers.engine_workers  # noqa: F401
+import verl.workers.engine.fsdp.transformer_impl  # imported once, before there are ranks
+import verl.workers.engine_workers
 from omegaconf import DictConfig
 from verl.utils import tensordict_utils
 
