@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = re.findall(
-    r"^```\w+ (\S+)\n(.*?)^```$", (ROOT / "docs" / "own_method.md").read_text(), re.DOTALL | re.MULTILINE
-)
+PAGE = (ROOT / "docs" / "own_method.md").read_text()
+FILES = re.findall(r"^```\w+ (\S+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 # What main_ppo composes, what verl's validation says to it, and the loss that its registry has.
 TRAINED = """

@@ -1,4 +1,4 @@
-"""Packages that verl loads beside ours: which they are, where their configuration groups are, what is wrong with them."""
+"""Packages that verl loads beside ours: which they are, where their groups are, and what is wrong with them."""
 
 from __future__ import annotations
 
