@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from drpo_verl.adapters.driver_metrics import keep_namespaces, keep_the_last
 from drpo_verl.seams import SUPPORTED_VERL, SeamError, expect, expect_parameters, when_imported
@@ -45,6 +48,13 @@ def test_expectations() -> None:
 )
 def test_supported_versions(version: str, supported: bool) -> None:
     assert (version in SUPPORTED_VERL) is supported
+
+
+def test_the_supported_versions_are_the_same_wherever_they_are_named() -> None:
+    root = Path(__file__).parents[2]
+    for file in ("pyproject.toml", "drpo_verl/plugin.py"):  # where seams.py may be what can not be imported
+        (named,) = re.findall(r"verl ?(>=[\d.]+,<[\d.]+\d)", (root / file).read_text())
+        assert SpecifierSet(named, prereleases=True) == SUPPORTED_VERL, file
 
 
 def test_our_metric_names_are_not_prefixed() -> None:
