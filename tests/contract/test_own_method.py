@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -101,17 +102,20 @@ def test_verl_trains_with_it_however_it_has_loaded_it(site: Path, source: Path, 
         assert "could not attach" not in errors and "not registered" not in errors
 
 
-def test_the_check_knows_it_and_says_why_a_package_is_not_loaded(site: Path, tmp_path: Path) -> None:
-    check = ["-m", "drpo_verl.cli", "check", "experiment=cpu_tiny", "method=dppo_hellinger"]
-    broken = tmp_path / "dppo_hellinger"
-    shutil.copytree(site / "own" / "dppo_hellinger", broken)
-    (broken / "__init__.py").write_text("from drpo_verl.losses import no_such_thing\n")
-    found = _start(check, tmp_path, site / "ours", site / "own", VERL_PLATFORM="")
-    refused = _start(check, tmp_path, site / "ours", tmp_path, site / "own", VERL_PLATFORM="")
+def test_the_check_knows_it_and_says_why_a_package_is_not_loaded(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = ["-m", "drpo_verl.cli", "check", "--json", "experiment=cpu_tiny", "method=dppo_hellinger"]
+    broken = tmp_path / "broken"
+    shutil.copytree(site / "own" / "dppo_hellinger", broken / "dppo_hellinger")
+    (broken / "dppo_hellinger" / "__init__.py").write_text("from drpo_verl.losses import no_such_thing\n")
+    monkeypatch.delenv("VERL_PLATFORM")  # the experiment's, which verl has to be imported with
+    found = _start(check, tmp_path, site / "ours", site / "own")
+    refused = _start(check, tmp_path, site / "ours", broken, site / "own")
     out, errors = found.communicate(timeout=400)
-    assert found.returncode == 0 and "dppo_hellinger" in out, out + errors
+    assert found.returncode == 0 and '"method": "dppo_hellinger"' in out, out + errors
     out, errors = refused.communicate(timeout=400)
     assert refused.returncode == 1, out + errors
-    printed = " ".join((out + errors).split())
-    assert "loss_mode='dppo_hellinger' is not a loss mode" in printed
-    assert re.search(r"dppo_hellinger is a plugin that verl could not load \(ImportError: .*no_such_thing", printed)
+    mode, plugin, *_ = (each["message"] for each in json.loads(out)["findings"])
+    assert mode.startswith("is not a loss mode; known: ")
+    assert plugin.startswith("is a plugin that verl could not load (ImportError: cannot import name 'no_such_thing'")
