@@ -110,12 +110,12 @@ def test_the_check_knows_it_and_says_why_a_package_is_not_loaded(
     shutil.copytree(site / "own" / "dppo_hellinger", broken / "dppo_hellinger")
     (broken / "dppo_hellinger" / "__init__.py").write_text("from drpo_verl.losses import no_such_thing\n")
     monkeypatch.delenv("VERL_PLATFORM")  # the experiment's, which verl has to be imported with
-    found = _start(check, tmp_path, site / "ours", site / "own")
-    refused = _start(check, tmp_path, site / "ours", broken, site / "own")
-    out, errors = found.communicate(timeout=400)
-    assert found.returncode == 0 and '"method": "dppo_hellinger"' in out, out + errors
-    out, errors = refused.communicate(timeout=400)
-    assert refused.returncode == 1, out + errors
+    checked = _start(check, tmp_path, site / "ours", site / "own")
+    broken_check = _start(check, tmp_path, site / "ours", broken, site / "own")
+    out, errors = checked.communicate(timeout=400)
+    assert checked.returncode == 0 and '"method": "dppo_hellinger"' in out, out + errors
+    out, errors = broken_check.communicate(timeout=400)
+    assert broken_check.returncode == 1, out + errors
     mode, plugin, *_ = (each["message"] for each in json.loads(out)["findings"])
     assert mode.startswith("is not a loss mode; known: ")
     assert plugin.startswith("is a plugin that verl could not load (ImportError: cannot import name 'no_such_thing'")

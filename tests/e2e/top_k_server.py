@@ -37,7 +37,7 @@ def make_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def told(answer: TokenOutput) -> dict[str, Any]:
+def summary(answer: TokenOutput) -> dict[str, Any]:
     """What the test wants to know of an answer."""
     return {
         "tokens": len(answer.token_ids),
@@ -53,7 +53,7 @@ async def interrupted(server: TopKServer) -> dict[str, Any]:
 
     async def answer(name: str, max_tokens: int) -> dict[str, Any]:
         sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "logprobs": True, "max_tokens": max_tokens}
-        return told(await server.generate(PROMPT, {**sampling, "ignore_eos": True}, name))
+        return summary(await server.generate(PROMPT, {**sampling, "ignore_eos": True}, name))
 
     answers = {"before": await answer("before", 4)}
     requests = {name: asyncio.ensure_future(answer(name, 120)) for name in ("sampled", "waiting")}

@@ -47,10 +47,10 @@ def test_its_settings_are_held_to_its_parts(registered: str) -> None:
 
 
 def test_a_loss_mode_of_verls_own_is_not_replaced() -> None:
-    verls = POLICY_LOSS_REGISTRY["gspo"]
+    verl_loss = POLICY_LOSS_REGISTRY["gspo"]
     with pytest.raises(SeamError, match="'gspo' is already registered"):
         register_objective("gspo", ROW)
-    assert POLICY_LOSS_REGISTRY["gspo"] is verls and "gspo" not in OBJECTIVES
+    assert POLICY_LOSS_REGISTRY["gspo"] is verl_loss and "gspo" not in OBJECTIVES
 
 
 def test_a_second_registration_of_all_changes_nothing(registered: str) -> None:
