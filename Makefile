@@ -50,9 +50,11 @@ test: test-unit test-configuration test-contract test-e2e  ## all tests
 test-unit test-configuration: test-%: $(INSTALLED)  ## the objectives and what is around them; every experiment and the check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/$*
 
-test-contract: $(OVERLAYS)
-test-contract test-e2e: test-%: $(INSTALLED)  ## the seams with real verl, ranks and engines; real runs
-	$(BIN)/python -m pytest tests/$*
+test-contract: $(INSTALLED) $(OVERLAYS)  ## the seams with real verl, two versions of it, and with ranks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/contract
+
+test-e2e: $(INSTALLED)  ## real runs, and engines
+	$(BIN)/python -m pytest tests/e2e
 
 browser:  ## install chromium, in which the report is tested (Debian, as root)
 	apt-get update
