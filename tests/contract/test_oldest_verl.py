@@ -21,10 +21,12 @@ ROOT = Path(__file__).parents[2]
 PYTEST = """
 import sys
 import pytest
+
+status = pytest.main(["-q", "-p", "no:cacheprovider", "-k", sys.argv[2], *sys.argv[3:]])
 import verl
 
 assert verl.__version__ == sys.argv[1], verl.__version__
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", sys.argv[2], *sys.argv[3:]]))
+sys.exit(status)
 """
 # Not those that start processes, nor each rule of the check once more.
 SELECTED = "not command_line and not can_not_work_with_is_refused"
