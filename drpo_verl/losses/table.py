@@ -152,7 +152,7 @@ def _require_registrable(name: str, row: Objective) -> None:
         raise ValueError(f"its row is no Objective, but {row!r}.")
     if not isinstance(row.geometry, Geometry) or not isinstance(row.enforcement, Enforcement):
         raise ValueError("an Objective takes a Geometry and an Enforcement, in this order.")
-    if row.enforcement.gated and (row.gate is None or row.geometry.penalty is None):
-        raise ValueError("a gated enforcement needs a gate, and a geometry with a penalty.")
+    if row.enforcement.gated and (row.mask_geometry is None or row.geometry.penalty is None):
+        raise ValueError("a gated enforcement needs a mask_geometry, and a geometry with a penalty.")
     if row.adaptive and not row.enforcement.needs_threshold:
         raise ValueError("there is no threshold to adapt.")

@@ -11,8 +11,15 @@ from types import ModuleType
 import pytest
 from packaging.specifiers import SpecifierSet
 
+from drpo_verl import seams
 from drpo_verl.adapters.driver_metrics import keep_namespaces, keep_the_last
 from drpo_verl.seams import SUPPORTED_VERL, SeamError, expect, expect_parameters, when_imported
+
+
+@pytest.fixture(autouse=True)
+def other_seams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is attached to here is none of the package's seams."""
+    monkeypatch.setattr(seams, "SEAMS", [])
 
 
 def test_what_is_already_imported_is_attached_to_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

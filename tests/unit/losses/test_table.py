@@ -43,8 +43,8 @@ def test_whoever_wants_every_objective_gets_those_of_before_and_after() -> None:
         (None, ROW, "letters, digits and underscores"),
         ("mine", (RATIO, HARD_MASK), "no Objective"),
         ("mine", Objective(HARD_MASK, RATIO, "a test"), "a Geometry and an Enforcement, in this order"),
-        ("mine", Objective(PROBABILITY, GATED_QUADRATIC, "a test"), "needs a gate"),
-        ("mine", Objective(BINARY_KL, GATED_QUADRATIC, "a test", gate=RATIO), "a geometry with a penalty"),
+        ("mine", Objective(PROBABILITY, GATED_QUADRATIC, "a test"), "needs a mask_geometry"),
+        ("mine", Objective(BINARY_KL, GATED_QUADRATIC, "a test", mask_geometry=RATIO), "a geometry with a penalty"),
         ("mine", Objective(PROBABILITY, NONE, "a test", adaptive=True), "no threshold to adapt"),
     ],
 )
