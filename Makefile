@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-MEGATRON  := $(VENV)/megatron/.installed
+OVERLAYS  := $(VENV)/megatron/.installed $(VENV)/verl-0.9.0/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo smoke smollm2 test test-unit test-configuration test-contract test-e2e browser lint docs methods top-k diagnostics weights probe bench lock clean
@@ -28,10 +28,11 @@ $(INSTALLED): requirements/cpu.txt requirements/torch-cpu.txt pyproject.toml
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# Not into the environment, where verl would import it in all of a run's processes: on the path of one test's alone.
-$(MEGATRON): requirements/megatron.txt $(INSTALLED)
+# Not into the environment, but on the path of single tests: every process of a run would import Megatron where it finds
+# it, and there is a verl already.
+$(OVERLAYS): $(VENV)/%/.installed: requirements/%.txt $(INSTALLED)
 	@rm -rf $(@D)
-	@$(BIN)/pip install --quiet --no-deps --target $(@D) -r requirements/megatron.txt
+	@$(BIN)/pip install --quiet --no-deps --target $(@D) -r $<
 	@touch $@
 
 demo: $(INSTALLED)  ## train the tiny policy with DRPO on verl + Ray + vLLM + FSDP2
@@ -49,9 +50,11 @@ test: test-unit test-configuration test-contract test-e2e  ## all tests
 test-unit test-configuration: test-%: $(INSTALLED)  ## the objectives and what is around them; every experiment and the check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/$*
 
-test-contract: $(MEGATRON)
-test-contract test-e2e: test-%: $(INSTALLED)  ## the seams with real verl, ranks and engines; real runs
-	$(BIN)/python -m pytest tests/$*
+test-contract: $(INSTALLED) $(OVERLAYS)  ## the seams with real verl, two versions of it, and with ranks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/contract
+
+test-e2e: $(INSTALLED)  ## real runs, and engines
+	$(BIN)/python -m pytest tests/e2e
 
 browser:  ## install chromium, in which the report is tested (Debian, as root)
 	apt-get update

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from drpo_verl.configuration.search_path import config_dir
+from drpo_verl.configuration import search_path
 from drpo_verl.metrics import names
 from drpo_verl.run_folder.steps import METRICS_FILE, Step, read_steps
 
@@ -51,7 +51,7 @@ def run(method: str) -> list[Step]:
 
 def main() -> None:
     """Run them all, or those named."""
-    methods = sorted(path.stem for path in (config_dir() / "method").glob("*.yaml"))
+    methods = search_path.methods()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"of {', '.join(methods)}; all by default")
     chosen = parser.parse_args().methods or methods

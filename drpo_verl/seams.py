@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,9 +19,6 @@ from packaging.version import Version
 SUPPORTED_VERL = SpecifierSet(">=0.9,<0.10", prereleases=True)
 
 logger = logging.getLogger("drpo_verl")
-
-
-_awaited: list[tuple[str, str]] = []
 
 
 class SeamError(RuntimeError):
@@ -67,17 +65,36 @@ def expect_parameters(function: Callable[..., Any], seam: str, *names: str) -> N
     expect(not missing, seam, f"parameters {', '.join(names)}; missing {', '.join(missing)}")
 
 
+@dataclass(frozen=True)
+class Seam:
+    """A module of a foreign library that is attached to.
+
+    Attributes:
+        module: its name.
+        consequence: what does not work if attaching fails, as a sentence.
+        attach: attaches to it, and warns where it is not as expected.
+    """
+
+    module: str
+    consequence: str
+    attach: Callable[[ModuleType], None]
+
+
+SEAMS: list[Seam] = []
+"""Those that this process attaches to."""
+
+
 def warn_of_missing_modules() -> None:
     """Name the modules of verl that are attached to and that the installed verl does not have."""
     spec = importlib.util.find_spec("verl")
     roots = [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
-    for module_name, consequence in _awaited:
-        package, *parts = module_name.split(".")
+    for seam in SEAMS:
+        package, *parts = seam.module.split(".")
         if package == "verl" and not any(
             root.joinpath(*parts).with_suffix(".py").exists() or root.joinpath(*parts, "__init__.py").exists()
             for root in roots
         ):
-            warn(f"{module_name} does not exist. {consequence}")
+            warn(f"{seam.module} does not exist. {seam.consequence}")
 
 
 def when_imported(module_name: str, consequence: str) -> Callable[[Callable[[ModuleType], None]], None]:
@@ -90,7 +107,6 @@ def when_imported(module_name: str, consequence: str) -> Callable[[Callable[[Mod
         module_name: the module to wait for.
         consequence: what does not work if attaching fails, as a sentence.
     """
-    _awaited.append((module_name, consequence))
 
     def register(attach: Callable[[ModuleType], None]) -> None:
         def guarded(module: ModuleType) -> None:
@@ -102,6 +118,7 @@ def when_imported(module_name: str, consequence: str) -> Callable[[Callable[[Mod
                     f"Installed: verl {verl_version()}; supported: verl {SUPPORTED_VERL}."
                 )
 
+        SEAMS.append(Seam(module_name, consequence, guarded))
         wrapt.register_post_import_hook(guarded, module_name)
 
     return register

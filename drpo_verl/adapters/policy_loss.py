@@ -11,7 +11,8 @@ from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, get_poli
 
 from drpo_verl.adapters.config import TrustRegionLossConfig, verl_region
 from drpo_verl.adapters.top_k import require_divergence
-from drpo_verl.losses import OBJECTIVES, TokenAccumulators, TokenStatistics, token_loss
+from drpo_verl.losses import Objective, TokenAccumulators, TokenStatistics, token_loss
+from drpo_verl.losses.table import for_each_objective
 from drpo_verl.metrics.names import PARTITION_DIVERGENCE
 from drpo_verl.seams import SeamError, expect_parameters
 
@@ -172,20 +173,23 @@ def policy_loss(
 
 
 def register() -> None:
-    """Put every objective into verl's registry under its own name.
+    """Put every objective into verl's registry under its own name, those that are added to the table later included.
 
     Raises:
-        SeamError: when the name is already taken by someone else's loss, which verl would overwrite silently, or when
+        SeamError: when a name is already taken by someone else's loss, which verl would overwrite silently, or when
             a loss of verl's that a baseline uses is missing.
     """
     expect_parameters(agg_loss, "core_algos.agg_loss", "loss_mat", "loss_mask", "loss_agg_mode", "dp_size")
-    for mode, objective in OBJECTIVES.items():
-        taken = POLICY_LOSS_REGISTRY.get(mode)
-        if taken is not None and getattr(taken, "func", None) is not policy_loss:
-            raise SeamError(f"the loss mode {mode!r} is already registered, by {taken!r}")
-        if objective.verl_loss is not None and objective.verl_loss not in POLICY_LOSS_REGISTRY:
-            raise SeamError(f"verl has no loss mode {objective.verl_loss!r}, which {mode!r} is")
-        register_policy_loss(mode)(partial(policy_loss, mode))
+    for_each_objective(_register)
+
+
+def _register(mode: str, objective: Objective) -> None:
+    taken = POLICY_LOSS_REGISTRY.get(mode)
+    if taken is not None and getattr(taken, "func", None) is not policy_loss:
+        raise SeamError(f"the loss mode {mode!r} is already registered, by {taken!r}")
+    if objective.verl_loss is not None and objective.verl_loss not in POLICY_LOSS_REGISTRY:
+        raise SeamError(f"verl has no loss mode {objective.verl_loss!r}, which {mode!r} is")
+    register_policy_loss(mode)(partial(policy_loss, mode))
 
 
 register()

@@ -8,6 +8,7 @@ from typing import Any
 
 from drpo_verl.check.registry import rule, rule_for_any_loss
 from drpo_verl.configuration.finding import Finding
+from drpo_verl.configuration.plugins import plugin_errors
 from drpo_verl.configuration.run_config import ACTOR, CORRECTION, MODEL, ROLLOUT, Run, is_number
 
 _SECTION = f"{ACTOR}.policy_loss"
@@ -24,6 +25,9 @@ def loss_mode(run: Run) -> Iterable[Finding]:
     if run.loss_mode not in POLICY_LOSS_REGISTRY and not run.get(f"{MODEL}.external_lib"):
         known = ", ".join(sorted(POLICY_LOSS_REGISTRY))
         yield run.error(name, f"is not a loss mode; known: {known}.", "Choose one with +method=<name>.")
+        for module, error in plugin_errors():  # of which one may have been meant to register it
+            problem = f"is a plugin that verl could not load ({type(error).__name__}: {error})."
+            yield Finding("error", module, None, problem, f"`python -c 'import {module}'` shows where the error is.")
     elif _ours(run) and run.get(f"{_SECTION}._target_") != _TARGET:
         yield run.error(
             name,
@@ -33,6 +37,8 @@ def loss_mode(run: Run) -> Iterable[Finding]:
 
 
 def _ours(run: Run) -> bool:
+    import verl  # noqa: F401  and with it the packages that register objectives
+
     from drpo_verl.losses import OBJECTIVES
 
     return run.loss_mode in OBJECTIVES

@@ -10,6 +10,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 import drpo_verl
+from drpo_verl.configuration.plugins import CONFIG_FOLDER, plugin_config_dirs
 
 
 def config_dir() -> Path:
@@ -19,10 +20,10 @@ def config_dir() -> Path:
         FileNotFoundError: when the installation has lost it.
     """
     package = Path(drpo_verl.__file__).parent
-    for folder in (package / "hydra_configs", package.parent / "hydra_configs"):
+    for folder in (package / CONFIG_FOLDER, package.parent / CONFIG_FOLDER):
         if (folder / "method").is_dir():
             return folder
-    raise FileNotFoundError(f"no hydra_configs beside or inside {package}: reinstall drpo-verl")
+    raise FileNotFoundError(f"no {CONFIG_FOLDER} beside or inside {package}: reinstall drpo-verl")
 
 
 def verl_config_dir() -> Path:
@@ -37,12 +38,20 @@ def verl_config_dir() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "trainer" / "config"
 
 
+def methods() -> list[str]:
+    """The choices of ``+method=``, in alphabetical order, those of other packages included."""
+    folders = [config_dir(), *plugin_config_dirs()]
+    return sorted({path.stem for folder in folders for path in (folder / "method").glob("*.yaml")})
+
+
 class DrpoVerlSearchPath(SearchPathPlugin):
-    """Appends our groups, and verl's, to the search path."""
+    """Appends our groups, those of other plugins, and verl's to the search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra while it composes."""
         search_path.append("drpo-verl", config_dir().as_uri())
+        for folder in plugin_config_dirs():
+            search_path.append("verl.plugins", folder.as_uri())
         search_path.append("verl", verl_config_dir().as_uri())
 
 

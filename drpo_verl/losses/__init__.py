@@ -6,20 +6,22 @@ token's gradient). Every member of the family has the gradient ``-A r w grad log
 alone.
 """
 
-from drpo_verl.losses.geometry import TokenRatio
+from drpo_verl.losses.geometry import Geometry, TokenRatio
 from drpo_verl.losses.statistics import TokenAccumulators, TokenStatistics, step_metrics
-from drpo_verl.losses.table import OBJECTIVES, PENALTIES, Objective, TrustRegion
+from drpo_verl.losses.table import OBJECTIVES, PENALTIES, Objective, TrustRegion, register_objective
 from drpo_verl.losses.token_loss import TokenLoss, token_loss
 
 __all__ = [
     "OBJECTIVES",
     "PENALTIES",
+    "Geometry",
     "Objective",
     "TokenAccumulators",
     "TokenLoss",
     "TokenRatio",
     "TokenStatistics",
     "TrustRegion",
+    "register_objective",
     "step_metrics",
     "token_loss",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,3 +108,51 @@ PENALTIES: dict[str, Geometry] = {
     "k3": K3,
 }
 """The divergences that DRPO's ablation puts in place of its own, "l2"; with "chi2", DRPO is SPO."""
+
+_OBSERVERS: list[Callable[[str, Objective], None]] = []
+
+
+def for_each_objective(action: Callable[[str, Objective], None]) -> None:
+    """Call ``action`` with the name and the row of every objective, now and whenever another one is registered."""
+    for name, row in OBJECTIVES.items():
+        action(name, row)
+    if action not in _OBSERVERS:
+        _OBSERVERS.append(action)
+
+
+def register_objective(name: str, row: Objective) -> None:
+    """Add a method to the table, before or after verl has been imported.
+
+    From then on ``name`` is a loss mode in verl's registry, in the settings and in the check, like every other one.
+
+    Args:
+        name: the loss mode, as ``actor_rollout_ref.actor.policy_loss.loss_mode`` names it.
+        row: the objective.
+
+    Raises:
+        ValueError: when the name is taken or is not an identifier, or the row lacks what its parts need.
+    """
+    try:
+        _require_registrable(name, row)
+        for action in _OBSERVERS:
+            action(name, row)
+    except Exception as error:
+        # verl reports what goes wrong in a plugin at DEBUG level only, and it is plugins that call this.
+        logging.getLogger("drpo_verl").warning("drpo-verl: the objective %r is not registered: %s", name, error)
+        raise
+    OBJECTIVES[name] = row
+
+
+def _require_registrable(name: str, row: Objective) -> None:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError("the name of a loss mode has letters, digits and underscores only.")
+    if name in OBJECTIVES:
+        raise ValueError(f"the name is taken ({OBJECTIVES[name].source}). Choose another.")
+    if not isinstance(row, Objective):
+        raise ValueError(f"its row is no Objective, but {row!r}.")
+    if not isinstance(row.geometry, Geometry) or not isinstance(row.enforcement, Enforcement):
+        raise ValueError("an Objective takes a Geometry and an Enforcement, in this order.")
+    if row.enforcement.gated and (row.mask_geometry is None or row.geometry.penalty is None):
+        raise ValueError("a gated enforcement needs a mask_geometry, and a geometry with a penalty.")
+    if row.adaptive and not row.enforcement.needs_threshold:
+        raise ValueError("there is no threshold to adapt.")

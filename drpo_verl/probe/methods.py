@@ -69,12 +69,13 @@ def methods() -> list[Method]:
     from verl.workers.config import ActorConfig
 
     from drpo_verl.adapters.config import verl_region
-    from drpo_verl.configuration.search_path import config_dir
+    from drpo_verl.configuration import search_path
 
+    search_path.register()
     found: list[tuple[int, Method]] = []
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        for path in sorted((config_dir() / "method").glob("*.yaml")):
-            actor = compose(overrides=[f"+method={path.stem}"]).actor_rollout_ref.actor
+    with initialize_config_dir(str(search_path.config_dir()), version_base="1.3"):
+        for name in search_path.methods():
+            actor = compose(overrides=[f"+method={name}"]).actor_rollout_ref.actor
             settings = instantiate(actor.policy_loss)
             objective = settings.objective()
             if objective.verl_loss:
@@ -83,7 +84,7 @@ def methods() -> list[Method]:
             else:
                 region = settings.region()
             order = list(OBJECTIVES).index(settings.loss_mode)
-            found.append((order, Method(path.stem, objective, region, settings.top_k)))
+            found.append((order, Method(name, objective, region, settings.top_k)))
     return [method for _, method in sorted(found, key=lambda each: each[0])]
 
 

@@ -1,20 +1,25 @@
-"""One FSDP2 rank of verl's actor on a fixed batch, outside Ray: run by test_actor_ranks.py.
-
-Usage: RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python actor_rank.py MODEL FOLDER CASES
-where CASES is a JSON object of lists of Hydra overrides by name.
-"""
+"""FSDP2 ranks of verl's actor on a fixed batch, outside Ray: for ranks.py. A case is a list of Hydra overrides."""
 
 from __future__ import annotations
 
+import copy
 import json
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+import verl
+import verl.workers.engine.fsdp.transformer_impl  # imported once, before there are ranks
+import verl.workers.engine_workers
+from omegaconf import DictConfig
+from verl.utils import tensordict_utils
 
 from benchmarks.actor import batch, configuration, sample
 from benchmarks.actor import worker as actor
 from drpo_verl.adapters.top_k import encode
+
+if TYPE_CHECKING:
+    from ranks import Group
 
 ROWS, MINI_BATCHES = 16, 2
 
@@ -49,11 +54,8 @@ def rows_of_rank(rank: int, world: int) -> list[int]:
     return [m * per_mini_batch + rank * per_rank + i for m in range(MINI_BATCHES) for i in range(per_rank)]
 
 
-def train(model: str, overrides: list[str], checkpoint: Path) -> dict[str, list[float]]:
+def train(config: DictConfig, checkpoint: Path) -> dict[str, list[float]]:
     """Train a fresh actor on the batch's mini-batches once; its metrics."""
-    config = configuration(f"actor_rollout_ref.model.path={model}", "actor_rollout_ref.rollout.n=1", *overrides)
-    from verl.utils import tensordict_utils
-
     worker = actor(config)
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
 
@@ -78,14 +80,12 @@ def train(model: str, overrides: list[str], checkpoint: Path) -> dict[str, list[
     return result
 
 
-def train_by_calls(model: str, overrides: list[str]) -> list[dict[str, list[float]]]:
+def train_by_calls(config: DictConfig) -> list[dict[str, list[float]]]:
     """The metrics of three calls of a mini-batch each, as the separate asynchronous trainer makes them.
 
     Before the last one, the weights are brought to the rollout engine.
     """
-    from verl.utils import tensordict_utils
-
-    worker = actor(configuration(f"actor_rollout_ref.model.path={model}", "actor_rollout_ref.rollout.n=1", *overrides))
+    worker = actor(config)
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     rows = fixed_batch(worker.actor.model_config.hf_config.vocab_size, top_k=None, pi_old_is_off=0.0)
     mine = rows_of_rank(rank, world)
@@ -100,14 +100,23 @@ def train_by_calls(model: str, overrides: list[str]) -> list[dict[str, list[floa
     return calls
 
 
-def main(model: str, out: Path, cases: dict[str, list[str]]) -> None:
-    """Train each case, and write the metrics of this rank."""
-    metrics = {name: train(model, overrides, out / "checkpoint") for name, overrides in cases.items()}
-    (out / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(metrics, default=float))
-    calls = train_by_calls(model, cases["drpo"])
-    (out / f"calls_{torch.distributed.get_rank()}.json").write_text(json.dumps(calls, default=float))
+def prepare(cases: dict[str, list[str]]) -> dict[str, DictConfig]:
+    """Compose the configuration of each case."""
+    return {name: configuration("actor_rollout_ref.rollout.n=1", *overrides) for name, overrides in cases.items()}
+
+
+def main(group: Group, configurations: dict[str, DictConfig]) -> None:
+    """Train each case of the group, and write the metrics of this rank."""
+    out = Path(group.folder)
+
+    def config(case: str) -> DictConfig:
+        config = copy.deepcopy(configurations[case])
+        config.merge_with_dotlist([f"actor_rollout_ref.model.path={group.model}", *group.settings])
+        return config
+
+    metrics = {name: train(config(name), out / "checkpoint") for name in group.cases}
+    rank = torch.distributed.get_rank()
+    (out / "verl").write_text(f"{verl.__version__} {verl.__file__}")
+    (out / f"{rank}.json").write_text(json.dumps(metrics, default=float))
+    (out / f"calls_{rank}.json").write_text(json.dumps(train_by_calls(config("drpo")), default=float))
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))

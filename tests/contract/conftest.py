@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
-import torch
 
-from drpo_verl.models import tiny_model
+
+class _Attaching(logging.Handler):
+    """Keeps the warnings of seams that were not as expected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "could not attach" in (message := record.getMessage()):
+            self.failed.append(message)
+
+
+_ATTACHING = _Attaching()
+logging.getLogger("drpo_verl").addHandler(_ATTACHING)  # before anything imports verl
+
+
+@pytest.fixture
+def failed_to_attach() -> list[str]:
+    """The warnings of seams that were not as expected when this process imported verl's modules."""
+    return list(_ATTACHING.failed)
 
 
 @pytest.fixture(scope="session")
 def random_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random policy: no warm-up is needed to compare ranks."""
+    import torch
+
+    from drpo_verl.models import tiny_model
+
     folder = tmp_path_factory.mktemp("model")
     tokenizer = tiny_model.build_tokenizer()
     torch.manual_seed(0)

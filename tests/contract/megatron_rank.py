@@ -1,7 +1,6 @@
-"""One rank of verl's actor with its Megatron engine on a CPU, outside Ray: run by test_megatron.py.
+"""Ranks of verl's actor with its Megatron engine on a CPU, outside Ray: for ranks.py.
 
-Usage: RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python megatron_rank.py MODEL FOLDER CASES
-where CASES is a JSON object by name of objects with an experiment, a list of overrides, and whether a row is spoilt.
+A case has an experiment, a list of overrides, and whether a row is spoilt.
 
 Everything from the experiment's configuration to the metrics is verl's own, megatron-core's or this package's: the
 training worker, the engine's batching, packing, forward step and logits processor, Megatron's groups, schedule and
@@ -12,12 +11,13 @@ Engine's), and there is no Megatron optimiser.
 
 from __future__ import annotations
 
+import copy
 import json
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import verl.workers.engine_workers  # noqa: F401  imported once, before there are ranks
 from actor_rank import fixed_batch
 from megatron.core import parallel_state
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
@@ -26,6 +26,7 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron.core.transformer import ModuleSpec, TransformerConfig, TransformerLayer, TransformerLayerSubmodules
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
+from omegaconf import DictConfig
 from tensordict import TensorDict
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -38,6 +39,9 @@ from benchmarks.actor import batch, configuration
 from benchmarks.actor import worker as actor
 from drpo_verl.adapters.top_k import DIVERGENCE, IDS, TopKError, divergence_from_logits
 from drpo_verl.losses.partition import kullback_leibler, total_variation
+
+if TYPE_CHECKING:
+    from ranks import Group
 
 SAMPLES = 11
 PADDED_VOCABULARY = 24
@@ -134,13 +138,8 @@ def expected(logits: Tensor, data: TensorDict) -> dict[str, Tensor]:
     return {name: torch.nested.nested_tensor_from_jagged(each, offsets=offsets) for name, each in found.items()}
 
 
-def train(model: str, experiment: str, overrides: list[str], spoilt: bool) -> dict[str, Any]:
+def train(config: DictConfig, spoilt: bool) -> dict[str, Any]:
     """One mini-batch of a fresh actor: its metrics, and what its loss was given of each sample."""
-    config = configuration(
-        f"actor_rollout_ref.model.path={model}", "actor_rollout_ref.rollout.n=1", "run.offload=false",
-        "actor_rollout_ref.actor.megatron.expert_model_parallel_size=1",
-        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=40", *overrides, experiment=experiment,
-    )  # fmt: skip
     worker = actor(config).actor
     vocabulary = worker.model_config.hf_config.vocab_size
     rows = fixed_batch(vocabulary, top_k=min(config.actor_rollout_ref.actor.policy_loss.top_k, 8), pi_old_is_off=0.0)
@@ -171,15 +170,26 @@ def train(model: str, experiment: str, overrides: list[str], spoilt: bool) -> di
     }
 
 
-def main(model: str, out: Path, cases: dict[str, dict[str, Any]]) -> None:
-    """Train each case, and write what came of it on this rank."""
+def prepare(cases: dict[str, dict[str, Any]]) -> dict[str, DictConfig]:
+    """Compose the configuration of each case."""
+    return {
+        name: configuration(
+            "actor_rollout_ref.rollout.n=1", "run.offload=false",
+            "actor_rollout_ref.actor.megatron.expert_model_parallel_size=1",
+            "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=40", *case["overrides"], experiment=case["experiment"],
+        )
+        for name, case in cases.items()
+    }  # fmt: skip
+
+
+def main(group: Group, configurations: dict[str, DictConfig]) -> None:
+    """Train each case of the group, and write what came of it on this rank."""
     results = {}
-    for name, case in cases.items():
-        results[name] = train(model, **case)
+    for name, case in group.cases.items():
+        config = copy.deepcopy(configurations[name])
+        config.actor_rollout_ref.model.path = group.model
+        results[name] = train(config, case["spoilt"])
         parallel_state.destroy_model_parallel()
-    (out / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(results, default=float))
+    rank = torch.distributed.get_rank()
+    Path(group.folder, f"{rank}.json").write_text(json.dumps(results, default=float))
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))

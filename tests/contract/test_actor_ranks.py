@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from ranks import run_ranks
+from overlay import OLDEST_VERL, overlay
+from ranks import Group, run_ranks
 
 from drpo_verl.adapters.driver_metrics import NAMESPACES
 
@@ -27,24 +28,28 @@ Metrics = dict[str, dict[str, list[float]]]
 """By case and name; a list with one value."""
 
 
-def _train(model: Path, folder: Path, ranks: int, micro_batch: int) -> list[Metrics]:
-    """Train every case on that many ranks, and return the metrics of each."""
-    cases = {
-        method: [f"method={method}", *more, f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro_batch}"]
-        for method, more in CASES.items()
-    }
-    arguments = [str(model), str(folder), json.dumps(cases)]
-    return run_ranks(RANK_SCRIPT, arguments, folder, ranks, DRPO_VERL_WORST_TOKENS=str(folder / "worst_tokens.jsonl"))
+def _group(folder: Path, model: Path, ranks: int, micro_batch: int) -> Group:
+    cases = {method: [f"method={method}", *more] for method, more in CASES.items()}
+    settings = [f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro_batch}"]
+    return Group(str(folder), ranks, str(model), cases, settings)
 
 
 @pytest.fixture(scope="module")
-def one_rank(random_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Metrics:
-    return _train(random_policy, tmp_path_factory.mktemp("one"), ranks=1, micro_batch=8)[0]
+def groups(random_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[Metrics]]:
+    """The metrics of every case on one rank, and of each of two ranks with other micro-batches."""
+    one = _group(tmp_path_factory.mktemp("one"), random_policy, ranks=1, micro_batch=8)
+    two = _group(tmp_path_factory.mktemp("two"), random_policy, ranks=2, micro_batch=2)
+    return run_ranks(RANK_SCRIPT, [one, two])
 
 
-@pytest.fixture(scope="module")
-def two_ranks(random_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Metrics]:
-    return _train(random_policy, tmp_path_factory.mktemp("two"), ranks=2, micro_batch=2)
+@pytest.fixture
+def one_rank(groups: list[list[Metrics]]) -> Metrics:
+    return groups[0][0]
+
+
+@pytest.fixture
+def two_ranks(groups: list[list[Metrics]]) -> list[Metrics]:
+    return groups[1]
 
 
 def _ours(metrics: dict[str, list[float]]) -> dict[str, float]:
@@ -66,6 +71,18 @@ def test_one_and_two_ranks_and_any_micro_batch_give_the_same_metrics(
     assert one["mismatch/kl"] > 0.01, "pi and mu are the same: the case tests nothing"
     assert 0 < one["trust_region/outside_frac"] < one["trust_region/diverging_frac"] < 1
     assert (one["trust_region/weight_min"] < 0) == method.startswith("drpo")
+
+
+def test_the_oldest_supported_verl_gives_the_same_metrics(
+    one_rank: Metrics, random_policy: Path, tmp_path: Path
+) -> None:
+    folder = overlay(f"verl-{OLDEST_VERL}")
+    ((oldest,),) = run_ranks(RANK_SCRIPT, [_group(tmp_path, random_policy, ranks=1, micro_batch=8)], folder)
+    assert (tmp_path / "verl").read_text() == f"{OLDEST_VERL} {folder / 'verl' / '__init__.py'}"
+    for method in CASES:
+        assert oldest[method].keys() == one_rank[method].keys()
+        for name, values in one_rank[method].items():
+            assert oldest[method][name] == pytest.approx(values, rel=1e-6), name
 
 
 def test_the_worst_token_is_the_same_and_has_its_context(

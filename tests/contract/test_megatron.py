@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import run_ranks
-
-MEGATRON = Path(sys.prefix, "megatron")
-"""Where `make` installs megatron-core: apart from the environment's packages, where every run would import it."""
+from overlay import overlay
+from ranks import Group, run_ranks
 
 LOSS = "actor_rollout_ref.actor.policy_loss"
 DELTAS = {"dppo_topk_tv": 0.55, "dppo_topk_kl": 1.5}  # between those of the tokens
@@ -53,28 +49,25 @@ SPOILT = {
 ONE_RANK = {name: _case(BF16, f"dppo_topk_{name}", tensor=1) for name in ("tv", "kl")}
 
 
-def _train(model: Path, folder: Path, ranks: int, cases: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    if not (MEGATRON / "megatron").is_dir():
-        reason = f"megatron-core is not in {MEGATRON}: `make test-contract` installs it"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return run_ranks(
-        Path(__file__).with_name("megatron_rank.py"),
-        [str(model), str(folder), json.dumps(cases)],
-        folder,
-        ranks,
-        DRPO_VERL_WORST_TOKENS=str(folder / "worst_tokens.jsonl"),
-        PYTHONPATH=os.pathsep.join(filter(None, [str(MEGATRON), os.environ.get("PYTHONPATH")])),
-    )
-
-
 @pytest.fixture(scope="module")
-def one_rank(random_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return _train(random_policy, tmp_path_factory.mktemp("megatron_one"), 1, ONE_RANK)[0]
+def groups(random_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
+    """What came of the cases of one rank, and of each of two ranks."""
+
+    def group(name: str, ranks: int, cases: dict[str, dict[str, Any]]) -> Group:
+        return Group(str(tmp_path_factory.mktemp(name)), ranks, str(random_policy), cases)
+
+    one, two = group("megatron_one", 1, ONE_RANK), group("megatron_two", 2, TWO_RANKS | SPOILT)
+    return run_ranks(Path(__file__).with_name("megatron_rank.py"), [one, two], overlay("megatron"))
 
 
-@pytest.fixture(scope="module")
-def two_ranks(random_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return _train(random_policy, tmp_path_factory.mktemp("megatron_two"), 2, TWO_RANKS | SPOILT)
+@pytest.fixture
+def one_rank(groups: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    return groups[0][0]
+
+
+@pytest.fixture
+def two_ranks(groups: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return groups[1]
 
 
 @pytest.mark.parametrize("case", TWO_RANKS)

@@ -153,8 +153,15 @@ def test_it_survives_a_process_and_who_waits_for_it_ending_at_once(server: Serve
     assert server.output("-c", "import os; print(os.getppid())") == str(parent)
 
 
+def _importing_nothing(folder: Path) -> dict[str, str]:
+    """An environment in which a server has nothing to import, and so is there at once."""
+    for name in ("ray", "verl", "vllm"):
+        (folder / f"{name}.py").write_text("raise ImportError")
+    return os.environ | {"PYTHONPATH": str(folder)}
+
+
 def test_a_process_ends_with_its_server(tmp_path: Path) -> None:
-    environment = os.environ | {"RAY_RAYLET_PID": str(os.getpid())}
+    environment = _importing_nothing(tmp_path) | {"RAY_RAYLET_PID": str(os.getpid())}
     with fork_server(tmp_path / "log.txt") as command:
         process = subprocess.Popen([command, "-c", SLEEP], env=environment, stdout=subprocess.PIPE, text=True)
         forked = int(process.stdout.readline())
@@ -213,8 +220,7 @@ def test_it_ends_with_its_raylet_and_a_plain_python_stands_in(server: Server) ->
 
 def test_without_a_server_that_works_it_is_a_plain_python(tmp_path: Path) -> None:
     # No process has this number: the server can not start.
-    environment = os.environ | {"RAY_RAYLET_PID": str(2**22 + 1), "PYTHONPATH": str(tmp_path)}
-    (tmp_path / "verl.py").write_text("raise ImportError")  # which it would import first, and take long to
+    environment = _importing_nothing(tmp_path) | {"RAY_RAYLET_PID": str(2**22 + 1)}
     with fork_server(tmp_path / "log.txt") as command:
         for _ in range(2):  # who has started it, and who finds it gone
             done = subprocess.run(

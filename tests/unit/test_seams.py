@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
+from drpo_verl import seams
 from drpo_verl.adapters.driver_metrics import keep_namespaces, keep_the_last
 from drpo_verl.seams import SUPPORTED_VERL, SeamError, expect, expect_parameters, when_imported
+
+
+@pytest.fixture(autouse=True)
+def other_seams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is attached to here is none of the package's seams."""
+    monkeypatch.setattr(seams, "SEAMS", [])
 
 
 def test_what_is_already_imported_is_attached_to_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +95,13 @@ def test_expectations() -> None:
 )
 def test_supported_versions(version: str, supported: bool) -> None:
     assert (version in SUPPORTED_VERL) is supported
+
+
+def test_the_supported_versions_are_the_same_wherever_they_are_named() -> None:
+    root = Path(__file__).parents[2]
+    for file in ("pyproject.toml", "drpo_verl/plugin.py"):  # where seams.py may be what can not be imported
+        (named,) = re.findall(r"verl ?(>=[\d.]+,<[\d.]+\d)", (root / file).read_text())
+        assert SpecifierSet(named, prereleases=True) == SUPPORTED_VERL, file
 
 
 def test_our_metric_names_are_not_prefixed() -> None:
