@@ -23,7 +23,7 @@ $(INSTALLED): requirements/cpu.txt requirements/torch-cpu.txt pyproject.toml
 	@echo "$(VENV): $$($(BIN)/python --version); installing torch (CPU build) ..."
 	@$(BIN)/pip install --quiet --no-deps -r requirements/torch-cpu.txt 2>/dev/null \
 	  || $(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) -r requirements/torch-cpu.txt
-	@echo "installing the rest of the stack (about 200 packages, 2 to 5 minutes) ..."
+	@echo "installing the rest of the stack (about 250 packages, 2 to 5 minutes) ..."
 	@$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
