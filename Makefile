@@ -16,6 +16,7 @@ MEGATRON  := $(VENV)/megatron/.installed
 help:  ## list the targets
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 32
 
+# --ignore-requires-python: verl 0.9.1 says that it is for Python below 3.13, and runs on 3.13 too (docs/install.md).
 setup: $(INSTALLED)  ## install the pinned stack into .venv (no GPU needed)
 
 $(INSTALLED): requirements/cpu.txt requirements/torch-cpu.txt pyproject.toml
@@ -24,7 +25,7 @@ $(INSTALLED): requirements/cpu.txt requirements/torch-cpu.txt pyproject.toml
 	@$(BIN)/pip install --quiet --no-deps -r requirements/torch-cpu.txt 2>/dev/null \
 	  || $(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) -r requirements/torch-cpu.txt
 	@echo "installing the rest of the stack (about 250 packages, 2 to 5 minutes) ..."
-	@$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
+	@$(BIN)/pip install --quiet --no-deps --ignore-requires-python -r requirements/cpu.txt
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
