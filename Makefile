@@ -1,6 +1,7 @@
 # Everything here runs on Linux without a GPU. `make` lists the targets.
 
-PYTHON ?= python3.11
+# An interpreter of one's own choice. Otherwise requirements/environment.sh takes the first of 3.11, 3.12, 3.13, 3.10.
+PYTHON ?=
 VENV   ?= .venv
 # Where the CPU build of torch is, if pip does not find it by itself.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -15,16 +16,16 @@ OVERLAYS  := $(VENV)/megatron/.installed $(VENV)/verl-0.9.0/.installed
 help:  ## list the targets
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 32
 
+# --ignore-requires-python: verl 0.9.1 says that it is for Python below 3.13, and runs on 3.13 too (docs/install.md).
 setup: $(INSTALLED)  ## install the pinned stack into .venv (no GPU needed)
 
 $(INSTALLED): requirements/cpu.txt requirements/torch-cpu.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or set PYTHON=..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	@echo "installing torch (CPU build) ..."
-	@$(BIN)/pip install --quiet --no-deps -r requirements/torch-cpu.txt \
+	@requirements/environment.sh $(VENV) $(PYTHON)
+	@echo "$(VENV): $$($(BIN)/python --version); installing torch (CPU build) ..."
+	@$(BIN)/pip install --quiet --no-deps -r requirements/torch-cpu.txt 2>/dev/null \
 	  || $(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) -r requirements/torch-cpu.txt
-	@echo "installing the rest of the stack (about 200 packages, 2 to 5 minutes) ..."
-	@$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
+	@echo "installing the rest of the stack (about 250 packages, 2 to 5 minutes) ..."
+	@$(BIN)/pip install --quiet --no-deps --ignore-requires-python -r requirements/cpu.txt
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -85,9 +86,9 @@ probe: $(INSTALLED)  ## measure SmolLM2 in vLLM (bf16, fp8 KV cache) against fp3
 bench: $(INSTALLED)  ## time and memory of the losses against verl's
 	$(BIN)/python -m benchmarks.policy_loss
 
-lock: $(INSTALLED)  ## pin requirements/cpu.in again
+lock: $(INSTALLED)  ## pin requirements/cpu.in again, for every Python from 3.10 on
 	$(BIN)/uv pip compile requirements/cpu.in --override requirements/excluded.txt --no-header --no-emit-index-url \
-	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --output-file requirements/cpu.txt
+	  --universal --python-version 3.10 --no-python-downloads --output-file requirements/cpu.txt
 
 clean:  ## remove the environment and everything that runs left behind
 	rm -rf $(VENV) outputs build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

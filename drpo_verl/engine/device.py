@@ -11,7 +11,7 @@ from drpo_verl import cpu
 from drpo_verl.configuration.search_path import config_dir
 
 _CPU_RUN = "hardware/cpu.yaml"
-_NEEDED = ("VERL_PLATFORM", "OMP_", "VLLM_", "TOKENIZERS_")
+_NEEDED = ("VERL_PLATFORM", "OMP_", "TORCH_", "VLLM_", "TOKENIZERS_")
 
 
 def device_type() -> str:

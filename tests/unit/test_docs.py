@@ -1,4 +1,4 @@
-"""The tables of the documentation against what they are about."""
+"""The tables, links and commands of the documentation against what they are about."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from drpo_verl.configuration import search_path
 from drpo_verl.losses import OBJECTIVES
 
 ROOT = Path(__file__).parents[2]
+PAGES = [
+    path
+    for pattern in ("*.md", "docs/*.md", "docker/*.md", "recipes/**/*.md", "benchmarks/**/*.md")
+    for path in sorted(ROOT.glob(pattern))
+]
 
 
 def _first_cells(page: str) -> Iterator[list[str]]:
@@ -29,3 +36,38 @@ def test_every_method_is_in_the_tables_with_its_source() -> None:
     for objective in OBJECTIVES.values():
         for paper in re.findall(r"arXiv [\d.]+\d", objective.source):
             assert paper in page, objective.source
+
+
+def _anchors(page: Path) -> set[str]:
+    """Those that GitHub gives to the page's headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"https?://", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_targets_of_make_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = {name for line in re.findall(r"^([a-z0-9 -]+):", makefile, re.MULTILINE) for name in line.split()}
+    for line in re.findall(r"(?:^|`)make ((?:[a-z0-9-]+ ?)+)", page.read_text(), re.MULTILINE):
+        assert set(line.split()) <= targets, line
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_every_page_is_named_where_one_reads_on() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in readme, page.name
