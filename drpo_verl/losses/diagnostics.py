@@ -46,20 +46,19 @@ def measure_moments(tokens: TokenRatio, is_token: Tensor) -> dict[str, Tensor]:
         tokens: of log-probabilities that are 0 at padding; ``[B, T]``.
         is_token: which positions are response tokens, ``[B, T]`` bool.
     """
-    diff, ratio_minus_one = tokens.prob_diff, tokens.ratio_minus_one
+    ratio_minus_one = tokens.ratio_minus_one
     # In float64: where a policy is almost certain, a variance is what is left of numbers close to 1.
-    mu, pi = tokens.log_mu.exp().double(), tokens.log_pi.exp().double()
-    padding = is_token.numel() - torch.count_nonzero(is_token)  # where both are 1
+    mu, diff = tokens.log_mu.exp().double(), tokens.prob_diff.double()
+    padding = is_token.numel() - torch.count_nonzero(is_token)  # where mu is 1
     moments = {
         "log_ratio": tokens.log_ratio.sum(),
         "ratio_minus_one": ratio_minus_one.sum(),
         "chi2": _dot(ratio_minus_one, ratio_minus_one),
         "diff": diff.sum(),
         "diff_squared": _dot(diff, diff),
-        "pi": pi.sum() - padding,
-        "pi_squared": _dot(pi, pi) - padding,
         "mu": mu.sum() - padding,
         "mu_squared": _dot(mu, mu) - padding,
+        "mu_times_diff": _dot(mu, diff),
     }
     return {name: moment.double() for name, moment in moments.items()}
 
@@ -202,9 +201,10 @@ def _correlation(mean: Mapping[str, float]) -> dict[str, float]:
 
     From the variance of their difference, which keeps 1 - correlation's digits.
     """
-    variances = {name: max(mean[f"{name}_squared"] - mean[name] ** 2, 0.0) for name in ("pi", "mu", "diff")}
-    scale = 2.0 * math.sqrt(variances["pi"] * variances["mu"])
-    if scale <= _SMALLEST_VARIANCE:
+    variance_mu, variance_diff = (max(mean[f"{name}_squared"] - mean[name] ** 2, 0.0) for name in ("mu", "diff"))
+    covariance = mean["mu_times_diff"] - mean["mu"] * mean["diff"]
+    variance_pi = max(variance_mu + 2.0 * covariance + variance_diff, 0.0)
+    scale = math.sqrt(variance_pi * variance_mu)
+    if 2.0 * scale <= _SMALLEST_VARIANCE:
         return {}
-    correlation = (variances["pi"] + variances["mu"] - variances["diff"]) / scale
-    return {"correlation": min(max(correlation, -1.0), 1.0)}
+    return {"correlation": min(max((variance_mu + covariance) / scale, -1.0), 1.0)}
