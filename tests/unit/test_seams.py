@@ -10,7 +10,6 @@ from types import ModuleType
 
 import pytest
 
-from drpo_verl.adapters.driver_metrics import keep_namespaces, keep_the_last
 from drpo_verl.seams import SUPPORTED_VERL, SeamError, expect, expect_parameters, when_imported
 
 
@@ -78,27 +77,3 @@ def test_expectations() -> None:
     expect(True, "seam", "something")
     with pytest.raises(SeamError, match="seam: expected something"):
         expect(False, "seam", "something")
-
-
-@pytest.mark.parametrize(
-    ("version", "supported"), [("0.9.0", True), ("0.9.7", True), ("0.8.9", False), ("0.10.0", False)]
-)
-def test_supported_versions(version: str, supported: bool) -> None:
-    assert (version in SUPPORTED_VERL) is supported
-
-
-def test_our_metric_names_are_not_prefixed() -> None:
-    def rename(data: dict[str, object], prefix: str = "") -> dict[str, object]:
-        return {f"{prefix}{name}": value for name, value in data.items()}
-
-    renamed = keep_namespaces(rename)({"loss": 1, "mismatch/kl": 2, "trust_region/weight_min": 3}, "actor/")
-    assert renamed == {"actor/loss": 1, "mismatch/kl": 2, "trust_region/weight_min": 3}
-
-
-def test_of_a_steps_updates_the_last_ones_metrics_count() -> None:
-    def by_name(self: object, metric_name: str) -> str:
-        return "max" if "max" in metric_name else "weighted_avg"
-
-    kept = keep_the_last(by_name)
-    assert kept(None, "policy_drift/abs_prob_diff_p99") == kept(None, "mismatch/ratio_max") == "last"
-    assert kept(None, "actor/grad_norm") == "weighted_avg" and kept(None, "response_length/max") == "max"
