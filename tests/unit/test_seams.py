@@ -14,7 +14,6 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from drpo_verl import seams
-from drpo_verl.adapters.driver_metrics import keep_namespaces, keep_the_last
 from drpo_verl.seams import SUPPORTED_VERL, SeamError, expect, expect_parameters, when_imported
 
 
@@ -90,32 +89,8 @@ def test_expectations() -> None:
         expect(False, "seam", "something")
 
 
-@pytest.mark.parametrize(
-    ("version", "supported"), [("0.9.0", True), ("0.9.7", True), ("0.8.9", False), ("0.10.0", False)]
-)
-def test_supported_versions(version: str, supported: bool) -> None:
-    assert (version in SUPPORTED_VERL) is supported
-
-
 def test_the_supported_versions_are_the_same_wherever_they_are_named() -> None:
     root = Path(__file__).parents[2]
     for file in ("pyproject.toml", "drpo_verl/plugin.py"):  # where seams.py may be what can not be imported
         (named,) = re.findall(r"verl ?(>=[\d.]+,<[\d.]+\d)", (root / file).read_text())
         assert SpecifierSet(named, prereleases=True) == SUPPORTED_VERL, file
-
-
-def test_our_metric_names_are_not_prefixed() -> None:
-    def rename(data: dict[str, object], prefix: str = "") -> dict[str, object]:
-        return {f"{prefix}{name}": value for name, value in data.items()}
-
-    renamed = keep_namespaces(rename)({"loss": 1, "mismatch/kl": 2, "trust_region/weight_min": 3}, "actor/")
-    assert renamed == {"actor/loss": 1, "mismatch/kl": 2, "trust_region/weight_min": 3}
-
-
-def test_of_a_steps_updates_the_last_ones_metrics_count() -> None:
-    def by_name(self: object, metric_name: str) -> str:
-        return "max" if "max" in metric_name else "weighted_avg"
-
-    kept = keep_the_last(by_name)
-    assert kept(None, "policy_drift/abs_prob_diff_p99") == kept(None, "mismatch/ratio_max") == "last"
-    assert kept(None, "actor/grad_norm") == "weighted_avg" and kept(None, "response_length/max") == "max"
