@@ -14,7 +14,9 @@ import verl.utils.tracking
 import verl.workers.engine_workers
 from verl.workers.rollout.replica import get_rollout_replica_class
 
-from drpo_verl.seams import SEAMS, SUPPORTED_VERL, verl_version
+from benchmarks.actor import configuration
+from drpo_verl.cpu import vllm_hooks
+from drpo_verl.seams import SEAMS, SUPPORTED_VERL, SeamError, verl_version
 
 
 def test_every_seam_is_as_expected(failed_to_attach: list[str]) -> None:
@@ -134,6 +136,31 @@ def test_what_the_losses_and_the_actor_need_is_named(
     monkeypatch.setattr(workers.ActorRolloutRefWorker, "actor_worker_cls", workers.TrainingWorker)
     monkeypatch.setattr(changed, value)
     assert expected in _warning_of(name, importlib.import_module(name), caplog)
+
+
+def test_a_vllm_server_that_takes_other_arguments_is_named(
+    random_policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configuration("method=dppo_topk_tv", f"actor_rollout_ref.model.path={random_policy}").actor_rollout_ref
+    replica = get_rollout_replica_class("vllm")
+    assert replica(0, config.rollout, config.model).server_class.__ray_actor_class__.__name__ == "TopKServer"
+
+    async def generate(self: Any, prompt: list[int]) -> None: ...
+
+    monkeypatch.setattr("verl.workers.rollout.vllm_rollout.vllm_async_server.vLLMHttpServer.generate", generate)
+    with pytest.raises(SeamError, match=r"vLLMHttpServer\.generate: .*missing prompt_ids, request_id"):
+        replica(0, config.rollout, config.model)
+
+
+def test_linear_layers_of_vllm_that_are_packed_otherwise_are_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gemm = "vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm"
+    monkeypatch.setattr(gemm, lambda layer: None)
+    monkeypatch.setattr("drpo_verl.seams.SEAMS", [])
+    with caplog.at_level(logging.WARNING, logger="drpo_verl"):
+        vllm_hooks.register()
+    assert "missing remove_weight): a weight sync may fail" in caplog.text
 
 
 def test_each_seam_has_its_case() -> None:
