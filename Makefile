@@ -33,7 +33,7 @@ $(INSTALLED): requirements/cpu.txt requirements/torch-cpu.txt pyproject.toml
 # it, and there is a verl already.
 $(OVERLAYS): $(VENV)/%/.installed: requirements/%.txt $(INSTALLED)
 	@rm -rf $(@D)
-	@$(BIN)/pip install --quiet --no-deps --target $(@D) -r $<
+	@$(BIN)/pip install --quiet --no-deps --ignore-requires-python --target $(@D) -r $<
 	@touch $@
 
 demo: $(INSTALLED)  ## train the tiny policy with DRPO on verl + Ray + vLLM + FSDP2

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from wheels import ROOT, build_wheel
 
 
 class _Attaching(logging.Handler):
@@ -43,3 +44,9 @@ def random_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model.build_model(tiny_model.TinyPolicyRecipe(), tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    return build_wheel(ROOT, tmp_path_factory.mktemp("wheel"))

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from wheels import ROOT, build_wheel, install
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own_method.md").read_text()
 FILES = re.findall(r"^```\w+ (\S+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
@@ -52,10 +52,6 @@ print(drpo_verl.__file__)
 """
 
 
-def _pip(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", *arguments], check=True, capture_output=True, timeout=400)
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package's files."""
@@ -67,14 +63,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(wheel: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folders of packages installed from their wheels: ours, and the package's."""
     folder = tmp_path_factory.mktemp("site")
-    for name, project in (("ours", ROOT), ("own", source)):
-        _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(project))
-        (wheel,) = folder.glob("*.whl")
-        _pip("install", "--no-deps", "--target", str(folder / name), str(wheel))
-        wheel.unlink()
+    install(wheel, folder / "ours")
+    install(build_wheel(source, folder / "wheel"), folder / "own")
     return folder
 
 

@@ -10,19 +10,21 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import verl.trainer.ppo.core_algos
 import verl.utils.tracking
 import verl.workers.engine_workers
 from verl.workers.rollout.replica import get_rollout_replica_class
 
-from drpo_verl.seams import SEAMS, SUPPORTED_VERL, verl_version
+from benchmarks.actor import configuration
+from drpo_verl.cpu import vllm_hooks
+from drpo_verl.seams import SEAMS, SUPPORTED_VERL, SeamError, verl_version
 
 
 def test_every_seam_is_as_expected(failed_to_attach: list[str]) -> None:
     for seam in SEAMS:
         importlib.import_module(seam.module)
     assert get_rollout_replica_class("vllm").__name__ == "TopKReplica"
-    assert not failed_to_attach
+    ours = tuple(f"drpo-verl: could not attach to {seam.module} " for seam in SEAMS)
+    assert not [message for message in failed_to_attach if message.startswith(ours)]
 
 
 def _changed(name: str, **changes: Any) -> ModuleType:
@@ -107,36 +109,58 @@ def test_an_agent_loop_that_is_made_otherwise_is_named(tmp_path: Path, caplog: p
     assert "expected one call of hydra.utils.instantiate, found 0" in _warning_of(name, module, caplog)
 
 
-_ADAPTERS = {
-    "verl.trainer.ppo.core_algos": ("policy_loss", verl.trainer.ppo.core_algos),
-    "verl.workers.engine_workers": ("actor", verl.workers.engine_workers),
-}
+_ADAPTERS = {"verl.trainer.ppo.core_algos": "policy_loss", "verl.workers.engine_workers": "actor"}
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "expected"),
+    ("changed", "value", "expected"),
     [
-        ("verl.trainer.ppo.core_algos", ("agg_loss", lambda loss_mat: None), "missing loss_mask, loss_agg_mode"),
-        ("verl.trainer.ppo.core_algos", ("POLICY_LOSS_REGISTRY", {}), "verl has no loss mode 'vanilla'"),
-        ("verl.workers.engine_workers", ("TrainingWorker.set_loss_fn", lambda self, loss: None), "missing loss_fn"),
-        ("verl.workers.engine_workers", ("TrainingWorker.train_mini_batch", lambda self: None), "missing data"),
-        ("verl.workers.engine_workers", ("TrainingWorker.save_checkpoint", lambda self: None), "missing local_path"),
-        ("verl.workers.engine_workers", ("TrainingWorker.load_checkpoint", lambda self: None), "missing local_path"),
-        ("verl.workers.engine_workers", ("ActorRolloutRefWorker.actor_worker_cls", None), "found None"),
-        ("verl.workers.engine_workers", ("ActorRolloutRefWorker.update_weights", None), "a coroutine function"),
+        ("verl.trainer.ppo.core_algos.agg_loss", lambda loss_mat: None, "missing loss_mask, loss_agg_mode"),
+        ("verl.trainer.ppo.core_algos.POLICY_LOSS_REGISTRY", {}, "verl has no loss mode 'vanilla'"),
+        ("verl.workers.engine_workers.TrainingWorker.set_loss_fn", lambda self, loss: None, "missing loss_fn"),
+        ("verl.workers.engine_workers.TrainingWorker.train_mini_batch", lambda self: None, "missing data"),
+        ("verl.workers.engine_workers.TrainingWorker.save_checkpoint", lambda self: None, "missing local_path"),
+        ("verl.workers.engine_workers.TrainingWorker.load_checkpoint", lambda self: None, "missing local_path"),
+        ("verl.workers.engine_workers.ActorRolloutRefWorker.actor_worker_cls", None, "found None"),
+        ("verl.workers.engine_workers.ActorRolloutRefWorker.update_weights", None, "a coroutine function"),
+        ("verl.workers.utils.losses.ppo_loss", lambda config, outputs: None, "missing model_output, data, dp_group"),
     ],
 )
 def test_what_the_losses_and_the_actor_need_is_named(
-    name: str, change: tuple[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    changed: str, value: Any, expected: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    adapter, module = _ADAPTERS[name]
+    name = next((name for name in _ADAPTERS if changed.startswith(name)), "verl.workers.engine_workers")
     # As in a process that has not attached to it yet.
-    monkeypatch.delitem(sys.modules, f"drpo_verl.adapters.{adapter}", raising=False)
+    monkeypatch.delitem(sys.modules, f"drpo_verl.adapters.{_ADAPTERS[name]}", raising=False)
     workers = verl.workers.engine_workers
     monkeypatch.setattr(workers.ActorRolloutRefWorker, "actor_worker_cls", workers.TrainingWorker)
-    owner, _, attribute = change[0].rpartition(".")
-    monkeypatch.setattr(getattr(module, owner) if owner else module, attribute, change[1])
-    assert expected in _warning_of(name, module, caplog)
+    monkeypatch.setattr(changed, value)
+    assert expected in _warning_of(name, importlib.import_module(name), caplog)
+
+
+def test_a_vllm_server_that_takes_other_arguments_is_named(
+    random_policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configuration("method=dppo_topk_tv", f"actor_rollout_ref.model.path={random_policy}").actor_rollout_ref
+    replica = get_rollout_replica_class("vllm")
+    assert replica(0, config.rollout, config.model).server_class.__ray_actor_class__.__name__ == "TopKServer"
+
+    async def generate(self: Any, prompt: list[int]) -> None: ...
+
+    monkeypatch.setattr("verl.workers.rollout.vllm_rollout.vllm_async_server.vLLMHttpServer.generate", generate)
+    with pytest.raises(SeamError, match=r"vLLMHttpServer\.generate: .*missing prompt_ids, request_id"):
+        replica(0, config.rollout, config.model)
+
+
+def test_linear_layers_of_vllm_that_are_packed_otherwise_are_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gemm = "vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm"
+    monkeypatch.setattr(gemm, lambda layer: None)
+    monkeypatch.setattr("drpo_verl.seams.SEAMS", [])
+    with caplog.at_level(logging.WARNING, logger="drpo_verl"):
+        vllm_hooks.register()
+    assert "missing remove_weight): a weight sync may fail" in caplog.text
 
 
 def test_each_seam_has_its_case() -> None:

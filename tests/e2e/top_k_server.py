@@ -77,9 +77,12 @@ def main(model: Path, ray_folder: str) -> None:
     export_environment(config)  # before verl and vLLM are imported
     import ray
     from verl.workers.rollout.replica import RolloutMode
+    from verl.workers.rollout.vllm_rollout import vllm_async_server
 
     from drpo_verl.adapters.top_k_server import TopKServer
 
+    # verl waits a minute for requests in vLLM's queue to have a token each, and then interrupts them all the same.
+    vllm_async_server._GATE_BARRIER_TIMEOUT_S = 0.0
     ray.init(num_cpus=1, _temp_dir=ray_folder, include_dashboard=False, object_store_memory=100_000_000)
     rollout, policy = config.actor_rollout_ref.rollout, config.actor_rollout_ref.model
     server = TopKServer(rollout, policy, RolloutMode.STANDALONE, [], 0, 0, 1, 1, "")
