@@ -39,6 +39,16 @@ _SMALLEST_VARIANCE = 1e-12
 """A variance below, of probabilities, may be that of rounding."""
 
 
+def indicator(values: Tensor, above: float) -> Tensor:
+    """1 where ``values > above``, else 0: a number, since what is made of it are sums and products."""
+    return (values - above).sign_().clamp_(min=0.0)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of the products of two tensors of the same shape."""
+    return torch.dot(a.flatten(), b.flatten())
+
+
 def measure_moments(tokens: TokenRatio, is_token: Tensor) -> dict[str, Tensor]:
     """Sums over the tokens of a micro-batch, scalars in float64 on the device.
 
@@ -53,18 +63,14 @@ def measure_moments(tokens: TokenRatio, is_token: Tensor) -> dict[str, Tensor]:
     moments = {
         "log_ratio": tokens.log_ratio.sum(),
         "ratio_minus_one": ratio_minus_one.sum(),
-        "chi2": _dot(ratio_minus_one, ratio_minus_one),
+        "chi2": dot(ratio_minus_one, ratio_minus_one),
         "diff": diff.sum(),
-        "diff_squared": _dot(diff, diff),
+        "diff_squared": dot(diff, diff),
         "mu": mu.sum() - padding,
-        "mu_squared": _dot(mu, mu) - padding,
-        "mu_times_diff": _dot(mu, diff),
+        "mu_squared": dot(mu, mu) - padding,
+        "mu_times_diff": dot(mu, diff),
     }
     return {name: moment.double() for name, moment in moments.items()}
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.dot(a.flatten(), b.flatten())
 
 
 def measure_histograms(tokens: TokenRatio, advantage_sign: Tensor, is_token: Tensor) -> dict[str, Tensor]:
@@ -75,43 +81,44 @@ def measure_histograms(tokens: TokenRatio, advantage_sign: Tensor, is_token: Ten
         advantage_sign: sign(A), ``[B, T]``.
         is_token: which positions are response tokens, ``[B, T]`` bool.
     """
-    one, abs_diff = is_token.double(), tokens.prob_diff.abs()
-    largest = len(_ABS_LOG_RATIO_EDGES) - 1
+    one, abs_diff = is_token.double(), tokens.abs_prob_diff
     # Signed: the edges of negative values mirror those of positive ones, and around zero there is one bin.
-    ratio_bin = _bin(tokens.log_ratio.abs(), largest).mul_(tokens.log_ratio.sign()).add_(largest + 1)
+    middle = len(_ABS_LOG_RATIO_EDGES)
+    ratio_bin = _bin(tokens.log_ratio.abs(), LOG_RATIO_BOUND).mul_(tokens.log_ratio.sign()).add_(middle)
     # One bin for each range of mu and sign of A: those of A < 0 first, then A = 0, then A > 0.
     bins = len(PROBABILITY_BINS)
-    by_probability = (_probability_bin(tokens.log_mu) + bins * (advantage_sign + 1).to(torch.int8)).long().flatten()
+    by_probability = _index(_probability_bin(tokens.log_mu).add_(advantage_sign + 1, alpha=bins))
     return {
-        "abs_diff": _histogram(_index(_bin(abs_diff, len(ABS_DIFF_EDGES) - 1)), len(ABS_DIFF_EDGES), one),
+        "abs_diff": _histogram(_index(_bin(abs_diff, 1.0)), len(ABS_DIFF_EDGES), one),
         "log_ratio": _histogram(_index(ratio_bin), len(LOG_RATIO_EDGES), one),
         "probability": _histogram(by_probability, 3 * bins, one),
         "abs_diff_by_probability": _histogram(by_probability, 3 * bins, abs_diff.double()),
     }
 
 
-def _bin(magnitude: Tensor, last: int) -> Tensor:
-    """The number of the first edge of ``_edges`` that is at or above, from 0 to ``last``: by logarithm, not search."""
-    decades = magnitude.clamp(min=_SMALLEST).log10_().sub_(math.log10(_SMALLEST))
-    return decades.mul_(_BINS_PER_DECADE).ceil_().clamp_(0, last)
+def _bin(magnitude: Tensor, largest: float) -> Tensor:
+    """The number of the first of ``_edges(largest)`` that is at or above: by logarithm, which needs no search."""
+    decades = magnitude.clamp(_SMALLEST, largest).log10_().sub_(math.log10(_SMALLEST))
+    return decades.mul_(_BINS_PER_DECADE).ceil_().clamp_(min=0.0)
 
 
 def _probability_bin(log_mu: Tensor) -> Tensor:
-    """Which of ``PROBABILITY_BINS`` each token is in, int8: how many of their upper edges are below."""
-    bins = torch.zeros_like(log_mu, dtype=torch.int8)
+    """Which of ``PROBABILITY_BINS`` each token is in: how many of their upper edges are below."""
+    bins = torch.zeros_like(log_mu)
     for edge in list(PROBABILITY_BINS.values())[:-1]:
-        bins += log_mu > math.log(edge)  # seven comparisons take half the time of torch.bucketize
+        bins += indicator(log_mu, above=math.log(edge))
     return bins
 
 
 def _index(bins: Tensor) -> Tensor:
     """Bins whose numbers are floats, as an index; a log-probability that is no number is refused elsewhere."""
-    return bins.nan_to_num_(0.0).long().flatten()
+    return bins.nan_to_num_(0.0).long()
 
 
 def _histogram(index: Tensor, bins: int, counted: Tensor) -> Tensor:
-    """How much of ``counted`` is in each bin; in float64, since a bin's tokens are added one after the other."""
-    return torch.zeros(bins, device=index.device, dtype=torch.float64).scatter_add_(0, index, counted.flatten())
+    """How much of ``counted`` is in each bin, ``[bins]``; in float64, since a bin's tokens are added one by one."""
+    rows = torch.zeros(len(index), bins, device=index.device, dtype=torch.float64)  # the responses side by side
+    return rows.scatter_add_(1, index, counted).sum(0)
 
 
 def quantile(counts: Sequence[float], edges: Sequence[float], share: float) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -64,6 +65,11 @@ class TokenRatio:
             prob_diff=prob_diff,
             partition_divergence=partition_divergence,
         )
+
+    @cached_property
+    def abs_prob_diff(self) -> Tensor:
+        """abs(pi - mu), ``[B, T]``."""
+        return self.prob_diff.abs()
 
     @property
     def is_clamped(self) -> Tensor:

@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from drpo_verl.losses.diagnostics import by_probability, low_probability_share, series
+from drpo_verl.losses.diagnostics import by_probability, dot, indicator, low_probability_share, series
 from drpo_verl.losses.enforcement import Enforcement, TrustRegionDistance
 from drpo_verl.losses.geometry import TokenRatio
 from drpo_verl.losses.offpolicy import verl_metrics
@@ -32,8 +32,8 @@ class TokenAccumulators:
     """What a micro-batch adds, as tensors on the device, by name.
 
     Attributes:
-        counts: how many tokens there are, and how many of a kind, by the name of the metric that is their share; int64.
-        sums: over all tokens, by the name of the metric that is their mean; fp32.
+        counts: how many tokens there are; int64.
+        sums: over all tokens, by the name of the metric that is their mean, a share for what is 1 or 0; fp32.
         maxima: over all tokens; fp32.
         minima: over all tokens; fp32.
         moments: other sums, of which metrics are made (see ``drpo_verl.losses.diagnostics``); float64.
@@ -169,15 +169,14 @@ def measure_mismatch(measured: TokenRatio, tokens: TokenRatio, is_token: Tensor)
         tokens: of pi and mu, whose logarithms are 0 at padding, which therefore adds nothing to a sum.
         is_token: which positions are response tokens, ``[B, T]`` bool.
     """
-    abs_prob_diff = tokens.prob_diff.abs()
     sums = {
         names.BEHAVIOUR_LOG_PROB: tokens.log_mu.sum(),
-        names.ABS_PROB_DIFF_MEAN: abs_prob_diff.sum(),
+        names.ABS_PROB_DIFF_MEAN: tokens.abs_prob_diff.sum(),
         # Schulman's k3 estimator of KL(mu || pi), never negative.
         names.KL: (tokens.ratio_minus_one - tokens.log_ratio).sum(),
     }
     maxima = {
-        names.ABS_PROB_DIFF_MAX: abs_prob_diff.amax(),
+        names.ABS_PROB_DIFF_MAX: tokens.abs_prob_diff.amax(),
         names.RATIO_MAX: torch.where(is_token, tokens.ratio, 0.0).amax(),
     }
     if measured.partition_divergence is not None:
@@ -199,23 +198,22 @@ def measure_trust_region(
         is_token: which positions are response tokens, ``[B, T]`` bool.
     """
     tokens = torch.count_nonzero(is_token)
-    is_outside = distance.mask_criterion > 1.0
-    outside, outside_positive = torch.count_nonzero(is_outside), torch.count_nonzero(is_outside & (advantage_sign > 0))
+    is_outside = indicator(distance.mask_criterion, above=1.0)
+    outside, outside_positive = is_outside.sum(), dot(is_outside, advantage_sign.clamp(min=0))
     corrected = torch.zeros_like(outside)
     if enforcement.attenuates:
-        corrected = torch.count_nonzero(weight < 0) if enforcement.gated else outside  # w = 1 - D / delta < 0
-    counts = {
-        _TOKENS: tokens,
-        names.DIVERGING: torch.count_nonzero(distance.mask_criterion > 0),
+        corrected = indicator(-weight, above=0.0).sum() if enforcement.gated else outside  # w = 1 - D / delta < 0
+    sums = {
+        # 1 - w is 0 at padding, of which the sum of w itself would carry more than of tokens.
+        names.WEIGHT_MEAN: tokens - (1.0 - weight).sum(),
+        names.DIVERGING: indicator(distance.mask_criterion, above=0.0).sum(),
         names.OUTSIDE: outside,
         f"{names.OUTSIDE}_positive_advantage": outside_positive,
         f"{names.OUTSIDE}_negative_advantage": outside - outside_positive,
         "trust_region/corrective_frac": corrected,
     }
-    # 1 - w is 0 at padding, of which the sum of w itself would carry more than of tokens.
-    sums = {names.WEIGHT_MEAN: tokens - (1.0 - weight).sum()}
     minima = {names.WEIGHT_MIN: torch.where(is_token, weight, math.inf).amin()}
-    return TokenAccumulators(counts, sums, minima=minima)
+    return TokenAccumulators({_TOKENS: tokens}, sums, minima=minima)
 
 
 def measure_attenuation(weight: Tensor, gradient: Tensor) -> TokenAccumulators:
@@ -225,11 +223,9 @@ def measure_attenuation(weight: Tensor, gradient: Tensor) -> TokenAccumulators:
         weight: w, ``[B, T]``; 1 at padding.
         gradient: A min(r, C), ``[B, T]``, whose size is that of a token's gradient at w = 1; 0 at padding.
     """
-    size, removed = gradient.abs(), (1.0 - weight).clamp(0.0, 1.0)
+    size, removed = gradient.abs(), (1.0 - weight).clamp_(0.0, 1.0)
+    is_attenuated = removed.ceil().sub_(removed.floor())  # 0 where all or nothing is removed
     return TokenAccumulators(
-        counts={"trust_region/attenuated_frac": torch.count_nonzero((weight > 0) & (weight < 1))},
-        moments={
-            _GRADIENT: size.sum().double(),
-            _GRADIENT_REMOVED: torch.dot(removed.flatten(), size.flatten()).double(),
-        },
+        sums={"trust_region/attenuated_frac": is_attenuated.sum()},
+        moments={_GRADIENT: size.sum().double(), _GRADIENT_REMOVED: dot(removed, size).double()},
     )
