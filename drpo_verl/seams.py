@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,19 @@ from packaging.version import Version
 
 SUPPORTED_VERL = SpecifierSet(">=0.9,<0.10", prereleases=True)
 
+
+class _LastResort(logging.Handler):
+    """Prints, as ``logging.lastResort`` does, what no handler of the root logger would."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not any(record.levelno >= handler.level for handler in logging.getLogger().handlers):
+            print(record.getMessage(), file=sys.stderr, flush=True)
+
+
 logger = logging.getLogger("drpo_verl")
+# A dependency of vLLM sets the levels of the root logger and of its handlers to ERROR when it is imported.
+logger.setLevel(logging.WARNING)
+logger.addHandler(_LastResort())
 
 
 class SeamError(RuntimeError):

@@ -1,4 +1,4 @@
-"""What each method would do to the gradients of the sampled tokens, at its defaults, computed by its own loss."""
+"""What each method, at its defaults, would make of the gradients of the sampled tokens, computed by its own loss."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Effect:
 
 
 def methods() -> list[Method]:
-    """Every ``+method=`` group with its defaults, in the order of the table of objectives."""
+    """Return every ``+method=`` group with its defaults, in the order of the table of objectives."""
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
     from verl.workers.config import ActorConfig
@@ -72,7 +72,7 @@ def methods() -> list[Method]:
     from drpo_verl.configuration import search_path
 
     search_path.register()
-    found: list[tuple[int, Method]] = []
+    ordered: list[tuple[int, Method]] = []
     with initialize_config_dir(str(search_path.config_dir()), version_base="1.3"):
         for name in search_path.methods():
             actor = compose(overrides=[f"+method={name}"]).actor_rollout_ref.actor
@@ -83,9 +83,9 @@ def methods() -> list[Method]:
                 region = verl_region(SimpleNamespace(**{"clip_ratio_c": ActorConfig.clip_ratio_c, **clips}))
             else:
                 region = settings.region()
-            order = list(OBJECTIVES).index(settings.loss_mode)
-            found.append((order, Method(name, objective, region, settings.top_k)))
-    return [method for _, method in sorted(found, key=lambda each: each[0])]
+            position = list(OBJECTIVES).index(settings.loss_mode)
+            ordered.append((position, Method(name, objective, region, settings.top_k)))
+    return [method for _, method in sorted(ordered, key=lambda pair: pair[0])]
 
 
 def effects(method: Method, log_mu: Tensor, log_pi: Tensor, partition: Partition) -> Iterator[Effect]:

@@ -31,6 +31,12 @@ def failed_to_attach() -> list[str]:
     return list(_ATTACHING.failed)
 
 
+@pytest.fixture(autouse=True)
+def warnings_are_captured(caplog: pytest.LogCaptureFixture) -> None:
+    """Importing vLLM sets the levels of all handlers to ERROR, that of ``caplog`` too."""
+    caplog.set_level(logging.WARNING)
+
+
 @pytest.fixture(scope="session")
 def random_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random policy: no warm-up is needed to compare ranks."""

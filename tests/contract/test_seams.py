@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import verl.utils.tracking
 import verl.workers.engine_workers
+from model_hosting_container_standards.logging_config import configure_root_logger
 from verl.workers.rollout.replica import get_rollout_replica_class
 
 from benchmarks.actor import configuration
 from drpo_verl.cpu import vllm_hooks
-from drpo_verl.seams import SEAMS, SUPPORTED_VERL, SeamError, verl_version
+from drpo_verl.seams import SEAMS, SUPPORTED_VERL, SeamError, verl_version, warn
 
 
 def test_every_seam_is_as_expected(failed_to_attach: list[str]) -> None:
@@ -155,12 +156,24 @@ def test_a_vllm_server_that_takes_other_arguments_is_named(
 def test_linear_layers_of_vllm_that_are_packed_otherwise_are_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gemm = "vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm"
-    monkeypatch.setattr(gemm, lambda layer: None)
+    monkeypatch.setattr("vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm", lambda layer: None)
     monkeypatch.setattr("drpo_verl.seams.SEAMS", [])
     with caplog.at_level(logging.WARNING, logger="drpo_verl"):
-        vllm_hooks.register()
-    assert "missing remove_weight): a weight sync may fail" in caplog.text
+        vllm_hooks.register.__wrapped__()
+    assert "missing remove_weight). A weight sync may fail." in caplog.text
+
+
+def test_warnings_are_seen_where_vllm_is_imported(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    for each in (root, *root.handlers):
+        monkeypatch.setattr(each, "level", each.level)  # as it was, afterwards
+    warn("a first warning")
+    assert capsys.readouterr().err == ""
+    configure_root_logger()  # as vLLM's import does
+    warn("a second warning")
+    assert capsys.readouterr().err == "drpo-verl: a second warning\n"
 
 
 def test_each_seam_has_its_case() -> None:
