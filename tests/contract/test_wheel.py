@@ -60,6 +60,7 @@ def test_the_wheel_carries_the_configuration_and_the_entry_points(wheel: Path, t
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("hydra_configs/method/drpo.yaml", "py.typed", "report/page.html.jinja"):
         assert f"drpo_verl/{name}" in names, name
+    assert "hydra_plugins/drpo_verl_search_path.py" in names
     assert not any(name.startswith(("tests/", "hydra_configs/")) for name in names)
 
     site = tmp_path / "site"
