@@ -93,9 +93,9 @@ def check(
     """
     from rich.console import Console
 
-    from drpo_verl.preflight.command import check_run
+    from drpo_verl.preflight.command import check_command
 
-    result = check_run(overrides or [])
+    result = check_command(overrides or [])
     if as_json:
         typer.echo(result.as_json())
     else:

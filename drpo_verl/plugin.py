@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-@when_imported("hydra", "+method= and the other configuration groups are not found.")
-def _search_path(module: ModuleType) -> None:
-    from drpo_verl.configuration import search_path
-
-    search_path.register()
-
-
 @when_imported("verl.trainer.ppo.core_algos", "The loss modes of drpo-verl are not registered.")
 def _losses(module: ModuleType) -> None:
     import drpo_verl.adapters.policy_loss  # noqa: F401
@@ -77,9 +70,9 @@ def _validation(module: ModuleType) -> None:
 
     @wraps(original)
     def validate_config(config: DictConfig, *args: Any, **kwargs: Any) -> Any:
-        from drpo_verl.check import refuse
+        from drpo_verl.check import validate_or_raise
 
-        for finding in refuse(config):
+        for finding in validate_or_raise(config):
             if finding.level == "warning":
                 seams.warn(str(finding))
         return original(config, *args, **kwargs)

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ logger.setLevel(logging.WARNING)
 logger.addHandler(_LastResort())
 
 
+_PLUGIN, _PLUGINS_VARIABLE = "drpo_verl.plugin", "VERL_USE_EXTERNAL_PLUGINS"
+
+
 class SeamError(RuntimeError):
     """A foreign library does not look the way an adapter expects."""
 
@@ -50,6 +54,28 @@ def verl_is_supported() -> bool:
     """Whether the installed verl is a version whose seams are known."""
     version = verl_version()
     return version != "unknown" and Version(version) in SUPPORTED_VERL
+
+
+def allows_plugin(name: str) -> bool:
+    """Whether verl loads the plugin of an entry point of that name, as ``verl/__init__.py`` reads the variable."""
+    policy = os.environ.get(_PLUGINS_VARIABLE, "auto").strip().lower()
+    return policy == "auto" or name in [each.strip() for each in policy.split(",")]
+
+
+def missing_plugin() -> tuple[str, str | None, str, str] | None:
+    """Why verl has not loaded the plugin in this process, where every adapter is missing then.
+
+    Returns:
+        The setting, its value, what is wrong, and the remedy; None when the plugin is loaded.
+    """
+    if _PLUGIN in sys.modules:
+        return None
+    if not allows_plugin("drpo_verl"):
+        problem = "keeps verl from loading drpo-verl, without which there are none of its losses and metrics."
+        remedy = f"Unset it, or set {_PLUGINS_VARIABLE}=drpo_verl."
+        return _PLUGINS_VARIABLE, os.environ[_PLUGINS_VARIABLE], problem, remedy
+    problem = "was not loaded by verl, which looks for it among the installed packages."
+    return _PLUGIN, None, problem, f"Install drpo-verl, or set VERL_USE_EXTERNAL_MODULES={_PLUGIN}."
 
 
 def warn(message: str) -> None:

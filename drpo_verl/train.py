@@ -24,11 +24,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from drpo_verl import cpu
-from drpo_verl.check import check, stop
+from drpo_verl.check import raise_if_errors
 from drpo_verl.configuration import search_path
 from drpo_verl.configuration.compose import CompositionError, compose_run
 from drpo_verl.configuration.method import method_of
-from drpo_verl.configuration.run_config import Run
+from drpo_verl.configuration.run_config import WORKER_CPUS, RunConfig
+from drpo_verl.configuration.sections import ENVIRONMENT
 from drpo_verl.cpu.prefork import fork_server
 from drpo_verl.launch.cluster import (
     RAY_INIT,
@@ -40,19 +41,18 @@ from drpo_verl.launch.cluster import (
 )
 from drpo_verl.launch.console import Follower, logs_to_file
 from drpo_verl.metrics.alerts import SECTION, Monitor, parse_alerts
-from drpo_verl.preflight.parallel import CPUS_A_CARD
+from drpo_verl.preflight import check_run
 from drpo_verl.run_folder.environment import write_environment
 from drpo_verl.run_folder.steps import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, held_out_interval, read_steps
 from drpo_verl.run_folder.worst_tokens import WORST_TOKENS_FILE
 
 LOG_FILE = "train.log"
-_RUNTIME_ENV = "ray_kwargs.ray_init.runtime_env"
-_ENVIRONMENT = f"{_RUNTIME_ENV}.env_vars"
+_RUNTIME_ENV = f"{RAY_INIT}.runtime_env"
 
 
 def export_environment(config: DictConfig) -> None:
     """Give this process the environment that the run's Ray workers get; what the user has set wins, for both."""
-    variables = OmegaConf.select(config, _ENVIRONMENT) or {}
+    variables = OmegaConf.select(config, ENVIRONMENT) or {}
     for name, value in variables.items():
         variables[name] = os.environ.setdefault(name, str(value))
 
@@ -69,26 +69,26 @@ def prepare(config: DictConfig) -> None:
 
 
 def validate(config: DictConfig, console: Console) -> None:
-    """Check the configuration (``drpo_verl.check``), without starting anything, and print the warnings.
+    """Check the whole run (``drpo_verl.preflight``), without starting anything, and print the warnings.
 
     Raises:
         ValueError: with every setting that can not work, and its remedy.
     """
-    findings = check(config)
+    findings = check_run(RunConfig(config))
     for finding in findings:
         if finding.level == "warning":
             console.print(f"warning: {finding}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    stop(findings)
+    raise_if_errors(findings)
 
 
 def run_verl(config: DictConfig) -> None:
-    """verl's own ``main_ppo.main`` on a composed configuration."""
+    """Run verl's own ``main_ppo.main`` on a composed configuration."""
     from verl.trainer import main_ppo
 
     main_ppo.main.__wrapped__(config)
 
 
-def _keep_earlier(path: Path) -> None:
+def _keep_under_another_name(path: Path) -> None:
     # verl's file logger truncates what it finds: a run resumed or repeated in the same folder would lose it.
     if path.exists() and path.stat().st_size:
         names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
@@ -132,10 +132,10 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
         places["wandb"] = "wandb/latest-run"
     for name, place in places.items():
         if (folder / place).exists():
-            console.print(f"{name:>10}: {_shown(folder / place)}", highlight=False, soft_wrap=True)
+            console.print(f"{name:>10}: {_display_path(folder / place)}", highlight=False, soft_wrap=True)
 
 
-def _shown(path: Path) -> str:
+def _display_path(path: Path) -> str:
     try:
         here = Path.cwd()
     except FileNotFoundError:  # of a submitted job: Ray may have removed it by the end
@@ -163,7 +163,7 @@ def _run(config: DictConfig) -> None:
     folder = Path(config.run.dir).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     log, metrics = folder / LOG_FILE, folder / METRICS_FILE
-    _keep_earlier(log)
+    _keep_under_another_name(log)
     with open_dict(config):
         config.run.dir = str(folder)
         loggers = config.trainer.logger
@@ -174,22 +174,22 @@ def _run(config: DictConfig) -> None:
         if cluster is not None:
             join_cluster(config)
         export_environment(config)
-        OmegaConf.update(config, f"{_ENVIRONMENT}.VERL_FILE_LOGGER_PATH", str(metrics), force_add=True)
+        OmegaConf.update(config, f"{ENVIRONMENT}.VERL_FILE_LOGGER_PATH", str(metrics), force_add=True)
         os.environ["VERL_FILE_LOGGER_PATH"] = str(metrics)
     with contextlib.ExitStack() as until_the_end:
         if _can_prefork(config):
             python = until_the_end.enter_context(fork_server(log))
             OmegaConf.update(config, f"{_RUNTIME_ENV}.py_executable", shlex.quote(python), force_add=True)
         with logs_to_file(log) as console:
-            console.print(f"checking the configuration; logs: {_shown(log)}", highlight=False, soft_wrap=True)
+            console.print(f"checking the configuration; logs: {_display_path(log)}", highlight=False, soft_wrap=True)
             validate(config, console)
             if cluster is not None:
                 console.print(f"joining the Ray cluster at {cluster}", highlight=False, soft_wrap=True)
                 if config.trainer.device in ("cpu", "cuda"):  # another accelerator goes by its own name in Ray
                     workers = _workers(config)
-                    require_resources(cluster, gpus=workers, cpus=CPUS_A_CARD * workers)
+                    require_resources(cluster, gpus=workers, cpus=WORKER_CPUS * workers)
         for name in (METRICS_FILE, WORST_TOKENS_FILE, PICTURE_FILE, SUMMARY_FILE):  # only now: it may have been refused
-            _keep_earlier(folder / name)
+            _keep_under_another_name(folder / name)
         write_environment(folder)
         with open_dict(config):
             prepare(config)
@@ -199,13 +199,13 @@ def _run(config: DictConfig) -> None:
 
 
 def _workers(config: DictConfig) -> int:
-    """How many workers verl reserves a card, or a slot, for."""
-    run = Run(config)
+    """How many workers verl reserves cards for (worker slots, on a CPU)."""
+    run = RunConfig(config)
     return run.world + (run.rollout_world if run.standalone_rollout else 0)
 
 
 def _can_prefork(config: DictConfig) -> bool:
-    """Whether the run starts a Ray of its own on a CPU, whose workers nothing else starts in a way of its own."""
+    """Whether workers can be forked: of a run on a CPU with a Ray of its own, which starts them in the usual way."""
     runtime_env = OmegaConf.select(config, _RUNTIME_ENV) or {}
     others = [name for name in ("py_executable", "pip", "uv", "conda", "image_uri") if runtime_env.get(name)]
     own_ray = OmegaConf.select(config, f"{RAY_INIT}.address") == "local"
@@ -229,7 +229,7 @@ def _train(config: DictConfig, folder: Path, cluster: str | None) -> None:
         except SystemExit:  # raised by Ray's handler of SIGTERM, which `ray job stop` sends
             console.print(
                 "stopped. The same command with trainer.resume_mode=auto goes on from the last checkpoint in "
-                f"{_shown(Path(config.trainer.default_local_dir))}",
+                f"{_display_path(Path(config.trainer.default_local_dir))}",
                 highlight=False, soft_wrap=True,
             )  # fmt: skip
             raise
@@ -249,7 +249,7 @@ def _main(config: DictConfig) -> None:
         log = Path(config.run.dir) / LOG_FILE
         with log.open("a") as file:
             traceback.print_exception(error, file=file)
-        sys.exit(f"\nerror: {message}\nThe logs are in {_shown(log)}")
+        sys.exit(f"\nerror: {message}\nThe logs are in {_display_path(log)}")
 
 
 def _last_line(error: BaseException) -> str:
@@ -258,7 +258,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def main() -> None:
-    """The entry point."""
+    """Compose the configuration of the command line, and run it."""
     search_path.register()
     overrides = sys.argv[1:]
     # Hydra itself names no choices for a misspelt one. With options of its own (--cfg, --multirun) it is left alone.

@@ -16,6 +16,7 @@ from verl.workers.config import PolicyLossConfig
 from drpo_verl.losses import OBJECTIVES, PENALTIES, Objective, TrustRegion
 from drpo_verl.losses.adaptive import DeltaController
 from drpo_verl.losses.geometry import PROBABILITY
+from drpo_verl.seams import missing_plugin
 
 _SECTION = "actor_rollout_ref.actor.policy_loss"
 _BYPASS_MODE = "algorithm.rollout_correction.bypass_mode"
@@ -110,6 +111,9 @@ class TrustRegionLossConfig(PolicyLossConfig):
 
     def __post_init__(self) -> None:
         """Validate; see the class."""
+        missing = missing_plugin()
+        if missing is not None:
+            raise SettingError(*missing)
         if self.loss_mode not in OBJECTIVES:
             self._refuse(
                 "loss_mode",

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-_FULL_ATTENTION = "full_attention"
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-
 
 @dataclass(frozen=True)
 class Parameters:
-    """How many, by what becomes of them when a model is split.
+    """How many parameters a model has, by what becomes of them when it is split.
 
     Args:
         embedding: of the input embedding.
@@ -39,89 +36,37 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A causal language model.
+    """The sizes of a causal language model; 0 where its configuration does not have one.
 
     Args:
-        fields: of its configuration, those of the text model where it has several.
-        parameters: how many.
+        parameters: how many it has.
+        layers: decoder layers.
+        attention_layers: layers with a KV cache that grows with the context (hybrid models have others).
+        hidden: width of the residual stream.
+        vocabulary: tokens.
+        heads: query heads.
+        kv_heads: key and value heads.
+        head_dim: width of a head.
+        intermediate: width of a dense layer's MLP.
+        experts: routed experts of a layer; 0 for a dense model.
+        expert_intermediate: width of an expert.
+        active_intermediate: width of all MLPs that a token goes through in one layer.
+        max_positions: the longest context that it takes, in tokens; None when that is not known.
     """
 
-    fields: Mapping[str, Any]
     parameters: Parameters
-
-    def _whole(self, *names: str, default: int = 0) -> int:
-        for name in names:
-            value = self.fields.get(name)
-            if isinstance(value, int) and not isinstance(value, bool):
-                return value
-        return default
-
-    @property
-    def layers(self) -> int:
-        """Decoder layers."""
-        return self._whole("num_hidden_layers")
-
-    @property
-    def hidden(self) -> int:
-        """Width of the residual stream."""
-        return self._whole("hidden_size")
-
-    @property
-    def vocabulary(self) -> int:
-        """Tokens."""
-        return self._whole("vocab_size")
-
-    @property
-    def heads(self) -> int:
-        """Query heads."""
-        return self._whole("num_attention_heads")
-
-    @property
-    def kv_heads(self) -> int:
-        """Key and value heads."""
-        return self._whole("num_key_value_heads", default=self.heads)
-
-    @property
-    def head_dim(self) -> int:
-        """Width of a head."""
-        return self._whole("head_dim", default=self.hidden // max(1, self.heads))
-
-    @property
-    def attention_layers(self) -> int:
-        """Layers with a KV cache that grows with the context (hybrid models have others)."""
-        types = self.fields.get("layer_types")
-        if types:
-            return sum(each == _FULL_ATTENTION for each in types)
-        return self.layers // max(1, self._whole("full_attention_interval", default=1))  # Qwen's hybrids
-
-    @property
-    def intermediate(self) -> int:
-        """Width of a dense layer's MLP."""
-        return self._whole("intermediate_size", "moe_intermediate_size")
-
-    @property
-    def experts(self) -> int:
-        """Routed experts of a layer; 0 for a dense model."""
-        return self._whole(*_EXPERTS)
-
-    @property
-    def expert_intermediate(self) -> int:
-        """Width of an expert."""
-        return self._whole("moe_intermediate_size", "intermediate_size")
-
-    @property
-    def active_intermediate(self) -> int:
-        """Width of all MLPs that a token goes through in one layer."""
-        if not self.experts:
-            return self.intermediate
-        return self._whole("num_experts_per_tok") * self.expert_intermediate + self._whole(
-            "shared_expert_intermediate_size"
-        )
-
-    @property
-    def max_positions(self) -> int | None:
-        """``max_position_embeddings``: the longest context it takes."""
-        return self._whole("max_position_embeddings") or None
+    layers: int
+    attention_layers: int
+    hidden: int
+    vocabulary: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    experts: int
+    expert_intermediate: int
+    active_intermediate: int
+    max_positions: int | None
 
 
 def read_architecture(fields: Mapping[str, Any] | None, path: str | None) -> Architecture | None:
@@ -139,7 +84,40 @@ def read_architecture(fields: Mapping[str, Any] | None, path: str | None) -> Arc
     assert fields is not None
     text = fields.get("text_config") or fields
     tied = bool(text.get("tie_word_embeddings", fields.get("tie_word_embeddings", False)))
-    return Architecture(text, _count(json.dumps({**text, "tie_word_embeddings": tied}, sort_keys=True, default=str)))
+    model = _sizes(text)
+    count = _count(json.dumps({**text, "tie_word_embeddings": tied}, sort_keys=True, default=str))
+    return replace(model, parameters=count)
+
+
+def _sizes(fields: Mapping[str, Any]) -> Architecture:
+    """The sizes that a configuration names; its parameters are still to be counted."""
+
+    def whole(*names: str, default: int = 0) -> int:
+        values = (fields.get(name) for name in names)
+        return next((each for each in values if isinstance(each, int) and not isinstance(each, bool)), default)
+
+    layers, hidden, heads = (whole(name) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    attention_layers = layers // max(1, whole("full_attention_interval", default=1))  # Qwen's hybrids
+    if fields.get("layer_types"):
+        attention_layers = list(fields["layer_types"]).count("full_attention")
+    dense, expert = "intermediate_size", "moe_intermediate_size"
+    experts, active = whole("num_experts", "num_local_experts", "n_routed_experts"), whole("num_experts_per_tok")
+    shared = whole("shared_expert_intermediate_size")
+    return Architecture(
+        parameters=Parameters(0, 0, 0, 0, exact=False),
+        layers=layers,
+        attention_layers=attention_layers,
+        hidden=hidden,
+        vocabulary=whole("vocab_size"),
+        heads=heads,
+        kv_heads=whole("num_key_value_heads", default=heads),
+        head_dim=whole("head_dim", default=hidden // max(1, heads)),
+        intermediate=whole(dense, expert),
+        experts=experts,
+        expert_intermediate=whole(expert, dense),
+        active_intermediate=active * whole(expert, dense) + shared if experts else whole(dense, expert),
+        max_positions=whole("max_position_embeddings") or None,
+    )
 
 
 @lru_cache(maxsize=8)
@@ -147,9 +125,7 @@ def _count(text: str) -> Parameters:
     fields = json.loads(text)
     try:
         return _count_exactly(fields)
-    except (
-        Exception
-    ):  # a model that transformers does not know, or knows under other fields: the formula is what is left
+    except Exception:  # a model that transformers does not know, or knows under other fields
         return _count_by_formula(fields)
 
 
@@ -171,7 +147,7 @@ def _count_exactly(fields: Mapping[str, Any]) -> Parameters:
 
 
 def _count_by_formula(fields: Mapping[str, Any]) -> Parameters:
-    model = Architecture(fields, Parameters(0, 0, 0, 0, exact=False))
+    model = _sizes(fields)
     query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
     attention = 2 * model.hidden * (query + key)
     routed = 3 * model.hidden * model.expert_intermediate * model.experts

@@ -1,4 +1,4 @@
-"""What a run's method is called: the one name that its folder, picture, summary, report and dashboard go by."""
+"""The name of a run's method, by which its folder, picture, summary, report and dashboard go."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ LOSS_MODE = "actor_rollout_ref.actor.policy_loss.loss_mode"
 
 
 def method_of(config: DictConfig) -> str | None:
-    """The method of a run.
+    """The name of a run's method.
 
     Args:
-        config: the run's; sections may be missing.
+        config: the run's configuration; sections may be missing.
 
     Returns:
         As chosen with ``+method=``, else the loss mode; None when nothing tells.
     """
-    found = (OmegaConf.select(config, name, throw_on_resolution_failure=False) for name in (METHOD, LOSS_MODE))
-    return next((str(name) for name in found if name is not None), None)
+    names = (OmegaConf.select(config, setting, throw_on_resolution_failure=False) for setting in (METHOD, LOSS_MODE))
+    return next((str(name) for name in names if name is not None), None)

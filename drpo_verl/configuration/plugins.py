@@ -10,18 +10,17 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from drpo_verl.seams import allows_plugin
+
 CONFIG_FOLDER = "hydra_configs"
 """The folder of configuration groups, in a package that registers methods or beside a module that does."""
 
 
 def plugin_modules() -> list[str]:
     """The modules beside ours that ``import verl`` imports in every process of a run, found without importing them."""
-    # As verl/__init__.py reads both variables.
-    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
-    allowed = {name.strip() for name in policy.split(",")}
     modules = [
         *os.environ.get("VERL_USE_EXTERNAL_MODULES", "").split(","),
-        *(each.module for each in _installed() if policy == "auto" or each.name in allowed),
+        *(each.module for each in _installed() if allows_plugin(each.name)),
     ]
     return [module for module in modules if module and module.partition(".")[0] != "drpo_verl"]
 

@@ -1,172 +1,81 @@
-"""A composed configuration, read for the rules: settings by name, and the sizes that follow from them."""
+"""A run's composed configuration as the rules read it: its settings, and the sizes that follow from them."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
-
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from drpo_verl.configuration.architecture import Architecture, read_architecture
-from drpo_verl.configuration.finding import Finding, Level
 from drpo_verl.configuration.method import LOSS_MODE, method_of
+from drpo_verl.configuration.numbers import NUMBERS, is_whole
+from drpo_verl.configuration.sections import ACTOR, CORRECTION, MODEL, ROLLOUT
+from drpo_verl.configuration.settings import Settings
 
-ACTOR = "actor_rollout_ref.actor"
-ROLLOUT = "actor_rollout_ref.rollout"
-MODEL = "actor_rollout_ref.model"
-CORRECTION = "algorithm.rollout_correction"
-
-_COUNTS = (
-    "run.updates_per_rollout",
-    "trainer.nnodes",
-    "trainer.total_epochs",
-    "trainer.n_gpus_per_node",
-    "data.train_batch_size",
-    "data.max_prompt_length",
-    "data.max_response_length",
-    f"{ACTOR}.ppo_mini_batch_size",
-    f"{ACTOR}.ppo_epochs",
-    f"{ACTOR}.ppo_max_token_len_per_gpu",
-    *(
-        f"{ROLLOUT}.{name}"
-        for name in (
-            "n", "prompt_length", "response_length", "max_num_batched_tokens", "max_num_seqs",
-            "tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size", "expert_parallel_size",
-            "log_prob_max_token_len_per_gpu",
-        )
-    ),
-)  # fmt: skip
-_NUMBERS = (
-    "run.stall_seconds", "algorithm.kl_ctrl.kl_coef", f"{ROLLOUT}.gpu_memory_utilization",
-    *(
-        f"{ACTOR}.{name}"
-        for name in (
-            "optim.lr", "optim.clip_grad", "clip_ratio", "clip_ratio_low", "clip_ratio_high", "kl_loss_coef",
-            "entropy_coeff",
-        )
-    ),
-)  # fmt: skip
-_MEGATRON_COUNTS = tuple(
-    f"{ACTOR}.megatron.{name}_parallel_size"
-    for name in ("tensor_model", "pipeline_model", "context", "expert_model", "expert_tensor")
-)
+WORKER_CPUS = 3
+"""What verl's resource pool reserves in Ray for each worker (``ResourcePoolManager.max_colocate_count``)."""
+DRIVER_CPUS = 8
+"""What a node has in Ray beside the workers, for the trainer's own process, agent loops and rewards."""
 
 
-class Run:
-    """What the rules read.
+class _Whole:
+    """An attribute that is the whole number in a setting."""
 
-    Args:
-        config: a whole run's, composed; any section may be missing.
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: Settings, owner: type[Settings]) -> int:
+        return run.whole(self._name)
+
+
+class RunConfig(Settings):
+    """A run's configuration.
+
+    The properties that are numbers raise ``WrongNumberError`` when a setting that they are computed from is none.
     """
 
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
-        self.unresolved: dict[str, Exception] = {}
-        """Settings whose interpolation failed, and why."""
-        self.replaced: set[str] = set()
-        """What of ``not_numbers`` was read, and a default in its place; whoever wants to know clears it before."""
-        self._plain = self._resolve(config, "")
+    nodes = _Whole("trainer.nnodes")
+    """How many machines the trainer has."""
+    gpus_per_node = _Whole("trainer.n_gpus_per_node")
+    """How many cards (worker slots, on a CPU) the trainer has on each of its machines."""
+    prompts = _Whole("data.train_batch_size")
+    """How many prompts a rollout has."""
+    responses = _Whole(f"{ROLLOUT}.n")
+    """How many responses are sampled to each prompt."""
+    mini_batch = _Whole(f"{ACTOR}.ppo_mini_batch_size")
+    """How many prompts an optimiser step takes."""
+    epochs = _Whole(f"{ACTOR}.ppo_epochs")
+    """How many times a run goes over each rollout."""
+    rollout_tensor_parallel = _Whole(f"{ROLLOUT}.tensor_model_parallel_size")
+    """The tensor parallel size of the rollout engine."""
+    rollout_data_parallel = _Whole(f"{ROLLOUT}.data_parallel_size")
+    """The data parallel size of one replica of the rollout engine."""
+    rollout_expert_parallel = _Whole(f"{ROLLOUT}.expert_parallel_size")
+    """The expert parallel size of the rollout engine."""
 
-    def _resolve(self, node: Any, path: str) -> Any:
-        # As OmegaConf.to_container(resolve=True), which stops at the first setting that does not resolve.
-        if isinstance(node, DictConfig):
-            return {str(key): self._child(node, key, f"{path}{key!s}") for key in node}
-        if isinstance(node, ListConfig):
-            return [self._child(node, index, f"{path}{index}") for index in range(len(node))]
-        return node
-
-    def _child(self, node: DictConfig | ListConfig, key: Any, path: str) -> Any:
-        if OmegaConf.is_missing(node, key):
-            return None
-        try:
-            value = node[key]
-        except OmegaConfBaseException as error:
-            self.unresolved[path] = error
-            return None
-        return self._resolve(value, f"{path}.")
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """A setting's value.
+    def changed(self, override: str) -> RunConfig:
+        """The configuration with other values of some settings, for a rule that tries a remedy out.
 
         Args:
-            name: with dots.
-            default: for a setting that is null or not there.
+            override: as in ``Finding.overrides``. Settings that refer to a changed one keep their values.
         """
-        node = self._plain
-        for part in name.split("."):
-            if not isinstance(node, dict) or part not in node:
-                return default
-            node = node[part]
-        return default if node is None else node
+        from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    def reference(self, name: str) -> str:
-        """The text of the interpolation that a setting is; empty for one with a value of its own."""
-        section, _, key = name.rpartition(".")
-        node = OmegaConf.select(self.config, section)
-        raw: Any = OmegaConf.to_container(node, resolve=False)
-        return str(raw[key]) if OmegaConf.is_interpolation(node, key) else ""
-
-    def number(self, name: str, default: float) -> float:
-        """A setting that has to be a number; the default where it is not (see ``replaced``)."""
-        value = self.get(name, default)
-        self._notice(name)
-        return value if is_number(value) else default
-
-    def whole(self, name: str, default: int) -> int:
-        """A setting that has to be a whole number of at least 1; the default where it is not (see ``replaced``)."""
-        value = self.get(name, default)
-        self._notice(name)
-        return value if is_whole(value) and value >= 1 else default
-
-    def _notice(self, name: str) -> None:
-        if name in self.not_numbers:
-            self.replaced.add(name)
-
-    @cached_property
-    def not_numbers(self) -> dict[str, str]:
-        """The settings that are not the kind of number that they have to be, and what that is."""
-        counts = (*_COUNTS, *(_MEGATRON_COUNTS if self.is_megatron else ()))
-        given = {name: self.get(name) for name in (*counts, *_NUMBERS)}
-        return {
-            name: "a whole number of at least 1" if name in counts else "a number"
-            for name, value in given.items()
-            if value is not None and not (is_whole(value) and value >= 1 if name in counts else is_number(value))
-        }
-
-    def found(self, level: Level, name: str, message: str, remedy: str = "") -> Finding:
-        """A finding about a setting with its value."""
-        return Finding(level, name, self.get(name), message, remedy)
-
-    def error(self, name: str, message: str, remedy: str) -> Finding:
-        """See ``found``."""
-        return self.found("error", name, message, remedy)
-
-    def warning(self, name: str, message: str, remedy: str) -> Finding:
-        """See ``found``."""
-        return self.found("warning", name, message, remedy)
-
-    def note(self, name: str, message: str, remedy: str = "") -> Finding:
-        """See ``found``."""
-        return self.found("note", name, message, remedy)
+        other = copy.copy(self)
+        other._values = copy.deepcopy(self._values)
+        for each in OverridesParser.create().parse_overrides(override.split(" ")):
+            section, _, key = each.key_or_group.rpartition(".")
+            node = other._values
+            for part in section.split("."):
+                node = node.setdefault(part, {})
+            node[key] = each.value()
+        return other
 
     # The hardware.
 
     @property
-    def nodes(self) -> int:
-        """Machines of the trainer."""
-        return self.whole("trainer.nnodes", 1)
-
-    @property
-    def gpus_per_node(self) -> int:
-        """Cards, or worker slots on a CPU, of each of them."""
-        return self.whole("trainer.n_gpus_per_node", 8)
-
-    @property
     def world(self) -> int:
-        """Ranks of the trainer."""
+        """How many ranks the trainer has."""
         return self.nodes * self.gpus_per_node
 
     @property
@@ -178,80 +87,68 @@ class Run:
 
     @property
     def strategy(self) -> str:
-        """verl's name of the actor's engine."""
+        """The name that verl gives the actor's training engine."""
         return str(self.get(f"{ACTOR}.strategy", "fsdp"))
 
     @property
     def is_megatron(self) -> bool:
-        """Whether the actor's sizes are Megatron's."""
+        """Whether Megatron trains the actor."""
         return self.strategy == "megatron"
 
     @property
     def is_fsdp(self) -> bool:
-        """Whether they are FSDP's."""
+        """Whether FSDP or FSDP2 trains the actor."""
         return self.strategy in ("fsdp", "fsdp2")
 
     @property
     def engine(self) -> str:
-        """The name of the section with the engine's settings."""
+        """The full name of the section with the training engine's settings."""
         return f"{ACTOR}.{'fsdp_config' if self.is_fsdp else self.strategy}"
+
+    def _megatron_size(self, name: str, default: int = 1) -> int:
+        return self.whole(f"{ACTOR}.megatron.{name}_parallel_size", default) if self.is_megatron else 1
 
     @property
     def tensor_parallel(self) -> int:
-        """Megatron's; 1 elsewhere."""
-        return self.whole(f"{self.engine}.tensor_model_parallel_size", 1) if self.is_megatron else 1
+        """The tensor parallel size of Megatron; 1 for other training engines."""
+        return self._megatron_size("tensor_model")
 
     @property
     def pipeline_parallel(self) -> int:
-        """Megatron's; 1 elsewhere."""
-        return self.whole(f"{self.engine}.pipeline_model_parallel_size", 1) if self.is_megatron else 1
-
-    @property
-    def context_parallel(self) -> int:
-        """Megatron's context parallel, or FSDP's Ulysses sequence parallel size."""
-        if self.is_megatron:
-            return self.whole(f"{self.engine}.context_parallel_size", 1)
-        # verl: the actor's, deprecated, wins when it is above 1.
-        actors = self.whole(f"{ACTOR}.ulysses_sequence_parallel_size", 1)
-        return actors if actors > 1 else self.whole(f"{self.engine}.ulysses_sequence_parallel_size", 1)
+        """The pipeline parallel size of Megatron; 1 for other training engines."""
+        return self._megatron_size("pipeline_model")
 
     @property
     def expert_parallel(self) -> int:
-        """Megatron's; 1 elsewhere."""
-        return self.whole(f"{self.engine}.expert_model_parallel_size", 1) if self.is_megatron else 1
+        """The expert parallel size of Megatron; 1 for other training engines."""
+        return self._megatron_size("expert_model")
 
     @property
     def expert_tensor_parallel(self) -> int:
-        """Megatron's, which is its tensor parallel size unless set; 1 elsewhere."""
-        if not self.is_megatron:
-            return 1
-        return self.whole(f"{self.engine}.expert_tensor_parallel_size", self.tensor_parallel)
+        """The tensor parallel size of Megatron's experts, by default that of all else; 1 for other engines."""
+        return self._megatron_size("expert_tensor", self.tensor_parallel)
+
+    @property
+    def ulysses_setting(self) -> str:
+        """The setting that FSDP's sequence parallel size is read from: verl prefers the deprecated one above 1."""
+        deprecated = f"{ACTOR}.ulysses_sequence_parallel_size"
+        return deprecated if self.whole(deprecated) > 1 else f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size"
+
+    @property
+    def context_parallel(self) -> int:
+        """How many ranks share a sequence: Megatron's context parallel, or FSDP's Ulysses sequence parallel size."""
+        return self._megatron_size("context") if self.is_megatron else self.whole(self.ulysses_setting)
 
     @property
     def data_parallel(self) -> int:
-        """Ranks that take different samples (verl's ``get_data_parallel_size``)."""
+        """How many groups of ranks take different samples (verl's ``get_data_parallel_size``)."""
         return max(1, self.world // (self.tensor_parallel * self.pipeline_parallel * self.context_parallel))
 
     # The batch.
 
     @property
-    def prompts(self) -> int:
-        """Prompts of a rollout."""
-        return self.whole("data.train_batch_size", 1024)
-
-    @property
-    def responses(self) -> int:
-        """Responses to each prompt."""
-        return self.whole(f"{ROLLOUT}.n", 1)
-
-    @property
-    def mini_batch(self) -> int:
-        """Prompts of an optimiser step."""
-        return self.whole(f"{ACTOR}.ppo_mini_batch_size", 256)
-
-    @property
     def mini_batch_per_rank(self) -> int | None:
-        """Samples of an optimiser step on a rank; None when they do not divide."""
+        """How many samples a rank has of an optimiser step; None when they do not divide."""
         samples = self.mini_batch * self.responses
         return None if samples % self.data_parallel else samples // self.data_parallel
 
@@ -262,66 +159,67 @@ class Run:
 
     @property
     def micro_batch(self) -> int | None:
-        """Samples of a micro-batch on a rank; None when they are cut by tokens, or not set."""
+        """How many samples a rank has of a micro-batch; None when they are cut by tokens, or not set."""
         value = self.get(f"{ACTOR}.ppo_micro_batch_size_per_gpu")
-        return value if not self.dynamic_batch and is_whole(value) and value >= 1 else None
-
-    @property
-    def epochs(self) -> int:
-        """Passes over a rollout."""
-        return self.whole(f"{ACTOR}.ppo_epochs", 1)
+        return value if not self.dynamic_batch and is_whole(value, 1) else None
 
     @property
     def prompt_length(self) -> int:
-        """Tokens of the longest prompt."""
-        return self.whole(f"{ROLLOUT}.prompt_length", self.whole("data.max_prompt_length", 512))
+        """How many tokens the longest prompt has."""
+        return self.whole(f"{ROLLOUT}.prompt_length", self.whole("data.max_prompt_length"))
 
     @property
     def response_length(self) -> int:
-        """Tokens of the longest response."""
-        return self.whole(f"{ROLLOUT}.response_length", self.whole("data.max_response_length", 512))
+        """How many tokens the longest response has."""
+        return self.whole(f"{ROLLOUT}.response_length", self.whole("data.max_response_length"))
+
+    @property
+    def sequence_length(self) -> int:
+        """How many tokens the longest prompt and response have together."""
+        return self.prompt_length + self.response_length
 
     @property
     def micro_batch_tokens(self) -> int | None:
         """The most tokens that a card has at once in an update; None when no micro-batch is set."""
         if self.dynamic_batch:
-            return self.whole(f"{ACTOR}.ppo_max_token_len_per_gpu", 16384)
+            return self.whole(f"{ACTOR}.ppo_max_token_len_per_gpu")
         if self.micro_batch is None:
             return None
-        return math.ceil(self.micro_batch * (self.prompt_length + self.response_length) / self.context_parallel)
+        return math.ceil(self.micro_batch * self.sequence_length / self.context_parallel)
 
     # The trainer.
 
     @property
     def trainer_mode(self) -> str:
-        """verl's: sync, colocate_async or separate_async."""
+        """The mode of verl's V1 trainer: sync, colocate_async or separate_async."""
         return str(self.get("trainer.v1.trainer_mode", "sync"))
 
     @property
     def sync_step(self) -> int:
-        """Local updates between two weight syncs of the separate trainer; 1 elsewhere."""
-        return self.whole(f"trainer.v1.{self.trainer_mode}.parameter_sync_step", 1)
+        """How many updates an asynchronous trainer makes between two weight syncs; 1 for the synchronous one."""
+        name = f"trainer.v1.{self.trainer_mode}.parameter_sync_step"
+        return self.whole(name) if name in NUMBERS else 1
 
     @property
     def updates_per_rollout(self) -> int:
-        """Optimiser steps on the samples of one rollout (of ``train_batch_size`` prompts)."""
+        """How many optimiser steps are made on the samples of one rollout (of ``train_batch_size`` prompts)."""
         return self.sync_step * math.ceil(self.prompts / self.sync_step / self.mini_batch) * self.epochs
 
     @property
     def bypass(self) -> bool:
-        """Whether old_log_probs are the rollout's."""
+        """Whether the rollout engine's log-probabilities are taken for pi_old."""
         return bool(self.get(f"{CORRECTION}.bypass_mode", False))
 
     @property
     def needs_reference(self) -> bool:
-        """As verl's ``need_reference_policy``."""
+        """Whether the run has a reference model (verl's ``need_reference_policy``)."""
         return bool(self.get("algorithm.use_kl_in_reward", False) or self.get(f"{ACTOR}.use_kl_loss", False))
 
     # The rollout.
 
     @property
     def standalone_rollout(self) -> bool:
-        """Whether the rollout has cards of its own."""
+        """Whether the rollout engine has cards of its own."""
         return self.trainer_mode == "separate_async"
 
     @property
@@ -330,34 +228,26 @@ class Run:
         return not self.standalone_rollout or bool(self.get("actor_rollout_ref.hybrid_engine", True))
 
     @property
-    def rollout_tensor_parallel(self) -> int:
-        """Of the rollout engine."""
-        return self.whole(f"{ROLLOUT}.tensor_model_parallel_size", 2)
-
-    @property
-    def rollout_data_parallel(self) -> int:
-        """Of one replica of the rollout engine."""
-        return self.whole(f"{ROLLOUT}.data_parallel_size", 1)
-
-    @property
     def replica_size(self) -> int:
-        """Cards of one replica of the rollout engine."""
-        return (
-            self.rollout_tensor_parallel
-            * self.rollout_data_parallel
-            * self.whole(f"{ROLLOUT}.pipeline_model_parallel_size", 1)
-        )
+        """How many cards one replica of the rollout engine has."""
+        stages = self.whole(f"{ROLLOUT}.pipeline_model_parallel_size")
+        return self.rollout_tensor_parallel * self.rollout_data_parallel * stages
+
+    @property
+    def rollout_gpus_per_node(self) -> int:
+        """How many cards a machine of the rollout engine has."""
+        return self.whole(f"{ROLLOUT}.n_gpus_per_node") or self.gpus_per_node
 
     @property
     def rollout_world(self) -> int:
-        """Cards that the rollout has to itself, or shares with the trainer."""
+        """How many cards the rollout engine has to itself, or shares with the trainer."""
         if not self.standalone_rollout:
             return self.world
-        return self.whole(f"{ROLLOUT}.nnodes", 1) * self.whole(f"{ROLLOUT}.n_gpus_per_node", self.gpus_per_node)
+        return max(1, self.whole(f"{ROLLOUT}.nnodes")) * self.rollout_gpus_per_node
 
     @property
     def max_model_len(self) -> int | None:
-        """Tokens of the rollout engine's context: the setting, else the model's; None when neither is known."""
+        """How many tokens the rollout engine's context has, by default the model's; None when neither is known."""
         value = self.get(f"{ROLLOUT}.max_model_len")
         if is_whole(value):
             return int(value)
@@ -367,35 +257,20 @@ class Run:
 
     @property
     def method(self) -> str | None:
-        """What the run goes by."""
-        return method_of(self.config)
+        """The method that the run goes by."""
+        return method_of(self.composed)
 
     @property
     def loss_mode(self) -> str:
-        """The policy loss."""
+        """The name of the policy loss."""
         return str(self.get(LOSS_MODE, "vanilla"))
 
     @property
     def lora_rank(self) -> int:
-        """Of the training engine in use; 0 without adapters."""
-        return self.whole(f"{MODEL}.lora.rank" if self.is_megatron else f"{MODEL}.lora_rank", 0)
+        """The rank of the adapters that the training engine in use trains; 0 without adapters."""
+        return self.whole(f"{MODEL}.lora.rank" if self.is_megatron else f"{MODEL}.lora_rank")
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        """The model's; None when it is not known here."""
+        """The model's architecture; None when it is not known here."""
         return read_architecture(self.get("check.architecture"), self.get(f"{MODEL}.path"))
-
-    def walk(self, name: str) -> Iterator[tuple[str, Any]]:
-        """The settings of a section, one level deep, as full names and values."""
-        section = self.get(name, {})
-        yield from ((f"{name}.{key}", value) for key, value in section.items())
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_whole(value: object) -> bool:
-    """Whether a value is a whole number."""
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
@@ -45,10 +47,15 @@ def methods() -> list[str]:
 
 
 class DrpoVerlSearchPath(SearchPathPlugin):
-    """Appends our groups, those of other plugins, and verl's to the search path."""
+    """Appends our groups, those of other plugins, and verl's to the search path of a program that uses verl."""
+
+    is_registered: ClassVar[bool] = False
+    """Whether this process has asked for the groups itself (see ``register``)."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Called by Hydra while it composes."""
+        """Called by Hydra, which finds this class through ``hydra_plugins``, in every program that uses Hydra."""
+        if not (self.is_registered or "verl" in sys.modules):
+            return
         search_path.append("drpo-verl", config_dir().as_uri())
         for folder in plugin_config_dirs():
             search_path.append("verl.plugins", folder.as_uri())
@@ -56,7 +63,8 @@ class DrpoVerlSearchPath(SearchPathPlugin):
 
 
 def register() -> None:
-    """Make Hydra use the search path from now on; more than once is the same as once."""
+    """Make Hydra use the search path from now on, in a program that has not imported verl too."""
+    DrpoVerlSearchPath.is_registered = True
     plugins = Plugins.instance()
     if DrpoVerlSearchPath not in plugins.discover(SearchPathPlugin):
         plugins.register(DrpoVerlSearchPath)

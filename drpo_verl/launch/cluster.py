@@ -10,18 +10,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from drpo_verl.preflight.parallel import CPUS_BESIDE
+from drpo_verl.configuration.run_config import DRIVER_CPUS
 
 RAY_INIT = "ray_kwargs.ray_init"
 RELEASE_SECONDS = 60.0
 """How long a run that has just been stopped may take to release the cluster."""
 
 # Ray refuses, or ignores, these in a process that joins a cluster instead of starting one.
-_OF_A_NEW_CLUSTER = (
+_NEW_CLUSTER_SETTINGS = (
     "num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "include_dashboard", "_system_config",
     "_temp_dir", "_node_ip_address", "_node_name",
 )  # fmt: skip
-_VARIABLES_OF_A_NEW_CLUSTER = (
+_NEW_CLUSTER_VARIABLES = (
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
     "RAY_USAGE_STATS_ENABLED",
     "RAY_prestart_worker_first_driver",
@@ -31,11 +31,11 @@ _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's name for the environment va
 
 
 class ClusterTooSmallError(RuntimeError):
-    """The cluster will never have room for the run."""
+    """The Ray cluster has less than the run reserves, and so will never have room for it."""
 
 
 class ClusterBusyError(RuntimeError):
-    """Another run of verl is on the cluster."""
+    """Another run of verl is on the Ray cluster, and both would use one TransferQueue."""
 
 
 def cluster_address(config: DictConfig) -> str | None:
@@ -62,14 +62,14 @@ def join_cluster(config: DictConfig) -> None:
     """Leave out of ``ray_kwargs.ray_init`` what only the process that starts Ray decides.
 
     Args:
-        config: of a run for which there is a ``cluster_address``.
+        config: the configuration of a run that has a ``cluster_address``.
     """
     settings = OmegaConf.select(config, RAY_INIT)
     variables = OmegaConf.select(config, f"{RAY_INIT}.runtime_env.env_vars") or {}
     with open_dict(config):
-        for name in _OF_A_NEW_CLUSTER:
+        for name in _NEW_CLUSTER_SETTINGS:
             settings.pop(name, None)
-        for name in _VARIABLES_OF_A_NEW_CLUSTER:
+        for name in _NEW_CLUSTER_VARIABLES:
             variables.pop(name, None)
     # A job's specification may set what the experiment sets, too. export_environment has let the job's win in both.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
@@ -96,9 +96,9 @@ def require_resources(address: str, gpus: int, cpus: int) -> None:
     """Refuse a cluster that has less than a run reserves: without CPUs it would wait for ever.
 
     Args:
-        address: of the cluster.
-        gpus: of all nodes; on CPUs, worker slots.
-        cpus: of all nodes.
+        address: the cluster's address.
+        gpus: how many GPUs (worker slots, on CPUs) the run reserves on all nodes together.
+        cpus: how many CPUs it reserves on all nodes together.
 
     Raises:
         ClusterTooSmallError: with what there is, what is needed, and how to say so to Ray.
@@ -107,12 +107,12 @@ def require_resources(address: str, gpus: int, cpus: int) -> None:
 
     with _joined(address):
         there = ray.cluster_resources()
-    found = {name: int(there.get(name, 0)) for name in ("GPU", "CPU")}
-    if found["GPU"] < gpus or found["CPU"] < cpus:
+    counted = {name: int(there.get(name, 0)) for name in ("GPU", "CPU")}
+    if counted["GPU"] < gpus or counted["CPU"] < cpus:
         raise ClusterTooSmallError(
-            f"the Ray cluster at {address} counts {found['GPU']} GPUs and {found['CPU']} CPUs, and the run reserves "
-            f"{gpus} and {cpus}. Add nodes; or, where there are no GPUs, start Ray with --num-gpus={gpus} (slots for "
-            f"workers) --num-cpus={cpus + CPUS_BESIDE} (which it only counts)."
+            f"the Ray cluster at {address} counts {counted['GPU']} GPUs and {counted['CPU']} CPUs, and the run "
+            f"reserves {gpus} and {cpus}. Add nodes; or, where there are no GPUs, start Ray with --num-gpus={gpus} "
+            f"(slots for workers) --num-cpus={cpus + DRIVER_CPUS} (which it only counts)."
         )
 
 
@@ -122,8 +122,8 @@ def require_free_cluster(address: str, wait_seconds: float = RELEASE_SECONDS) ->
     All runs on a cluster would share one TransferQueue, since it has a fixed name, and train on each other's samples.
 
     Args:
-        address: of the cluster.
-        wait_seconds: for a run that has just been stopped to be gone.
+        address: the cluster's address.
+        wait_seconds: how long a run that has just been stopped may take to be gone.
 
     Raises:
         ClusterBusyError: when there still is one.
@@ -141,7 +141,7 @@ def require_free_cluster(address: str, wait_seconds: float = RELEASE_SECONDS) ->
 
 @contextlib.contextmanager
 def _joined(address: str) -> Iterator[None]:
-    """In the cluster for a question, before the run joins it with an environment of its own."""
+    """Joins the cluster for a question, before the run joins it with an environment of its own."""
     import ray
 
     ray.init(address=address, log_to_driver=False)

@@ -68,12 +68,12 @@ class Follower(threading.Thread):
     A failed weight sync between trainer and rollout engine hangs a verl job for ever instead of failing it.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         console: the terminal.
-        total_steps: how many the run will take, if known.
-        stall_seconds: without a new step for so long, the run has hung.
-        log: where its logs are, to point to.
-        monitor: what is to be announced.
+        total_steps: how many steps the run will take; None when that is not known.
+        stall_seconds: a run without a new step for so many seconds has hung.
+        log: the file with the run's logs, to point to.
+        monitor: the alerts that are announced.
     """
 
     def __init__(

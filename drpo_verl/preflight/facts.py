@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 
-from drpo_verl.configuration.run_config import ROLLOUT, Run
-from drpo_verl.preflight.memory import Memory
+from drpo_verl.configuration.run_config import RunConfig
+from drpo_verl.configuration.sections import ROLLOUT
+from drpo_verl.preflight.memory_estimate import Memory
 
 
-def facts(run: Run, memory: Memory | None) -> dict[str, str]:
-    """Short statements by name, in the order to be read.
+def facts(run: RunConfig, memory: Memory | None) -> dict[str, str]:
+    """What a configuration comes to, as short statements by name, in the order to be read.
 
     Args:
-        run: the run.
-        memory: its estimate, if there is one.
+        run: the run's configuration.
+        memory: the estimate of a card's memory, if there is one.
     """
     samples = run.prompts * run.responses
-    stated = {
+    statements = {
         "method": run.method or run.loss_mode,
         "model": _model(run),
         "cards": _cards(run),
@@ -28,23 +29,23 @@ def facts(run: Run, memory: Memory | None) -> dict[str, str]:
     }
     total = run.get("trainer.total_training_steps")
     if isinstance(total, int):
-        stated["whole run"] = (
+        statements["whole run"] = (
             f"{total:,} steps, {total * run.updates_per_rollout:,} optimiser steps, {total * samples:,} samples"
         )
     if memory is not None and memory.kv_tokens is not None:
-        longest = run.prompt_length + run.response_length
-        stated["KV cache"] = (
+        longest = run.sequence_length
+        statements["KV cache"] = (
             f"{memory.kv_tokens:,.0f} tokens per replica: {memory.kv_tokens / longest:.0f} sequences of {longest:,} "
             f"tokens at once, on {_counted(run.rollout_world // run.replica_size, 'replica')}"
         )
-    return stated
+    return statements
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('ch') else 's'}"
 
 
-def _model(run: Run) -> str:
+def _model(run: RunConfig) -> str:
     if run.architecture is None:
         return "sizes not known here"
     count = run.architecture.parameters
@@ -53,7 +54,7 @@ def _model(run: Run) -> str:
     return f"{size} parameters{'' if count.exact else ' (by a formula)'}{experts}, {run.architecture.layers} layers"
 
 
-def _cards(run: Run) -> str:
+def _cards(run: RunConfig) -> str:
     cards = _counted(run.world, "worker slot" if run.on_cpu else "card") + (" (CPU)" if run.on_cpu else "")
     parts = [f"data parallel {run.data_parallel}"]
     for name, size in (
@@ -72,7 +73,7 @@ def _cards(run: Run) -> str:
     )
 
 
-def _update(run: Run) -> str:
+def _update(run: RunConfig) -> str:
     share = run.mini_batch_per_rank
     text = f"{run.mini_batch:,} prompts = {run.mini_batch * run.responses:,} samples"
     if share is not None:
@@ -84,14 +85,14 @@ def _update(run: Run) -> str:
     return text
 
 
-def _staleness(run: Run) -> str:
+def _staleness(run: RunConfig) -> str:
     within = run.updates_per_rollout - 1
     if run.trainer_mode == "sync":
         steps = f"the weights that sample are 0 to {within} optimiser steps old when they are trained on"
         return (
             f"0 versions: {steps}" if within else "0 versions, fully on-policy: mu and pi differ by their engines only"
         )
-    ahead = run.number(f"trainer.v1.{run.trainer_mode}.num_warmup_batches", 1)
+    ahead = run.get(f"trainer.v1.{run.trainer_mode}.num_warmup_batches", 1)
     limit = run.get("trainer.v1.sampler.max_off_policy_threshold")
     bound = f", at most {limit}" if limit is not None else ", without a bound"
     return (

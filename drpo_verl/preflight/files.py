@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from drpo_verl.check.registry import rule
+from drpo_verl.check.rule import rule
 from drpo_verl.configuration.finding import Finding
-from drpo_verl.configuration.run_config import MODEL, ROLLOUT, Run
+from drpo_verl.configuration.run_config import RunConfig
+from drpo_verl.configuration.sections import MODEL, ROLLOUT
 
 _PACKAGE, _FILE = "pkg://", "file://"
 _OUR_REWARD = "drpo_verl.rewards.reward"
@@ -31,17 +32,19 @@ _CODE = (
 
 
 @rule
-def model_path(run: Run) -> Iterable[Finding]:
+def model_path(run: RunConfig) -> Iterable[Finding]:
     """The model is set once, is there if it is a folder, and its sizes are known here."""
     name = f"{MODEL}.path"
     path = run.get(name)
     if run.get("prepare.policy") is not None:
-        yield from _made(run, name, "prepare.policy")
+        if path is not None:
+            message = "has no effect: prepare.policy makes what the run takes."
+            yield run.error(name, message, f"{name}=null", "prepare.policy=null")
         return
     if path is None:
-        yield run.error(name, "is not set.", "Set it to a folder, or to a name on the hub.")
+        yield run.error(name, "is not set.", advice="Set it to a folder, or to a name on the hub.")
     elif _is_local(str(path)) and not Path(path).expanduser().exists():
-        yield run.warning(name, "is not on this machine.", "Is it on every node?")
+        yield run.warning(name, "is not on this machine.", advice="Is it on every node?")
     if run.architecture is None:
         yield run.note(
             "check.architecture",
@@ -50,28 +53,25 @@ def model_path(run: Run) -> Iterable[Finding]:
         )
 
 
-def _made(run: Run, name: str, by: str) -> Iterable[Finding]:
-    # The groups that make them set them to null.
-    if run.get(name) is not None:
-        yield run.error(name, f"has no effect: {by} makes what the run takes.", f"Leave it out, or set {by}=null too.")
-
-
 def _is_local(path: str) -> bool:
     return path.startswith(("/", "~", ".")) or path.count("/") > 1
 
 
 @rule
-def data_files(run: Run) -> Iterable[Finding]:
+def data_files(run: RunConfig) -> Iterable[Finding]:
     """The data files are set once and there, have the columns that are read, and enough rows for a rollout."""
     if run.get("prepare.data") is not None:
         for name in ("data.train_files", "data.val_files"):
-            yield from _made(run, name, "prepare.data")
+            if run.get(name) is not None:
+                advice = "Files of your own need prepare.data to be null."
+                yield run.error(
+                    name, "has no effect: prepare.data makes what the run takes.", f"{name}=null", advice=advice
+                )
         return
-    for key in ("train_files", "val_files"):
-        name = f"data.{key}"
+    for name in ("data.train_files", "data.val_files"):
         files = run.get(name)
         if not files:
-            yield run.error(name, "is not set.", "Set it to parquet files.")
+            yield run.error(name, "is not set.", advice="Set it to parquet files.")
             continue
         rows, complete = 0, True
         for file in [files] if isinstance(files, str) else files:
@@ -80,44 +80,49 @@ def data_files(run: Run) -> Iterable[Finding]:
                 complete = False
                 if not str(file).startswith(_REMOTE):
                     message = "is not on this machine." if isinstance(files, str) else f"has {file}, which is not here."
-                    yield run.warning(
-                        name, message, "Make it (`drpo-verl data` has the papers'), or see that every node has it."
-                    )
+                    advice = "Make it (`drpo-verl data` has the papers'), or see that every node has it."
+                    yield run.warning(name, message, advice=advice)
             elif path.suffix == ".parquet":
                 count, findings = _read_parquet(run, name, path)
                 rows += count
                 yield from findings
             else:
                 complete = False
-        if key == "train_files" and complete and rows < run.prompts:
+        if name == "data.train_files" and complete and rows < run.prompts:
             yield run.error(
                 name,
                 f"has {rows} rows, less than the {run.prompts} prompts of a rollout: verl drops an incomplete one, "
                 "so there is no step.",
-                "Set a smaller data.train_batch_size.",
-            )
+                *_smaller_rollouts(run, rows), advice="Or train on more.",
+            )  # fmt: skip
 
 
-def _read_parquet(run: Run, name: str, path: Path) -> tuple[int, list[Finding]]:
+def _smaller_rollouts(run: RunConfig, rows: int) -> list[str]:
+    """The largest rollout of whole mini-batches that so many rows are enough for, if there is one."""
+    prompts = rows // (run.mini_batch * run.sync_step) * run.mini_batch * run.sync_step
+    return [f"data.train_batch_size={prompts}"] if prompts else []
+
+
+def _read_parquet(run: RunConfig, name: str, path: Path) -> tuple[int, list[Finding]]:
     import pyarrow.parquet as pq
 
     try:
         metadata = pq.read_metadata(path)
     except Exception as error:
-        return 0, [run.error(name, f"has {path}, which is no parquet file ({error}).", "Make it again.")]
+        return 0, [run.error(name, f"has {path}, which is no parquet file ({error}).", advice="Make it again.")]
     columns = metadata.schema.to_arrow_schema().names
     wanted = (run.get("data.prompt_key", "prompt"), run.get("data.reward_fn_key", "data_source"), "reward_model")
-    missing = [each for each in wanted if each not in columns]
+    missing = [column for column in wanted if column not in columns]
     problem = run.error(
         name,
         f"has {path.name} without the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}.",
-        "Make it with `drpo-verl data`, or set data.prompt_key and data.reward_fn_key.",
+        advice="Make it with `drpo-verl data`, or set data.prompt_key and data.reward_fn_key.",
     )
     return metadata.num_rows, [problem] if missing else []
 
 
 @rule
-def custom_code(run: Run) -> Iterable[Finding]:
+def custom_code(run: RunConfig) -> Iterable[Finding]:
     """The reward function, and other code of the user's own, is found where the configuration has it."""
     for section, default in _CODE:
         path, function = run.get(f"{section}.path"), run.get(f"{section}.name", default)
@@ -127,21 +132,22 @@ def custom_code(run: Run) -> Iterable[Finding]:
         source = _source(str(path))
         if source is None:
             # A package that is not here may be in the image of the nodes; a module of ours is, or is nowhere.
-            level = run.error if str(path).startswith(_PACKAGE + "drpo_verl") else run.warning
-            yield level(name, "is no module that this machine has.", "Correct it, or see that every node has it.")
-        elif function is not None and function not in _names(source):
-            yield run.error(f"{section}.name", f"is not defined in {path}.", "Correct one of the two.")
+            report = run.error if str(path).startswith(_PACKAGE + "drpo_verl") else run.warning
+            advice = "Correct it, or see that every node has it."
+            yield report(name, "is no module that this machine has.", advice=advice)
+        elif function is not None and function not in _defined_names(source):
+            yield run.error(f"{section}.name", f"is not defined in {path}.", advice="Correct one of the two.")
 
 
 @rule
-def reward_package(run: Run) -> Iterable[Finding]:
+def reward_package(run: RunConfig) -> Iterable[Finding]:
     """Our reward has math-verify, which decides what is right."""
     name = "reward.custom_reward_function.path"
     ours = str(run.get(name, "")).removeprefix(_PACKAGE).replace("/", ".") == _OUR_REWARD
     if ours and importlib.util.find_spec("math_verify") is None:
         yield run.error(
             name, "needs math-verify, which is not installed here.",
-            "Install it here and on every node: pip install math-verify, or all of 'drpo-verl[train]'.",
+            advice="Install it here and on every node: pip install math-verify, or all of 'drpo-verl[train]'.",
         )  # fmt: skip
 
 
@@ -156,37 +162,23 @@ def _source(path: str) -> Path | None:
     return file if file.is_file() else None
 
 
-def _names(source: Path) -> set[str]:
+def _defined_names(source: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.parse(source.read_text()).body:
-        names.update(_bound(node))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names.update(alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Assign):
+            names.update(target.id for target in node.targets if isinstance(target, ast.Name))
     return names
 
 
-def _bound(node: ast.stmt) -> Iterator[str]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        yield node.name
-    elif isinstance(node, ast.Import | ast.ImportFrom):
-        yield from (alias.asname or alias.name for alias in node.names)
-    elif isinstance(node, ast.Assign):
-        yield from (target.id for target in node.targets if isinstance(target, ast.Name))
-
-
 @rule
-def paths(run: Run) -> Iterable[Finding]:
+def paths(run: RunConfig) -> Iterable[Finding]:
     """Other files and folders that the configuration names are there."""
     for name in _PATHS:
         path = run.get(name)
         local = isinstance(path, str) and _is_local(path) and not path.startswith(_REMOTE)
         if local and not Path(path).expanduser().exists():
-            yield run.warning(name, "is not on this machine.", "Is it on every node?")
-
-
-@rule
-def interpolations(run: Run) -> Iterable[Finding]:
-    """Every interpolation of the configuration resolves."""
-    for name, error in run.unresolved.items():
-        # Hydra's own are resolved once it runs.
-        if "HydraConfig" not in str(error) and not name.startswith("hydra."):
-            reason = str(error).strip().splitlines()[0]
-            yield Finding("error", name, None, f"does not resolve: {reason}.", "Set what it refers to.")
+            yield run.warning(name, "is not on this machine.", advice="Is it on every node?")

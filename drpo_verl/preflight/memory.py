@@ -1,319 +1,105 @@
-"""What a card has to hold, estimated from the model's sizes: once while sampling, once while updating.
-
-An estimate: allocator fragmentation, kernels' workspaces and uneven routing of experts are not in it. The formulas are
-in docs/check.md.
-"""
+"""The rule about a card's memory. Of the remedies that it could name, it tries out which ones work."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from drpo_verl.check.registry import rule
-from drpo_verl.configuration.architecture import Architecture
-from drpo_verl.configuration.finding import Finding
-from drpo_verl.configuration.run_config import ACTOR, MODEL, ROLLOUT, Run, is_number
-from drpo_verl.preflight.precision import compute_dtype, fp8_training, short_dtype
+from drpo_verl.check.method import objective_of
+from drpo_verl.check.rule import rule
+from drpo_verl.configuration.finding import Finding, remedy_sentence
+from drpo_verl.configuration.run_config import RunConfig
+from drpo_verl.configuration.sections import ACTOR, MODEL, ROLLOUT
+from drpo_verl.preflight.memory_estimate import CARD, GIB, UTILISATION, Memory, card_gib, estimate
+from drpo_verl.preflight.parallel import fits_rollout
 
-GIB = 1024**3
-_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-_CONTEXT = 2 * GIB
-"""CUDA's context, NCCL's buffers and the libraries of one process."""
-_GRAPHS = 1 * GIB
-"""vLLM's CUDA graphs."""
-_TOP_K_ENTRY = 64
-"""An id and its log-probabilities under both policies, and what the divergence makes of them on the way."""
-_TOP_K_CHUNK = 64 * 1024**2
-_CARD = "check.gpu_memory_gib"
-_UTILISATION = f"{ROLLOUT}.gpu_memory_utilization"
-
-
-@dataclass(frozen=True)
-class Part:
-    """One share of a card's memory.
-
-    Args:
-        name: what it is.
-        size: in bytes.
-        how: where the number comes from.
-    """
-
-    name: str
-    size: float
-    how: str
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What a card holds.
-
-    Args:
-        update: while the trainer updates.
-        rollout: while the rollout engine samples; for an engine with cards of its own, on those.
-        kv_tokens: how many tokens of KV cache a replica of the rollout engine has room for; None when the card's size
-            is not known.
-        hybrid: on the trainer's cards while they sample too, beside an engine with cards of its own; empty elsewhere.
-    """
-
-    update: list[Part]
-    rollout: list[Part]
-    kv_tokens: float | None
-    hybrid: list[Part]
-
-    @staticmethod
-    def total(parts: list[Part]) -> float:
-        """Bytes of all parts."""
-        return sum(part.size for part in parts)
-
-
-def estimate(run: Run) -> Memory | None:
-    """The memory of one card; None for a CPU, or when the model's sizes or the micro-batch are not known."""
-    if run.on_cpu or run.architecture is None or run.micro_batch_tokens is None:
-        return None
-    states = _megatron_states(run, run.architecture) if run.is_megatron else _fsdp_states(run, run.architecture)
-    update = [*states, *_activations(run, run.architecture), Part("CUDA, NCCL", _CONTEXT, "a constant")]
-    if run.hybrid_rollout and not run.get(f"{ROLLOUT}.free_cache_engine", True):
-        held = run.number(_UTILISATION, 0.5) * run.number(_CARD, 0) * GIB
-        update.append(Part("rollout engine", held, "free_cache_engine=False: it stays"))
-    rollout, kv_tokens = _rollout(run, run.architecture)
-    shared = [*rollout, *_resident(run, states)] if run.hybrid_rollout else []
-    if run.standalone_rollout:
-        return Memory(update, rollout, kv_tokens, hybrid=shared)
-    return Memory(update, shared, kv_tokens, hybrid=[])
-
-
-def _trained(run: Run, model: Architecture) -> float:
-    # Of LoRA on all linear layers: rank x (inputs + outputs) of each, of experts as far as they are linear layers.
-    if not run.lora_rank:
-        return model.parameters.total
-    query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    attention = 2 * (model.hidden + query) + 2 * (model.hidden + key)
-    mlp = 3 * (model.hidden + model.intermediate) if not model.experts else 0
-    return run.lora_rank * model.layers * (attention + mlp)
-
-
-def _fsdp_states(run: Run, model: Architecture) -> list[Part]:
-    size = run.get(f"{run.engine}.fsdp_size", -1)
-    shards = run.world if not is_number(size) or size <= 0 or size >= run.world else size
-    if run.get(f"{run.engine}.offload_policy", False):
-        shards = math.inf  # weights, gradients and optimiser states are in host memory
-    dtype = short_dtype(run.get(f"{run.engine}.model_dtype"), "fp32")
-    total, trained = model.parameters.total, _trained(run, model)
-    compute = _BYTES[compute_dtype(run)]
-    ends = model.parameters.embedding + model.parameters.head
-    layer = (total - ends) / max(1, model.layers)
-    whole = total if not run.get(f"{run.engine}.reshard_after_forward", True) else ends + 2 * layer
-    parts = [
-        Part("weights", total * _BYTES[dtype] / shards, f"{total / 1e9:.2f} G x {dtype} / {shards} shards"),
-        Part("gradients", trained * _BYTES[dtype] / shards, f"{trained / 1e9:.2f} G x {dtype} / {shards}"),
-        Part(
-            "optimiser states", trained * 2 * _BYTES[dtype] / shards, f"2 x {trained / 1e9:.2f} G x {dtype} / {shards}"
-        ),
-        Part(
-            "gathered weights",
-            whole * compute,
-            f"embedding, head and two layers in {compute_dtype(run)}"
-            if whole < total
-            else f"all layers in {compute_dtype(run)} (reshard_after_forward=False)",
-        ),
-    ]
-    if run.get(f"{run.engine}.use_no_sync_for_gradient_accumulation", False):
-        parts.append(Part("unsharded gradients", trained * 4, "use_no_sync_for_gradient_accumulation=True"))
-    else:
-        parts.append(
-            Part("gradients of a layer", (ends + layer) * 4 if not run.lora_rank else 0, "fp32, until reduced")
-        )
-    return parts
-
-
-def _megatron_states(run: Run, model: Architecture) -> list[Part]:
-    parameters = model.parameters
-    tensor, stages = run.tensor_parallel, run.pipeline_parallel
-    # The first or the last stage is the largest; with one stage it has both ends.
-    ends = parameters.embedding + parameters.head if stages == 1 else max(parameters.embedding, parameters.head)
-    dense = (parameters.other / stages + ends) / tensor
-    experts = parameters.experts / (run.expert_tensor_parallel * run.expert_parallel * stages)
-    replicas = run.data_parallel * run.context_parallel
-    expert_replicas = max(1, run.world // (run.expert_tensor_parallel * run.expert_parallel * stages))
-    trained = 1.0 if not run.lora_rank else _trained(run, model) / parameters.total
-    if not run.get(f"{run.engine}.use_distributed_optimizer", True):
-        replicas = expert_replicas = 1
-    states = trained * (dense / replicas + experts / expert_replicas)
-    here = f"{(dense + experts) / 1e9:.2f} G"
-    parts = [
-        Part("weights", 2 * (dense + experts), f"{here} x bf16 (TP {tensor}, PP {stages}, EP {run.expert_parallel})"),
-        Part("gradients", 4 * trained * (dense + experts), f"{here} x fp32"),
-        Part(
-            "optimiser states",
-            12 * states,
-            f"fp32 weights and two moments, over {replicas} ranks ({expert_replicas} for experts)",
-        ),
-    ]
-    if fp8_training(run):
-        parts.append(Part("FP8 weights", dense + experts, "a second copy, beside the bf16 one"))
-    return parts
-
-
-def _activations(run: Run, model: Architecture) -> list[Part]:
-    tokens, size = run.micro_batch_tokens or 0, _BYTES[compute_dtype(run)]
-    split = run.tensor_parallel
-    query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    # Of one layer: norms (with their fp32 copies) and residuals; q, k, v, their rotated copies and the output of flash
-    # attention; gate, up, their activation and product.
-    layer = (
-        tokens * (8 * size * model.hidden + size * (3 * query + 4 * key) + 4 * size * model.active_intermediate) / split
-    )
-    checkpointed = bool(run.get(f"{MODEL}.enable_gradient_checkpointing", True)) and not run.is_megatron
-    if run.is_megatron:
-        checkpointed = run.get(f"{run.engine}.override_transformer_config.recompute_granularity") == "full"
-    # 1F1B: the first stage has as many micro-batches in flight as there are stages, of as many fewer layers.
-    if checkpointed:
-        held = model.layers * tokens * size * model.hidden / split
-        if run.get(f"{MODEL}.enable_activation_offload", False):
-            held = 2 * held / max(1, model.layers)
-        parts = [
-            Part(
-                "activations", held + layer, f"{model.layers} layers' inputs for {tokens} tokens, and one layer's all"
-            ),
-        ]
-    else:
-        parts = [
-            Part("activations", model.layers * layer, f"{model.layers} layers, {tokens} tokens, nothing recomputed")
-        ]
-    if run.get(f"{MODEL}.use_fused_kernels", False):
-        return parts
-    each = 4 if not run.is_megatron else 6
-    what = "bf16 with their gradient" if not run.is_megatron else "bf16, and fp32 probabilities"
-    parts.append(Part("logits", tokens * model.vocabulary * each / split, f"{tokens} x {model.vocabulary}, {what}"))
-    entries = run.whole(f"{ACTOR}.policy_loss.top_k", 0) + 1
-    if entries > 1:
-        size = tokens * entries * _TOP_K_ENTRY + _TOP_K_CHUNK
-        parts.append(Part("Top-K", size, f"{tokens} x {entries} entries, and a chunk of the logits in fp32"))
-    return parts
-
-
-def _resident(run: Run, states: list[Part]) -> list[Part]:
-    parts = [Part("trainer: CUDA, NCCL", _CONTEXT, "a constant")]
-    if not run.get(f"{run.engine}.param_offload", False):
-        parts.append(Part("trainer: weights", states[0].size, "param_offload=False"))
-        if run.is_megatron:
-            parts.append(Part("trainer: gradients", states[1].size, "param_offload=False: the buffer stays"))
-    if not run.get(f"{run.engine}.optimizer_offload", False):
-        parts.append(Part("trainer: optimiser states", states[2].size, "optimizer_offload=False"))
-    return parts
-
-
-def _rollout(run: Run, model: Architecture) -> tuple[list[Part], float | None]:
-    parameters, tensor = model.parameters, run.rollout_tensor_parallel
-    dtype = short_dtype(run.get(f"{ROLLOUT}.dtype"))
-    linear = 1 if run.get(f"{ROLLOUT}.quantization") == "fp8" else _BYTES[dtype]
-    expert_split = tensor * run.rollout_data_parallel if run.whole(f"{ROLLOUT}.expert_parallel_size", 1) > 1 else tensor
-    weights = (
-        (parameters.embedding + parameters.head) * _BYTES[dtype] / tensor
-        + parameters.other * linear / tensor
-        + parameters.experts * linear / expert_split
-    )
-    tokens = run.whole(f"{ROLLOUT}.max_num_batched_tokens", 8192)
-    width = max(model.active_intermediate, model.heads * model.head_dim)
-    step = tokens * _BYTES[dtype] * (4 * model.hidden + 3 * width / tensor)
-    sampled = run.whole(f"{ROLLOUT}.max_num_seqs", 256) * model.vocabulary * 4 * 2
-    graphs = 0 if run.get(f"{ROLLOUT}.enforce_eager", False) else _GRAPHS
-    parts = [
-        Part("weights", weights, f"{'fp8' if linear == 1 else dtype}, TP {tensor}"),
-        Part("a step", step + sampled, f"{tokens} batched tokens, and logits of max_num_seqs sequences"),
-        Part("CUDA, graphs", _CONTEXT + graphs, "constants"),
-    ]
-    card = run.get(_CARD)
-    if not is_number(card):
-        return parts, None
-    room = run.number(_UTILISATION, 0.5) * card * GIB - Memory.total(parts)
-    parts.append(
-        Part("KV cache", max(0.0, room), f"what is left of gpu_memory_utilization={run.number(_UTILISATION, 0.5)}")
-    )
-    return parts, max(0.0, room) / kv_bytes(run, model)
-
-
-def kv_bytes(run: Run, model: Architecture) -> float:
-    """Bytes of KV cache that a token takes on one card of the rollout engine."""
-    kind = str(run.get(f"{ROLLOUT}.engine_kwargs.vllm.kv_cache_dtype", "auto"))
-    size = 1 if kind.startswith("fp8") else _BYTES[short_dtype(run.get(f"{ROLLOUT}.dtype"))]
-    heads = math.ceil(model.kv_heads / run.rollout_tensor_parallel)  # replicated where there are fewer than cards
-    return 2 * model.attention_layers * heads * model.head_dim * size
+_FEW_SEQUENCES = 8
+"""With room for fewer whole sequences, vLLM interrupts some of them again and again."""
 
 
 @rule
-def memory(run: Run) -> Iterable[Finding]:
+def memory(run: RunConfig) -> Iterable[Finding]:
     """A card's memory, as estimated, holds the update, the rollout beside what the trainer keeps, and a KV cache."""
-    share = run.number(_UTILISATION, 0.5)
-    if not 0 < share <= 1:
-        yield run.error(_UTILISATION, "is a share of the card: it must be in (0, 1].", "Set it to 0.5.")
+    if not 0 < run.number(UTILISATION) <= 1:
+        yield run.error(UTILISATION, "is a share of the card: it must be in (0, 1].", f"{UTILISATION}=0.5")
         return
-    held, card = estimate(run), run.get(_CARD)
-    if held is None or not is_number(card):
-        return
-    limit = card * GIB
-    update = Memory.total(held.update)
+    problems = _problems(run)
+    for kind, problem in problems.items():
+        others, candidates = problems.keys() - {kind}, _CANDIDATES[kind](run)
+        enough = tuple(each for each in candidates if _problems(run.changed(each)).keys() <= others)[:2]
+        advice = "" if enough else "It needs more cards, or larger ones."
+        yield replace(problem, overrides=enough, remedy=remedy_sentence(problem.setting, enough, advice))
+
+
+def _problems(run: RunConfig) -> dict[str, Finding]:
+    """What a card has no room for, without remedies: the update, the rollout, or both of them at once."""
+    held, card = estimate(run), card_gib(run)
+    if held is None or card is None:
+        return {}
+    problems, limit, share = {}, card * GIB, run.number(UTILISATION)
+    update, largest = Memory.total(held.update), max(held.update, key=lambda part: part.size)
     if update > limit:
-        largest = max(held.update, key=lambda part: part.size)
-        certain = sum(part.size for part in held.update[:3])
-        level = run.error if certain > limit else run.warning
-        yield level(
-            _CARD,
-            f"GiB a card, and the update is estimated to take {update / GIB:.0f} ({largest.name}: "
-            f"{largest.size / GIB:.0f}).",
-            _less(run, largest.name),
-        )
-    yield from _rollout_memory(run, held, limit, share)
-
-
-def _less(run: Run, name: str) -> str:
-    if name in ("activations", "logits", "Top-K"):
-        setting = "ppo_max_token_len_per_gpu" if run.dynamic_batch else "ppo_micro_batch_size_per_gpu"
-        more = (
-            ""
-            if run.get(f"{MODEL}.enable_gradient_checkpointing", True)
-            else ", set enable_gradient_checkpointing=true"
-        )
-        return f"Lower {ACTOR}.{setting}, or split sequences over more cards{more}."
-    if run.is_megatron:
-        return "Raise the tensor, pipeline or expert parallel size, or take more cards."
-    return f"Take more cards, or set {run.engine}.offload_policy=true (slower)."
-
-
-def _rollout_memory(run: Run, held: Memory, limit: float, share: float) -> Iterable[Finding]:
-    model = run.architecture
-    assert model is not None
-    fullest = held.hybrid or held.rollout
-    engine = [part for part in fullest if not part.name.startswith("trainer")]
-    kept = Memory.total(fullest) - Memory.total(engine)
-    weights = next(part.size for part in engine if part.name == "weights")
+        certain = sum(part.size for part in held.update[:3])  # weights, gradients, optimiser states
+        message = f"GiB a card, and the update is estimated to take {update / GIB:.0f} ({largest.name}: "
+        message += f"{largest.size / GIB:.0f})."
+        problems["update"] = run.finding("error" if certain > limit else "warning", CARD, message)
+    kept = _kept_by_the_trainer(held)
     if kept + share * limit > limit:
-        yield run.warning(
-            _UTILISATION,
-            f"of the card, and the {kept / GIB:.0f} GiB that the trainer keeps on it meanwhile, are more than "
-            "the whole.",
-            f"Lower it to {max(0.05, (limit - kept) / limit):.2f}, or set {run.engine}.param_offload=true "
-            "and optimizer_offload=true.",
-        )
+        message = f"of the card, and the {kept / GIB:.0f} GiB that the trainer keeps on it meanwhile, are more than "
+        problems["both"] = run.warning(UTILISATION, message + "the whole.")
+    weights = next(part.size for part in held.rollout if part.name == "weights")
+    tokens, longest = held.kv_tokens or 0, min(run.max_model_len or math.inf, run.sequence_length)
     if weights > share * limit:
-        yield run.error(
-            _UTILISATION,
-            f"has no room for the rollout's weights ({weights / GIB:.0f} GiB a card).",
-            f"Raise it, or {ROLLOUT}.tensor_model_parallel_size.",
+        message = f"has no room for the rollout's weights ({weights / GIB:.0f} GiB a card)."
+        problems["rollout"] = run.error(UTILISATION, message)
+    elif tokens < longest:
+        message = f"leaves a KV cache of {tokens:.0f} tokens, and one sequence has {longest:.0f}."
+        problems["rollout"] = run.error(UTILISATION, message)
+    elif tokens < _FEW_SEQUENCES * longest:
+        message = (
+            f"leaves a KV cache for {tokens / longest:.1f} sequences of full length: vLLM will preempt, and be slow."
         )
-        return
-    longest = min(run.max_model_len or math.inf, run.prompt_length + run.response_length)
-    sequences = (held.kv_tokens or 0) / longest
-    if sequences < 1:
-        yield run.error(
-            _UTILISATION,
-            f"leaves a KV cache of {held.kv_tokens or 0:.0f} tokens, and one sequence has {longest:.0f}.",
-            f"Raise it, or {ROLLOUT}.tensor_model_parallel_size.",
-        )
-    elif sequences < 8:
-        yield run.warning(
-            _UTILISATION,
-            f"leaves a KV cache for {sequences:.1f} sequences of full length: vLLM will preempt, and be slow.",
-            f"Raise it, or {ROLLOUT}.tensor_model_parallel_size.",
-        )
+        problems["rollout"] = run.warning(UTILISATION, message)
+    return problems
+
+
+def _kept_by_the_trainer(held: Memory) -> float:
+    """Bytes that the trainer keeps on a card while it samples."""
+    return sum(part.size for part in held.hybrid or held.rollout if part.name.startswith("trainer"))
+
+
+def _for_the_update(run: RunConfig) -> Iterator[str]:
+    if run.dynamic_batch:
+        tokens, name = run.micro_batch_tokens or 0, f"{ACTOR}.ppo_max_token_len_per_gpu"
+        least = math.ceil(run.sequence_length / run.context_parallel)
+        while tokens > least:
+            tokens = max(tokens // 2, least)
+            yield f"{name}={tokens}"
+    else:
+        name, share = f"{ACTOR}.ppo_micro_batch_size_per_gpu", run.mini_batch_per_rank or 1
+        yield from (f"{name}={size}" for size in range((run.micro_batch or 1) - 1, 0, -1) if share % size == 0)
+    row = objective_of(run)
+    if run.is_fsdp:
+        yield f"{MODEL}.enable_gradient_checkpointing=True"
+        yield f"{run.engine}.offload_policy=True"
+    if row is None or not row.needs_top_k:
+        yield f"{MODEL}.use_fused_kernels=True"
+    yield f"{ROLLOUT}.free_cache_engine=True"
+
+
+def _for_both(run: RunConfig) -> Iterator[str]:
+    held, card = estimate(run), card_gib(run)
+    assert held is not None and card is not None  # there would be no problem
+    share = math.floor(100 - 100 * _kept_by_the_trainer(held) / (card * GIB)) / 100
+    yield from [f"{UTILISATION}={share}"] if share > 0 else []
+    yield f"{run.engine}.param_offload=True {run.engine}.optimizer_offload=True"
+
+
+def _for_the_rollout(run: RunConfig) -> Iterator[str]:
+    tenths, sizes = math.floor(10 * run.number(UTILISATION)) + 1, range(1, run.rollout_gpus_per_node + 1)
+    yield from (f"{UTILISATION}={share / 10}" for share in range(tenths, 10))
+    yield from (f"{ROLLOUT}.tensor_model_parallel_size={size}" for size in sizes if fits_rollout(run, size))
+
+
+_CANDIDATES = {"update": _for_the_update, "both": _for_both, "rollout": _for_the_rollout}

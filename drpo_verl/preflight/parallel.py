@@ -3,163 +3,172 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from drpo_verl.check.registry import rule
+from drpo_verl.check.rule import rule
 from drpo_verl.configuration.finding import Finding
-from drpo_verl.configuration.run_config import ACTOR, MODEL, ROLLOUT, Run, is_whole
+from drpo_verl.configuration.numbers import is_number, is_whole
+from drpo_verl.configuration.run_config import DRIVER_CPUS, WORKER_CPUS, RunConfig
+from drpo_verl.configuration.sections import ACTOR, MODEL, ROLLOUT
 
-CPUS_A_CARD = 3
-"""verl's resource pool reserves so many in Ray for each worker."""
-CPUS_BESIDE = 8
-"""For the trainer's own process, agent loops and rewards."""
-"""What verl's resource pool reserves in Ray for each worker (``ResourcePoolManager.max_colocate_count``)."""
+_MEGATRON = f"{ACTOR}.megatron"
+_TENSOR, _PIPELINE, _CONTEXT, _EXPERT, _EXPERT_TENSOR = (
+    f"{_MEGATRON}.{name}_parallel_size"
+    for name in ("tensor_model", "pipeline_model", "context", "expert_model", "expert_tensor")
+)
+_ROLLOUT_TENSOR, _ROLLOUT_DATA = f"{ROLLOUT}.tensor_model_parallel_size", f"{ROLLOUT}.data_parallel_size"
+
+
+def _largest(limit: int, fits: Callable[[int], bool]) -> int:
+    """The largest size up to a limit that fits; 0 when none does."""
+    return next((size for size in range(limit, 0, -1) if fits(size)), 0)
+
+
+def _splits(size: int, heads: int, kv_heads: int) -> bool:
+    """Whether heads divide over so many cards, key-value heads being copied where they are fewer."""
+    return heads % size == 0 and (kv_heads % size == 0 or size % kv_heads == 0)
+
+
+def _splits_heads(run: RunConfig, size: int) -> bool:
+    model = run.architecture
+    return model is None or _splits(size, model.heads, model.kv_heads)
 
 
 @rule
-def trainer_parallel(run: Run) -> Iterable[Finding]:
+def trainer_parallel(run: RunConfig) -> Iterable[Finding]:
     """The training engine's sizes (Megatron TP, PP, CP, EP; Ulysses; `fsdp_size`) divide the trainer's cards."""
     if run.is_megatron:
-        model = run.tensor_parallel * run.pipeline_parallel * run.context_parallel
-        if run.world % model:
-            yield run.error(
-                f"{run.engine}.tensor_model_parallel_size",
-                f"x pipeline {run.pipeline_parallel} x context {run.context_parallel} = {model} does not divide the "
-                f"{run.world} cards.",
-                "Choose sizes whose product divides them.",
-            )
-        experts = run.expert_tensor_parallel * run.expert_parallel * run.pipeline_parallel
-        if run.expert_parallel > 1 and run.world % experts:
-            yield run.error(
-                f"{run.engine}.expert_model_parallel_size",
-                f"x expert tensor {run.expert_tensor_parallel} x pipeline {run.pipeline_parallel} = {experts} does not "
-                f"divide the {run.world} cards.",
-                "Choose sizes whose product divides them.",
-            )
+        yield from _megatron_parallel(run)
         return
+    ulysses = run.ulysses_setting
     if run.world % run.context_parallel:
-        yield run.error(_ulysses(run), f"does not divide the {run.world} cards.", "Set it to a divisor of them.")
+        size = _largest(run.context_parallel, lambda size: run.world % size == 0 and _splits_heads(run, size))
+        yield run.error(ulysses, f"does not divide the {run.world} cards.", f"{ulysses}={size}")
     if run.context_parallel > 1 and not run.get(f"{MODEL}.use_remove_padding", True):
-        yield run.error(
-            f"{MODEL}.use_remove_padding",
-            f"but sequence parallelism ({_ulysses(run)}={run.context_parallel}) needs it.",
-            "Set it to true.",
-        )
-    size = run.get(f"{run.engine}.fsdp_size", -1)
+        name = f"{MODEL}.use_remove_padding"
+        message = f"but sequence parallelism ({ulysses}={run.context_parallel}) needs it."
+        yield run.error(name, message, f"{name}=True")
+    name = f"{run.engine}.fsdp_size"
+    size = run.get(name, -1)
     if is_whole(size) and 0 <= size < run.world and (size == 0 or run.world % size):
+        advice = "That shards over all of them; a divisor will do, too."
+        yield run.error(name, f"does not divide the {run.world} cards.", f"{name}=-1", advice=advice)
+
+
+def _megatron_parallel(run: RunConfig) -> Iterable[Finding]:
+    others = run.pipeline_parallel * run.context_parallel
+    product = run.tensor_parallel * others
+    if run.world % product:
+        size = _largest(run.tensor_parallel, lambda size: run.world % (size * others) == 0 and _splits_heads(run, size))
         yield run.error(
-            f"{run.engine}.fsdp_size",
-            f"does not divide the {run.world} cards.",
-            "Set it to -1 to shard over all of them, or to a divisor.",
+            _TENSOR,
+            f"x pipeline {run.pipeline_parallel} x context {run.context_parallel} = {product} does not divide the "
+            f"{run.world} cards.",
+            f"{_TENSOR}={size}" if size else f"{_TENSOR}=1 {_PIPELINE}=1 {_CONTEXT}=1",
         )
-
-
-def _ulysses(run: Run) -> str:
-    actors = f"{ACTOR}.ulysses_sequence_parallel_size"
-    return actors if run.whole(actors, 1) > 1 else f"{run.engine}.ulysses_sequence_parallel_size"
+    others = run.expert_tensor_parallel * run.pipeline_parallel
+    product = run.expert_parallel * others
+    if run.expert_parallel > 1 and run.world % product:
+        count = run.architecture.experts if run.architecture else 0
+        size = _largest(run.expert_parallel, lambda size: run.world % (size * others) == 0 and count % size == 0)
+        yield run.error(
+            _EXPERT,
+            f"x expert tensor {run.expert_tensor_parallel} x pipeline {run.pipeline_parallel} = {product} does not "
+            f"divide the {run.world} cards.",
+            f"{_EXPERT}={size or 1}",
+        )
 
 
 @rule
-def rollout_parallel(run: Run) -> Iterable[Finding]:
+def rollout_parallel(run: RunConfig) -> Iterable[Finding]:
     """The rollout engine's sizes (TP, DP, PP, EP) divide its cards and a node's, and are ones that verl implements."""
-    name = f"{ROLLOUT}.tensor_model_parallel_size"
-    if run.whole(f"{ROLLOUT}.pipeline_model_parallel_size", 1) > 1:
-        yield run.error(
-            f"{ROLLOUT}.pipeline_model_parallel_size", "is not implemented by verl's rollout engines.", "Set it to 1."
-        )
+    stages = f"{ROLLOUT}.pipeline_model_parallel_size"
+    if run.whole(stages) > 1:
+        yield run.error(stages, "is not implemented by verl's rollout engines.", f"{stages}=1")
     pools = {"trainer's": run.world} if run.hybrid_rollout else {}
     if run.standalone_rollout:
         pools["rollout's own"] = run.rollout_world
+    node, tensor = run.rollout_gpus_per_node, run.rollout_tensor_parallel
     for whose, cards in pools.items():
         if cards % run.replica_size:
             yield run.error(
-                name,
+                _ROLLOUT_TENSOR,
                 f"x data parallel {run.rollout_data_parallel} makes replicas of {run.replica_size} cards, which do not "
                 f"divide the {whose} {cards}.",
-                f"Set it to a divisor of {cards}." if cards > 1 else "Set both to 1.",
+                _smaller_replica(run, tensor),
             )
             return
-    node = run.whole(f"{ROLLOUT}.n_gpus_per_node", run.gpus_per_node)
     if run.replica_size > node and run.replica_size % node:
-        yield run.error(
-            name,
-            f"makes replicas of {run.replica_size} cards, which are no whole nodes of {node}.",
-            "Choose a product of tensor and data parallel sizes that is.",
-        )
-    elif run.rollout_tensor_parallel > node:
-        yield run.warning(
-            name,
-            f"is more than the {node} cards of a node: every layer of every token waits for the network.",
-            f"Set it to at most {node}.",
-        )
-    experts = run.whole(f"{ROLLOUT}.expert_parallel_size", 1)
-    product = run.rollout_tensor_parallel * run.rollout_data_parallel
-    if experts > 1 and experts != product:
-        yield run.error(
-            f"{ROLLOUT}.expert_parallel_size",
-            f"is neither 1 nor tensor x data parallel size = {product}, as verl demands.",
-            f"Set it to {product}.",
-        )
+        message = f"makes replicas of {run.replica_size} cards, which are no whole nodes of {node}."
+        yield run.error(_ROLLOUT_TENSOR, message, _smaller_replica(run, node))
+    elif tensor > node:
+        message = f"is more than the {node} cards of a node: every layer of every token waits for the network."
+        yield run.warning(_ROLLOUT_TENSOR, message, _smaller_replica(run, node))
+    product = tensor * run.rollout_data_parallel
+    if run.rollout_expert_parallel > 1 and run.rollout_expert_parallel != product:
+        name = f"{ROLLOUT}.expert_parallel_size"
+        message = f"is neither 1 nor tensor x data parallel size = {product}, as verl demands."
+        yield run.error(name, message, f"{name}={product}")
+
+
+def fits_rollout(run: RunConfig, tensor: int) -> bool:
+    """Whether the rollout could have that tensor parallel size: its cards divide by replicas, and so do the heads."""
+    pools = [run.world] * run.hybrid_rollout + [run.rollout_world] * run.standalone_rollout
+    replica, node = tensor * run.rollout_data_parallel, run.rollout_gpus_per_node
+    whole_nodes = replica <= node or replica % node == 0
+    return whole_nodes and all(cards % replica == 0 for cards in pools) and _splits_heads(run, tensor)
+
+
+def _smaller_replica(run: RunConfig, limit: int) -> str:
+    """The override with the largest tensor parallel size of the rollout that is no more than a limit and works."""
+    size = _largest(limit, lambda size: fits_rollout(run, size))
+    return f"{_ROLLOUT_TENSOR}={size}" if size else f"{_ROLLOUT_TENSOR}=1 {_ROLLOUT_DATA}=1"
 
 
 @rule
-def heads(run: Run) -> Iterable[Finding]:
+def heads(run: RunConfig) -> Iterable[Finding]:
     """Attention and key-value heads divide over the tensor- and sequence-parallel sizes of both engines."""
     model = run.architecture
     if model is None:
         return
-    name, size = f"{ROLLOUT}.tensor_model_parallel_size", run.rollout_tensor_parallel
-    if model.heads % size or not _either_divides(model.kv_heads, size):
-        yield run.error(
-            name,
-            f"does not split {model.heads} attention heads and {model.kv_heads} key-value heads.",
-            f"Set it to {_divisor_of_heads(model.heads, model.kv_heads, run.rollout_world)}.",
-        )
+    counts = f"{model.heads} attention heads and {model.kv_heads} key-value heads"
+    size = run.rollout_tensor_parallel
+    if not _splits_heads(run, size):
+        yield run.error(_ROLLOUT_TENSOR, f"does not split {counts}.", _smaller_replica(run, size))
     size = run.context_parallel
-    if run.is_fsdp and size > 1 and (model.heads % size or not _either_divides(model.kv_heads, size)):
-        yield run.error(
-            _ulysses(run),
-            f"does not split {model.heads} attention heads and {model.kv_heads} key-value heads.",
-            f"Set it to {_divisor_of_heads(model.heads, model.kv_heads, run.world)}.",
-        )
+    if run.is_fsdp and not _splits_heads(run, size):
+        fitting = _largest(size, lambda size: run.world % size == 0 and _splits_heads(run, size))
+        yield run.error(run.ulysses_setting, f"does not split {counts}.", f"{run.ulysses_setting}={fitting}")
     size = run.tensor_parallel
-    if size > 1 and (model.heads % size or model.kv_heads % size):
-        yield run.error(
-            f"{run.engine}.tensor_model_parallel_size",
-            f"does not divide {model.heads} attention heads and {model.kv_heads} key-value heads.",
-            f"Set it to a divisor of {math.gcd(model.heads, model.kv_heads)}.",
-        )
-
-
-def _either_divides(one: int, other: int) -> bool:
-    return one % other == 0 or other % one == 0
-
-
-def _divisor_of_heads(heads: int, kv_heads: int, cards: int) -> int:
-    divisors = (size for size in range(1, heads + 1) if heads % size == 0 and cards % size == 0)
-    return max(size for size in divisors if _either_divides(kv_heads, size))
+    if model.heads % size or model.kv_heads % size:
+        common = math.gcd(model.heads, model.kv_heads)
+        others = run.pipeline_parallel * run.context_parallel
+        fitting = _largest(size, lambda size: common % size == 0 and run.world % (size * others) == 0)
+        advice = f"It has to be a divisor of {common}."
+        yield run.error(_TENSOR, f"does not divide {counts}.", f"{_TENSOR}={fitting or 1}", advice=advice)
 
 
 @rule
-def experts(run: Run) -> Iterable[Finding]:
+def experts(run: RunConfig) -> Iterable[Finding]:
     """Expert parallelism is asked for only of a model with experts, whose number it divides."""
-    name, size = f"{run.engine}.expert_model_parallel_size", run.expert_parallel
+    size = run.expert_parallel
     if run.architecture is None or size == 1:
         return
-    if not run.architecture.experts:
-        yield run.error(name, "but the model has no experts.", "Set it to 1.")
-    elif run.architecture.experts % size:
-        yield run.error(
-            name, f"does not divide the {run.architecture.experts} experts.", "Set it to a divisor of them."
-        )
+    count = run.architecture.experts
+    if not count:
+        yield run.error(_EXPERT, "but the model has no experts.", f"{_EXPERT}=1")
+    elif count % size:
+        others = run.expert_tensor_parallel * run.pipeline_parallel
+        fitting = _largest(size, lambda size: count % size == 0 and run.world % (size * others) == 0)
+        yield run.error(_EXPERT, f"does not divide the {count} experts.", f"{_EXPERT}={fitting or 1}")
 
 
 @rule
-def layers(run: Run) -> Iterable[Finding]:
+def layers(run: RunConfig) -> Iterable[Finding]:
     """The pipeline's stages, virtual ones included, divide the layers unless their number is set for the ends."""
     if run.architecture is None or not run.is_megatron:
         return
-    override = run.get(f"{run.engine}.override_transformer_config", {})
+    override = run.get(f"{_MEGATRON}.override_transformer_config", {})
     uneven = (
         "num_layers_in_first_pipeline_stage",
         "num_layers_in_last_pipeline_stage",
@@ -167,45 +176,46 @@ def layers(run: Run) -> Iterable[Finding]:
         "account_for_embedding_in_pipeline_split",
         "account_for_loss_in_pipeline_split",
     )
-    if any(override.get(each) for each in uneven):
+    if any(override.get(name) for name in uneven):
         return
-    stages = run.pipeline_parallel * run.whole(f"{run.engine}.virtual_pipeline_model_parallel_size", 1)
-    if run.architecture.layers % stages:
+    virtual, count = f"{_MEGATRON}.virtual_pipeline_model_parallel_size", run.architecture.layers
+    stages = run.pipeline_parallel * run.whole(virtual)
+    if count % stages:
+        fitting = _largest(run.pipeline_parallel, lambda size: count % size == 0 and run.world % size == 0)
         yield run.error(
-            f"{run.engine}.pipeline_model_parallel_size",
-            f"makes {stages} stages, which do not divide the {run.architecture.layers} layers.",
-            f"Set it to a divisor, or set override_transformer_config.{uneven[0]}.",
-        )
+            _PIPELINE, f"makes {stages} stages, which do not divide the {count} layers.",
+            f"{_PIPELINE}={fitting}" + (f" {virtual}=null" if run.whole(virtual) > 1 else ""),
+            advice=f"Uneven stages are set with override_transformer_config.{uneven[0]}.",
+        )  # fmt: skip
 
 
 @rule
-def separate_rollout(run: Run) -> Iterable[Finding]:
+def separate_rollout(run: RunConfig) -> Iterable[Finding]:
     """The separate asynchronous trainer has cards for its rollout, and a checkpoint engine that reaches them."""
     if not run.standalone_rollout:
         return
-    for name in (f"{ROLLOUT}.nnodes", f"{ROLLOUT}.n_gpus_per_node"):
-        value = run.get(name, 0)
-        if not is_whole(value) or value < 1:
-            yield run.error(name, "but trainer_mode=separate_async gives the rollout its own cards.", "Set it.")
+    for name, example in ((f"{ROLLOUT}.nnodes", 1), (f"{ROLLOUT}.n_gpus_per_node", run.gpus_per_node)):
+        if run.whole(name) < 1:
+            message = "but trainer_mode=separate_async gives the rollout its own cards."
+            yield run.error(name, message, f"{name}={example}", advice="Or to as many as there are.")
     name = f"{ROLLOUT}.checkpoint_engine.backend"
     if run.get(name, "naive") == "naive":
         yield run.error(
-            name,
-            "copies weights within one process, and the rollout of trainer_mode=separate_async has its own.",
-            "Set it to nccl (or nixl, mooncake).",
-        )
+            name, "copies weights within one process, and the rollout of trainer_mode=separate_async has its own.",
+            f"{name}=nccl", advice="verl has nixl and mooncake, too.",
+        )  # fmt: skip
 
 
 @rule
-def cpus(run: Run) -> Iterable[Finding]:
+def cpus(run: RunConfig) -> Iterable[Finding]:
     """A node has the CPUs that verl reserves in Ray for its workers; without them a run waits for ever."""
-    given = "ray_kwargs.ray_init.num_cpus"
-    name = given if is_whole(run.get(given)) else "check.cpus_per_node"
-    needed = CPUS_A_CARD * run.gpus_per_node
-    if run.number(name, math.inf) < needed:
+    counted = "ray_kwargs.ray_init.num_cpus"
+    name = counted if is_whole(run.get(counted)) else "check.cpus_per_node"
+    needed, there = WORKER_CPUS * run.gpus_per_node, run.get(name)
+    if is_number(there) and there < needed:
         yield run.error(
             name,
             f"is less than the {needed} that verl reserves for the {run.gpus_per_node} workers of a node "
-            f"({CPUS_A_CARD} each): Ray would wait for ever.",
-            f"Set {given} to {needed + CPUS_BESIDE}: Ray only counts them, so more than there are is fine.",
-        )
+            f"({WORKER_CPUS} each): Ray would wait for ever.",
+            f"{counted}={needed + DRIVER_CPUS}", advice="Ray only counts them, so more than there are is fine.",
+        )  # fmt: skip

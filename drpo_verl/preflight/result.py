@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from drpo_verl.configuration.finding import LEVELS, Finding, Level
-from drpo_verl.configuration.run_config import Run
+from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.preflight.facts import facts
-from drpo_verl.preflight.memory import GIB, Memory, Part, estimate
+from drpo_verl.preflight.memory_estimate import GIB, Memory, Part, estimate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,7 @@ _STYLE: dict[Level, str] = {"error": "bold red", "warning": "yellow", "note": "c
 
 @dataclass(frozen=True)
 class Result:
-    """All that the check has to say.
+    """All that the preflight has to say about a run.
 
     Args:
         findings: the worst first.
@@ -70,9 +70,9 @@ class Result:
         console.print(("can run: " if self.ok else "would not run as meant: ") + self.count(), style=style)
 
 
-def summarise(run: Run, findings: list[Finding]) -> Result:
+def summarise(run: RunConfig, findings: list[Finding]) -> Result:
     """The findings with the facts and the memory, as far as they can be told of a configuration with errors."""
-    if run.not_numbers:
+    if run.wrong_numbers:
         return Result(findings)
     try:
         memory = estimate(run)
@@ -124,11 +124,11 @@ def _memory_table(memory: Memory, card_gib: float | None) -> Table:
     return table
 
 
-def _facts_table(stated: dict[str, str]) -> Table:
+def _facts_table(statements: dict[str, str]) -> Table:
     from rich.text import Text
 
     table = _table("What it comes to", "", "")
     table.show_header = False
-    for name, text in stated.items():
+    for name, text in statements.items():
         table.add_row(name, Text(text))
     return table

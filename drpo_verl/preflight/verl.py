@@ -1,4 +1,4 @@
-"""What verl itself refuses, last of all: its own validation, without vLLM and without its prints."""
+"""What verl itself refuses: the engines that it does not have, and its own validation, without vLLM and its prints."""
 
 from __future__ import annotations
 
@@ -8,47 +8,50 @@ import io
 import warnings
 from collections.abc import Iterable
 
-from drpo_verl.check.registry import rule
+from drpo_verl.check.rule import rule
 from drpo_verl.configuration.finding import Finding
-from drpo_verl.configuration.run_config import ACTOR, MODEL, ROLLOUT, Run
+from drpo_verl.configuration.run_config import RunConfig
+from drpo_verl.configuration.sections import ACTOR, MODEL, ROLLOUT
 
 _ROLLOUT_ENGINES = ("vllm", "sglang", "trtllm")
-_TRAINING_ENGINES = ("fsdp", "fsdp2", "fsdp_turbo", "megatron", "veomni", "torchtitan", "automodel")
+_TRAINING_ENGINES = ("fsdp2", "fsdp", "fsdp_turbo", "megatron", "veomni", "torchtitan", "automodel")
 
 
 @rule
-def engines(run: Run) -> Iterable[Finding]:
+def engines(run: RunConfig) -> Iterable[Finding]:
     """The rollout engine is chosen, and it, the training engine and the device are ones that verl has."""
     import torch
 
     name = f"{ROLLOUT}.name"
     if run.get(name) is None:
-        yield run.error(name, "is not set, and verl has no default.", "Set it to vllm.")
+        yield run.error(name, "is not set, and verl has no default.", f"{name}=vllm")
     if not run.get(f"{MODEL}.external_lib"):  # which may register others
         for setting, known in ((name, _ROLLOUT_ENGINES), (f"{ACTOR}.strategy", _TRAINING_ENGINES)):
             if run.get(setting, known[0]) not in known:
-                yield run.error(setting, "is not an engine of verl's.", f"Choose from {', '.join(known)}.")
+                advice = f"verl has {', '.join(known)}."
+                yield run.error(setting, "is not an engine of verl's.", f"{setting}={known[0]}", advice=advice)
+    name = "trainer.device"
     try:
-        torch.device(run.get("trainer.device", "cuda"))
+        torch.device(run.get(name, "cuda"))
     except (RuntimeError, TypeError):
-        yield run.error("trainer.device", "is not a device of PyTorch's.", "Set it to cuda, npu or cpu.")
+        yield run.error(name, "is not a device of PyTorch's.", f"{name}=cuda", f"{name}=cpu")
 
 
 @rule
-def accepted_by_verl(run: Run) -> Iterable[Finding]:
+def accepted_by_verl(run: RunConfig) -> Iterable[Finding]:
     """verl's own `validate_config` and its dataclasses accept the configuration; asked when nothing else is wrong."""
     from hydra.errors import InstantiationException
     from omegaconf import OmegaConf, open_dict
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils import config as verl_config
 
-    config = copy.deepcopy(run.config)
+    config = copy.deepcopy(run.composed)
     with open_dict(config):
         # validate_config imports vLLM for the rank of adapters, which the rule lora is about.
         for name in (f"{MODEL}.lora_rank", f"{MODEL}.lora.rank"):
             if OmegaConf.select(config, name):
                 OmegaConf.update(config, name, 0)
-    # Without our own check, which this is a part of.
+    # Without the rules of drpo_verl.check, which have been applied.
     validate = getattr(verl_config.validate_config, "__wrapped__", verl_config.validate_config)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():

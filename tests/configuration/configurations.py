@@ -9,11 +9,16 @@ from functools import cache
 from typing import Any
 
 import models
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from drpo_verl.check import Finding, check
+from drpo_verl.check.rule import evaluate
 from drpo_verl.configuration.compose import compose_run
+from drpo_verl.configuration.finding import Finding
+from drpo_verl.configuration.run_config import RunConfig
+from drpo_verl.configuration.search_path import config_dir
+from drpo_verl.preflight import RULES, check_run
 
 ACTOR, ROLLOUT, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.model"
 MEGATRON = f"{ACTOR}.megatron"
@@ -36,7 +41,7 @@ _GPU = (
     "reward.custom_reward_function.path=pkg://drpo_verl.rewards.reward",
     "reward.custom_reward_function.name=compute_score",
 )  # fmt: skip
-DENSE = (*_GPU, architecture(models.QWEN3_4B), f"{MODEL}.path=Qwen/Qwen3-4B-Base", f"{ACTOR}.strategy=fsdp2")
+DENSE = (*_GPU, architecture(models.QWEN3_4B), f"{MODEL}.path=Qwen/Qwen3-4B-Base", "backend=fsdp2")
 """Qwen3-4B on a node of eight cards, FSDP2: the DRPO paper's smallest setting."""
 PARTS = (
     *DENSE, f"{ACTOR}.use_dynamic_bsz=false", f"{ACTOR}.ppo_micro_batch_size_per_gpu=1",
@@ -60,6 +65,13 @@ ASYNC = (
 )  # fmt: skip
 
 
+_GROUPS = {path.name for path in config_dir().iterdir() if path.is_dir()}
+
+
+def _is_choice(override: str) -> bool:
+    return override.partition("=")[0] in _GROUPS
+
+
 @cache
 def _composed(*overrides: str) -> DictConfig:
     return compose_run(overrides)
@@ -67,13 +79,26 @@ def _composed(*overrides: str) -> DictConfig:
 
 def composed(base: Sequence[str], *overrides: str) -> DictConfig:
     """A valid run with overrides. It is composed once, with its groups; values are put in as Hydra would parse them."""
-    groups = [each for each in overrides if each.startswith("method=")]
-    config = copy.deepcopy(_composed(*base, *groups))
+    choices = {each.partition("=")[0]: each for each in (*base, *overrides) if _is_choice(each)}
+    config = copy.deepcopy(_composed(*choices.values(), *(each for each in base if not _is_choice(each))))
     with open_dict(config):
-        for override in OverridesParser.create().parse_overrides([each for each in overrides if each not in groups]):
+        for override in OverridesParser.create().parse_overrides([each for each in overrides if not _is_choice(each)]):
             OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
     return config
 
 
-def findings(base: Sequence[str], *overrides: str) -> list[Finding]:
-    return check(composed(base, *overrides))
+def findings(base: tuple[str, ...], *overrides: str) -> list[Finding]:
+    return check_run(RunConfig(composed(base, *overrides)))
+
+
+findings_once = cache(findings)
+"""The same, remembered: for what depends on nothing but the configuration."""
+
+
+def findings_after(base: tuple[str, ...], overrides: Sequence[str], remedy: str, rule: str) -> list[Finding]:
+    """What a rule finds once a remedy is typed behind the overrides: by Hydra, which refuses what is no setting."""
+    changes = remedy.split()
+    config = composed(base, *overrides, *filter(_is_choice, changes))
+    values = OverridesParser.create().parse_overrides([each for each in changes if not _is_choice(each)])
+    ConfigLoaderImpl._apply_overrides_to_config(values, config)
+    return evaluate([each for each in RULES if each.name == rule], RunConfig(config))

@@ -20,11 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
-from drpo_verl.check import apply_rules, refuse
+from drpo_verl.check import validate_or_raise
 from drpo_verl.configuration import search_path
 from drpo_verl.configuration.compose import CompositionError, compose_run
-from drpo_verl.configuration.run_config import Run
-from drpo_verl.preflight import precision
+from drpo_verl.configuration.run_config import RunConfig
+from drpo_verl.preflight import check_run, precision
 from drpo_verl.preflight.result import summarise
 
 CONFIGS = search_path.config_dir()
@@ -47,7 +47,7 @@ def _compose(experiment: str, *overrides: str) -> DictConfig:
 
 
 # Of verl's own configuration, what no experiment and no method is about: most of it, and of the time to compose it.
-ASIDE = (
+LEFT_OUT = (
     "critic", "distillation", "global_profiler", "transfer_queue", "skip", "reward_model", "sandbox_fusion",
     "reward.reward_model", "reward.sandbox_fusion", "actor_rollout_ref.ref", "actor_rollout_ref.model.mtp",
     "actor_rollout_ref.actor.profiler", "actor_rollout_ref.actor.qat", "actor_rollout_ref.actor.fsdp_config.qat",
@@ -59,7 +59,7 @@ ASIDE = (
 
 def _without_the_rest(config: DictConfig) -> DictConfig:
     OmegaConf.set_struct(config, False)
-    for name in ASIDE:
+    for name in LEFT_OUT:
         parent, _, key = name.rpartition(".")
         holder = OmegaConf.select(config, parent) if parent else config
         if holder is not None:
@@ -337,8 +337,8 @@ def test_the_fields_of_an_architecture_make_a_model_of_its_size(name: str) -> No
 @pytest.mark.parametrize("method", METHODS)
 def test_an_experiment_passes_the_check_with_every_method(experiment: str, method: str) -> None:
     config = compose_run([f"experiment={experiment}", f"method={method}"])
-    run = Run(config)
-    findings = summarise(run, apply_rules(run)).findings
+    run = RunConfig(config)
+    findings = summarise(run, check_run(run)).findings
     assert not [str(each) for each in findings if each.level == "error"]
     assert not [str(each) for each in findings if each.setting.startswith("rule ") or each.rule == "summary"]  # failed
     # What a GPU would answer with a crash, an hour later, when the weights are there.
@@ -396,7 +396,7 @@ def test_an_experiment_can_be_asynchronous(experiment: str, staleness: str, slim
         assert config.actor_rollout_ref.rollout.nnodes > 0
         assert config.actor_rollout_ref.rollout.checkpoint_engine.backend != "naive"
     with pytest.raises(ValueError, match=r"trainer_mode=.*interrupted samples lose their Top-K"):
-        refuse(_compose(experiment, f"staleness={staleness}", "method=dppo_topk_tv"))
+        validate_or_raise(_compose(experiment, f"staleness={staleness}", "method=dppo_topk_tv"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -418,7 +418,7 @@ def test_a_rehearsal_is_small_and_keeps_what_the_experiment_is_about(experiment:
         real = _compose(experiment, *overrides)
         rehearsal = _compose(experiment, *overrides, "rehearsal=cpu")
         assert about(rehearsal) == about(real)
-        refuse(rehearsal)
+        validate_or_raise(rehearsal)
         assert rehearsal.trainer.device == "cpu" and rehearsal.actor_rollout_ref.actor.strategy == "fsdp2"
         assert rehearsal.prepare.policy is not None and rehearsal.prepare.data is not None
         assert rehearsal.data.train_batch_size * rehearsal.actor_rollout_ref.rollout.n <= 32

@@ -10,9 +10,9 @@ from configurations import ACTOR, ASYNC, CPU, DENSE, EXPERTS, MODEL, ROLLOUT, ar
 from omegaconf import OmegaConf
 
 from drpo_verl.configuration.architecture import Architecture, _count_by_formula, read_architecture
-from drpo_verl.configuration.run_config import Run
+from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.search_path import config_dir
-from drpo_verl.preflight.memory import GIB, Memory, Part, estimate, kv_bytes
+from drpo_verl.preflight.memory_estimate import GIB, Memory, Part, estimate, kv_bytes
 
 
 def sizes(parts: list[Part]) -> dict[str, float]:
@@ -20,15 +20,15 @@ def sizes(parts: list[Part]) -> dict[str, float]:
 
 
 def estimated(*overrides: str, base: tuple[str, ...] = DENSE) -> Memory:
-    memory = estimate(Run(composed(base, *overrides)))
+    memory = estimate(RunConfig(composed(base, *overrides)))
     assert memory is not None
     return memory
 
 
 def known(fields: dict[str, Any]) -> Architecture:
-    found = read_architecture(fields, None)
-    assert found is not None
-    return found
+    model = read_architecture(fields, None)
+    assert model is not None
+    return model
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ def test_the_kv_cache_is_that_of_the_vllm_paper() -> None:
     # arXiv 2309.06180, section 3: 800 KB a token for OPT-13B.
     fields = {**models.QWEN3_4B, "model_type": "opt-like", "num_hidden_layers": 40, "hidden_size": 5120,
               "num_attention_heads": 40, "num_key_value_heads": 40, "head_dim": 128}  # fmt: skip
-    run = Run(composed(DENSE, architecture(fields), f"{ROLLOUT}.tensor_model_parallel_size=1"))
+    run = RunConfig(composed(DENSE, architecture(fields), f"{ROLLOUT}.tensor_model_parallel_size=1"))
     assert run.architecture is not None and kv_bytes(run, run.architecture) == 800 * 1024
 
 
 def test_layers_without_full_attention_have_no_kv_cache() -> None:
     types = ["linear_attention"] * 27 + ["full_attention"] * 9
     hybrid = known({**models.QWEN3_4B, "model_type": "hybrid", "layer_types": types})
-    run = Run(composed(DENSE))
+    run = RunConfig(composed(DENSE))
     assert run.architecture is not None
     assert 4 * kv_bytes(run, hybrid) == kv_bytes(run, run.architecture)
 
@@ -139,4 +139,4 @@ def test_the_trainers_cards_may_sample_too_beside_what_it_keeps() -> None:
 
 
 def test_a_cpu_has_no_card() -> None:
-    assert estimate(Run(composed(CPU))) is None
+    assert estimate(RunConfig(composed(CPU))) is None

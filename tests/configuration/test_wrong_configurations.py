@@ -11,12 +11,30 @@ import models
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from configurations import ACTOR, ASYNC, CPU, DENSE, EXPERTS, MEGATRON, MODEL, PARTS, ROLLOUT, architecture, composed
-from configurations import findings as found
+from configurations import (
+    ACTOR,
+    ASYNC,
+    CPU,
+    DENSE,
+    EXPERTS,
+    MEGATRON,
+    MODEL,
+    PARTS,
+    ROLLOUT,
+    architecture,
+    composed,
+    findings,
+    findings_after,
+    findings_once,
+)
 from omegaconf import OmegaConf, open_dict
 
-from drpo_verl.check import Finding, check, rules
-from drpo_verl.check.registry import RULES, Rule
+from drpo_verl import preflight
+from drpo_verl.check.rule import Rule, evaluate
+from drpo_verl.configuration.compose import compose_run
+from drpo_verl.configuration.finding import Finding
+from drpo_verl.configuration.numbers import NUMBERS
+from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.preflight import precision
 
 LOSS = f"{ACTOR}.policy_loss"
@@ -25,7 +43,7 @@ CORRECTION = "algorithm.rollout_correction"
 
 @pytest.mark.parametrize("base", [CPU, DENSE, PARTS, EXPERTS, ASYNC], ids=["cpu", "dense", "parts", "experts", "async"])
 def test_the_valid_ones_are_valid(base: tuple[str, ...]) -> None:
-    unexpected = [each for each in found(base) if each.level != "note" and each.rule != "data_files"]
+    unexpected = [each for each in findings(base) if each.level != "note" and each.rule != "data_files"]
     assert not unexpected, [str(each) for each in unexpected]
 
 
@@ -92,7 +110,7 @@ WRONG = [
     (ASYNC, [f"{ROLLOUT}.nnodes=0"], "error", "separate_rollout", r"nnodes=0, but trainer_mode=separate_async"),
     (ASYNC, [f"{ROLLOUT}.checkpoint_engine.backend=naive"],
      "error", "separate_rollout", r"backend='naive' copies weights within one process.*nccl"),
-    (DENSE, ["check.cpus_per_node=16"], "error", "cpus", r"cpus_per_node=16 is less than the 24.*num_cpus to 32"),
+    (DENSE, ["check.cpus_per_node=16"], "error", "cpus", r"cpus_per_node=16 is less than the 24.*num_cpus=32"),
     # The method and what it is measured against.
     (DENSE, [f"{LOSS}.loss_mode=drppo"], "error", "loss_mode", r"'drppo' is not a loss mode; known:.*drpo"),
     (DENSE, [f"{LOSS}._target_=verl.workers.config.PolicyLossConfig"],
@@ -135,7 +153,7 @@ WRONG = [
     (DENSE, [f"{ROLLOUT}.val_kwargs.do_sample=true"],
      "error", "temperature", r"val_kwargs\.temperature=0, but.*do_sample=True samples"),
     (EXPERTS, [f"+{MEGATRON}.router_replay.mode=R2"],
-     "error", "router_replay", r"mode='R2', but bypass_mode=True.*Use R3"),
+     "error", "router_replay", r"mode='R2', but bypass_mode=True.*router_replay\.mode=R3 and"),
     (EXPERTS, [f"+{MEGATRON}.router_replay.mode=R3"],
      "error", "router_replay", r"replay=False, but.*R3 replays the routes"),
     (DENSE, [f"{ROLLOUT}.enable_rollout_routing_replay=true"], "error", "router_replay", r"FSDP has no router replay"),
@@ -198,7 +216,7 @@ WRONG = [
     (DENSE, [f"{MODEL}.lora.rank=32"], "error", "lora", r"lora\.rank=32 is not read by fsdp2"),
     (DENSE, [f"{MODEL}.lora_rank=1024"], "error", "lora", r"lora_rank=1024 is above 512"),
     (ASYNC, [f"{MODEL}.lora_rank=32"],
-     "error", "lora", r"lora\.merge=False, but.*without its adapters.*Set it to true"),
+     "error", "lora", r"lora\.merge=False, but.*without its adapters.*Set it to True"),
     # The course of the run.
     (DENSE, ["trainer.v1.trainer_mode=asynchronous"], "error", "staleness", r"'asynchronous' is none of sync"),
     (DENSE, ["trainer.v1.trainer_mode=colocate_async", "trainer.v1.colocate_async.num_warmup_batches=0"],
@@ -236,15 +254,15 @@ WRONG = [
     (DENSE, [f"{ACTOR}.ppo_max_token_len_per_gpu=131072"],
      "warning", "memory", r"gpu_memory_gib=80 GiB a card.*logits.*ppo_max_token_len"),
     (DENSE, ["check.gpu_memory_gib=4"], "error", "memory", r"gpu_memory_gib=4 GiB a card, and the update is estimated"),
-    (DENSE, [f"{ROLLOUT}.gpu_memory_utilization=0.95"], "warning", "memory", r"=0\.95 of the card.*param_offload=true"),
-    (ASYNC, [f"{ROLLOUT}.gpu_memory_utilization=0.95"], "warning", "memory", r"=0\.95 of the card.*param_offload=true"),
+    (DENSE, [f"{ROLLOUT}.gpu_memory_utilization=0.95"], "warning", "memory", r"=0\.95 of the card.*param_offload=True"),
+    (ASYNC, [f"{ROLLOUT}.gpu_memory_utilization=0.95"], "warning", "memory", r"=0\.95 of the card.*param_offload=True"),
     (EXPERTS, [f"{ROLLOUT}.gpu_memory_utilization=0.2"],
      "error", "memory", r"=0\.2 has no room for the rollout's weights"),
     (DENSE, [f"{ROLLOUT}.gpu_memory_utilization=0.1"], "error", "memory", r"=0\.1 leaves a KV cache of"),
     # What is left to verl.
     (DENSE, [f"{ROLLOUT}.name=???"], "error", "engines", r"rollout\.name is not set"),
     (DENSE, [f"{ROLLOUT}.name=vlm"], "error", "engines", r"='vlm' is not an engine.*vllm, sglang"),
-    (DENSE, [f"{ACTOR}.strategy=fsdp3"], "error", "engines", r"='fsdp3' is not an engine.*fsdp, fsdp2"),
+    (DENSE, [f"{ACTOR}.strategy=fsdp3"], "error", "engines", r"='fsdp3' is not an engine.*Set it to fsdp2"),
     (DENSE, ["trainer.device=gpu"], "error", "engines", r"='gpu' is not a device.*cuda"),
     (DENSE, ["algorithm.adv_estimator=grop"], "error", "advantages", r"='grop' is not one of verl's: .*grpo"),
     (CPU, ["data.train_files=mine.parquet"], "error", "data_files", r"has no effect: prepare\.data makes"),
@@ -259,30 +277,81 @@ WRONG = [
     ("base", "overrides", "level", "rule", "message"), WRONG, ids=[f"{row[3]}:{','.join(row[1])}"[:90] for row in WRONG]
 )
 def test_it_is_found(base: tuple[str, ...], overrides: list[str], level: str, rule: str, message: str) -> None:
-    findings = found(base, *overrides)
-    ours = [str(each) for each in findings if (each.level, each.rule) == (level, rule)]
-    assert any(re.search(message, text) for text in ours), [(each.level, each.rule, str(each)) for each in findings]
+    found = findings_once(base, *overrides)
+    ours = [str(each) for each in found if (each.level, each.rule) == (level, rule)]
+    assert any(re.search(message, text) for text in ours), [(each.level, each.rule, str(each)) for each in found]
     own_words = "accepted_by_verl"  # verl's, which may name a remedy
-    assert not [str(each) for each in findings if each.level == "error" and not each.remedy and each.rule != own_words]
-    assert not [each for each in findings if each.setting.startswith("rule ")], "a rule raised"
+    assert not [str(each) for each in found if each.level == "error" and not each.remedy and each.rule != own_words]
+    assert not [each for each in found if each.setting.startswith("rule ")], "a rule raised"
+
+
+WITHOUT_OVERRIDES = {
+    "accepted_by_verl": "",  # verl's own words
+    "checkpoints": r"absolute path on storage|Is it on the nodes",
+    "custom_code": r"Correct",
+    "data_files": r"Set it to parquet files|see that every node has it|Make it again|or set data\.prompt_key",
+    "interpolations": r"Set what it refers to",
+    "loss_mode": r"Use \+method=drpo instead",  # applied in tests/contract/test_verl_entry_point.py
+    "memory": r"more cards, or larger ones",
+    "model_path": r"Is it on every node|a name on the hub",
+    "paths": r"Is it on every node",
+    "reward_package": r"Install it",
+}
+"""What no setting mends: the rule, and what its remedy says."""
+
+
+@pytest.mark.parametrize(
+    ("base", "overrides"), [row[:2] for row in WRONG], ids=[f"{row[3]}:{','.join(row[1])}"[:90] for row in WRONG]
+)
+def test_every_remedy_makes_its_finding_go_away(base: tuple[str, ...], overrides: list[str]) -> None:
+    before, known = findings_once(base, *overrides), findings_once(base)
+    for finding in before:
+        if finding.level == "note" or finding in known:
+            continue
+        for remedy, left_out in _remedies(finding):
+            kept = [each for each in overrides if each.lstrip("+").partition("=")[0] != left_out]
+            after = findings_after(base, kept, remedy, finding.rule)
+            assert _without_numbers(finding) not in [_without_numbers(each) for each in after], (remedy, finding)
+            earlier = {each.setting for each in before if (each.level, each.rule) == ("error", finding.rule)}
+            assert not [str(each) for each in after if each.level == "error" and each.setting not in earlier], remedy
+
+
+def _without_numbers(finding: Finding) -> tuple[str, str, str]:
+    return finding.rule, finding.setting, re.sub(r"\d[\d.]*", "", finding.message)
+
+
+def _remedies(finding: Finding) -> list[tuple[str, str]]:
+    """What to type, or which setting to leave out."""
+    if finding.rule == "policy_loss":  # the words of TrustRegionLossConfig
+        value = re.search(r"Set it to (\w+)\.", finding.remedy)
+        if value:
+            return [(f"{finding.setting}={value[1]}", "")]
+        assert re.search(r"Leave it out\.|\+method=\w+ sets a default\.", finding.remedy), finding.remedy
+        return [("", finding.setting)]
+    assert finding.overrides or re.search(WITHOUT_OVERRIDES[finding.rule], finding.remedy), str(finding)
+    # Nothing else in the sentence looks like something to type.
+    typed = {each.rstrip(".,") for each in re.findall(r"[\w.~+]+=[^\s]+", finding.remedy) if "+method" not in each}
+    assert typed <= {change for each in finding.overrides for change in each.split(" ")}, finding
+    return [(each, "") for each in finding.overrides]
 
 
 def test_every_rule_has_a_wrong_configuration() -> None:
-    assert {row[3] for row in WRONG} | {"epochs", "reward_package"} == set(rules())
+    others = {"epochs", "reward_package", "verl_losses"}  # below
+    assert {row[3] for row in WRONG} | others == {rule.name for rule in preflight.RULES}
 
 
 @pytest.mark.parametrize(("flags", "refused"), [({"avx2"}, True), ({"avx2", "avx512f"}, False), ({"amx_tile"}, False)])
 def test_an_fp8_cache_needs_a_cpu_that_can(monkeypatch: pytest.MonkeyPatch, flags: set[str], refused: bool) -> None:
     monkeypatch.setattr(precision, "_cpu_flags", lambda: flags)
-    errors = [str(each) for each in found((*CPU, "precision=cpu_fp8_kv")) if each.level == "error"]
-    assert [bool(re.search(r"kv_cache_dtype='fp8_e4m3' needs AVX-512 or AMX.*=auto", each)) for each in errors] == (
-        [True] if refused else []
-    )
+    errors = [str(each) for each in findings((*CPU, "precision=cpu_fp8_kv")) if each.level == "error"]
+    assert [
+        bool(re.search(r"kv_cache_dtype='fp8_e4m3' needs AVX-512 or AMX.*Set it to auto", each)) for each in errors
+    ] == ([True] if refused else [])
 
 
 def test_more_than_one_pass_over_a_rollout_is_said() -> None:
     assert "8 updates on the same samples" in str(
-        next(each for each in found(DENSE, f"{ACTOR}.ppo_epochs=2") if each.rule == "epochs")
+        next(each for each in findings(DENSE, f"{ACTOR}.ppo_epochs=2") if each.rule == "epochs")
     )
 
 
@@ -300,20 +369,20 @@ def test_more_than_one_pass_over_a_rollout_is_said() -> None:
 )  # fmt: skip
 def test_what_is_no_number_is_said_once_and_nothing_that_follows_from_it(name: str, value: str) -> None:
     base = EXPERTS if name.startswith(MEGATRON) else DENSE
-    before = {str(each) for each in found(base)}
-    errors = [each for each in found(base, f"{name}={value}") if each.level != "note" and str(each) not in before]
+    before = {str(each) for each in findings(base)}
+    errors = [each for each in findings(base, f"{name}={value}") if each.level != "note" and str(each) not in before]
     assert [(each.rule, each.setting) for each in errors] == [("numbers", name)], [str(each) for each in errors]
 
 
 def test_what_is_no_number_hides_no_error_of_something_else() -> None:
-    errors = [each for each in found(DENSE, "data.train_batch_size=0", f"{LOSS}.delta=0") if each.level == "error"]
+    errors = [each for each in findings(DENSE, "data.train_batch_size=0", f"{LOSS}.delta=0") if each.level == "error"]
     assert {each.rule for each in errors} == {"numbers", "policy_loss"}
 
 
 def test_all_errors_are_found_at_once() -> None:
     errors = [
         each
-        for each in found(DENSE, f"{LOSS}.delta=0", f"{ROLLOUT}.top_p=0.9", "data.train_files=null")
+        for each in findings(DENSE, f"{LOSS}.delta=0", f"{ROLLOUT}.top_p=0.9", "data.train_files=null")
         if each.level == "error"
     ]
     assert {each.rule for each in errors} == {"policy_loss", "sampling_distribution", "data_files"}
@@ -326,40 +395,43 @@ def test_a_missing_section_is_no_crash(section: str) -> None:
     config = composed(DENSE)
     with open_dict(config):
         del config[section]
-    assert all(isinstance(each, Finding) for each in check(config))
+    assert all(isinstance(each, Finding) for each in preflight.check_run(RunConfig(config)))
 
 
 def test_an_empty_configuration_is_no_crash() -> None:
-    assert all(isinstance(each, Finding) for each in check(OmegaConf.create({})))
+    assert all(isinstance(each, Finding) for each in preflight.check_run(RunConfig(OmegaConf.create({}))))
 
 
-def test_a_rule_that_raises_is_a_warning_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_that_raises_is_a_warning_that_names_it() -> None:
     def broken(run: object) -> list[Finding]:
         raise KeyError("oops")
 
-    monkeypatch.setitem(RULES, "broken", Rule("broken", "", broken))  # type: ignore[arg-type]
-    finding = next(each for each in found(DENSE) if each.rule == "broken")
+    (finding,) = evaluate([Rule("broken", "", broken)], RunConfig(composed(DENSE)))
     assert finding.level == "warning" and "rule broken could not be evaluated (KeyError" in str(finding)
 
 
 def test_data_files_are_read(tmp_path: Path) -> None:
     file = tmp_path / "train.parquet"
-    pq.write_table(pa.table({"prompt": [["a"]] * 10, "data_source": ["x"] * 10, "reward_model": ["y"] * 10}), file)
-    few = found(DENSE, f"data.train_files={file}", f"data.val_files={file}")
-    assert ["has 10 rows, less than the 64 prompts" in str(each) for each in few if each.rule == "data_files"] == [True]
+    pq.write_table(pa.table({"prompt": [["a"]] * 40, "data_source": ["x"] * 40, "reward_model": ["y"] * 40}), file)
+    own = [f"data.train_files={file}", f"data.val_files={file}"]
+    (few,) = [each for each in findings(DENSE, *own) if each.rule == "data_files"]
+    assert "has 40 rows, less than the 64 prompts" in str(few) and few.overrides == ("data.train_batch_size=32",)
+    assert not findings_after(DENSE, own, few.overrides[0], "data_files")
     pq.write_table(pa.table({"question": ["a"] * 64}), file)
-    columns = next(each for each in found(DENSE, f"data.train_files=[{file}]") if each.rule == "data_files")
+    columns = next(each for each in findings(DENSE, f"data.train_files=[{file}]") if each.rule == "data_files")
     assert "without the columns prompt, data_source, reward_model" in str(columns)
     file.write_text("no parquet")
     assert "is no parquet file" in str(
-        next(each for each in found(DENSE, f"data.train_files={file}") if each.rule == "data_files")
+        next(each for each in findings(DENSE, f"data.train_files={file}") if each.rule == "data_files")
     )
 
 
 def test_a_model_folder_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**models.QWEN3_4B, "max_position_embeddings": 8192}))
     context = next(
-        each for each in found(DENSE, "check.architecture=null", f"{MODEL}.path={tmp_path}") if each.rule == "context"
+        each
+        for each in findings(DENSE, "check.architecture=null", f"{MODEL}.path={tmp_path}")
+        if each.rule == "context"
     )
     assert "in the rollout's context of 8192 tokens" in str(
         context
@@ -370,7 +442,7 @@ def test_a_rewards_file_is_parsed_and_not_run(tmp_path: Path) -> None:
     file = tmp_path / "reward.py"
     file.write_text("raise SystemExit('run')\ndef compute_score(): ...\n")
     assert not [
-        each for each in found(DENSE, f"reward.custom_reward_function.path={file}") if each.rule == "custom_code"
+        each for each in findings(DENSE, f"reward.custom_reward_function.path={file}") if each.rule == "custom_code"
     ]
 
 
@@ -379,22 +451,36 @@ def test_our_reward_without_its_package_is_an_error(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "math_verify" else find(name, *rest)
     )
-    (finding,) = [each for each in found(DENSE) if each.rule == "reward_package"]
+    (finding,) = [each for each in findings(DENSE) if each.rule == "reward_package"]
     assert finding.level == "error" and re.search(r"rewards\.reward' needs math-verify.*pip install", str(finding))
     own = tmp_path / "reward.py"
     own.write_text("def compute_score(): ...\n")
-    assert "reward_package" not in {each.rule for each in found(DENSE, f"reward.custom_reward_function.path={own}")}
+    assert "reward_package" not in {each.rule for each in findings(DENSE, f"reward.custom_reward_function.path={own}")}
 
 
-def test_verls_own_losses_are_checked_too() -> None:
-    config = composed(DENSE, f"{CORRECTION}.bypass_mode=false", f"{ROLLOUT}.top_p=0.9")
-    with open_dict(config):
-        config.actor_rollout_ref.actor.policy_loss = {
-            "_target_": "verl.workers.config.PolicyLossConfig", "loss_mode": "dppo_tv",
-        }  # fmt: skip
-    findings = check(config)
-    assert {(each.level, each.rule) for each in findings} >= {
-        ("warning", "anchor"),
-        ("warning", "sampling_distribution"),
-    }
-    assert not [str(each) for each in findings if each.level == "error"]
+@pytest.mark.parametrize(
+    ("overrides", "level", "setting", "remedy"),
+    [
+        ([f"{CORRECTION}.bypass_mode=false"], "warning", f"{CORRECTION}.bypass_mode", f"{CORRECTION}.bypass_mode=True"),
+        ([f"{ROLLOUT}.top_p=0.9"], "warning", f"{ROLLOUT}.top_p", f"{ROLLOUT}.top_p=1.0"),
+        ([f"{ROLLOUT}.calculate_log_probs=false"], "error", f"{ROLLOUT}.calculate_log_probs",
+         f"{ROLLOUT}.calculate_log_probs=True"),
+    ],
+)  # fmt: skip
+def test_a_loss_of_verls_own_is_looked_at_too(overrides: list[str], level: str, setting: str, remedy: str) -> None:
+    own = [f"{LOSS}={{_target_:verl.workers.config.PolicyLossConfig,loss_mode:dppo_tv}}", *overrides]
+    found = findings(DENSE, *own)
+    (finding,) = [each for each in found if each.rule == "verl_losses"]
+    assert (finding.level, finding.setting, finding.overrides) == (level, setting, (remedy,))
+    assert not [str(each) for each in found if each.level == "error" and each != finding]
+    assert "verl_losses" not in {each.rule for each in findings_after(DENSE, own, remedy, "verl_losses")}
+
+
+def test_the_defaults_of_numbers_are_verls() -> None:
+    for base in (DENSE, EXPERTS):
+        config = compose_run([each for each in base if each.startswith(("backend=", "model_engine="))])
+        run = RunConfig(config)
+        given = {name: run.get(name) for name in NUMBERS if run.get(name) is not None}
+        others = {"actor_rollout_ref.rollout.n_gpus_per_node": 8}  # as the trainer
+        assert given == {name: number.default for name, number in NUMBERS.items() if name in given} | others
+        assert len(given) > 35

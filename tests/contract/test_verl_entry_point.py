@@ -17,8 +17,12 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
 from drpo_verl.adapters.config import TrustRegionLossConfig
+from drpo_verl.check.rule import Rule
+from drpo_verl.configuration.finding import Finding
+from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.search_path import config_dir
 from drpo_verl.metrics.alerts import parse_alerts
+from drpo_verl.preflight import check_run
 
 METHODS = sorted(path.stem for path in (config_dir() / "method").glob("*.yaml"))
 VERL_CONFIG = Path(verl.trainer.__file__).parent / "config"
@@ -76,12 +80,43 @@ def test_bad_input_is_refused_by_verls_own_validation(override: str, message: st
         _validate(_compose("+method=drpo", override))
 
 
-def test_all_that_is_wrong_is_said_at_once_and_warnings_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_all_that_is_wrong_is_said_at_once() -> None:
     wrong = ["actor_rollout_ref.actor.policy_loss.delta=0", "actor_rollout_ref.rollout.top_p=0.9"]
     with pytest.raises(ValueError, match=r"(?s)2 settings can not work.*delta=0 must be.*top_p=0\.9, but"):
         _validate(_compose("+method=drpo", *wrong))
-    _validate(_compose("+method=drpo", "actor_rollout_ref.actor.entropy_coeff=0.5"))
-    assert "entropy_coeff=0.5 outweighs the reward" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("override", "rule", "level"),
+    [
+        ("actor_rollout_ref.actor.optim.lr=1.0", "learning_rate", "error"),
+        ("data.train_batch_size=257 actor_rollout_ref.actor.use_dynamic_bsz=true", "mini_batch", "warning"),
+        ("actor_rollout_ref.rollout.max_num_batched_tokens=16", "scheduler", "error"),
+        ("actor_rollout_ref.rollout.gpu_memory_utilization=1.5", "memory", "error"),
+        ("actor_rollout_ref.actor.entropy_coeff=0.5", "entropy", "warning"),
+        ("trainer.total_epochs=half", "numbers", "error"),
+    ],
+)
+def test_an_opinion_about_a_run_stops_no_run_of_verls_own_entry_point(override: str, rule: str, level: str) -> None:
+    config = _compose("+method=drpo", *override.split())
+    _validate(config)
+    found = check_run(RunConfig(config))
+    assert (level, rule) in {(each.level, each.rule) for each in found}, [str(each) for each in found]
+
+
+def test_warnings_are_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def advise(run: RunConfig) -> list[Finding]:
+        return [run.warning("trainer.nnodes", "is odd.")]
+
+    monkeypatch.setattr("drpo_verl.check.RULES", (Rule("advise", "", advise),))
+    _validate(_compose("+method=drpo"))
+    assert "trainer.nnodes=1 is odd." in caplog.text
+
+
+def test_the_remedy_for_a_loss_mode_by_itself_works() -> None:
+    with pytest.raises(ValueError, match=r"loss_mode='drpo' was set without its configuration\. Use \+method=drpo"):
+        _validate(_compose("actor_rollout_ref.actor.policy_loss.loss_mode=drpo"))
+    _validate(_compose("+method=drpo"))
 
 
 @pytest.mark.parametrize(
@@ -129,17 +164,21 @@ def test_alerts_are_one_override_too_and_checked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("overrides", "plugins", "message"),
     [
-        ("actor_rollout_ref.actor.policy_loss.delta=-1", "delta=-1 must be a number above 0"),
-        ("+method=drop", "Could not find 'method/drop'"),
+        (["+method=drpo", "actor_rollout_ref.actor.policy_loss.delta=-1"], "auto", "delta=-1 must be a number above 0"),
+        (["+method=drop"], "auto", "Could not find 'method/drop'"),
+        # Switched off, the plugin can not say it; the loss's configuration does.
+        (["+method=drpo"], "none", "VERL_USE_EXTERNAL_PLUGINS='none' keeps verl from loading drpo-verl"),
     ],
 )
-def test_from_the_command_line_before_ray_starts(override: str, message: str, tmp_path: Path) -> None:
-    method = [] if override.startswith("+method") else ["+method=drpo"]
+def test_from_the_command_line_before_ray_starts(
+    overrides: list[str], plugins: str, message: str, tmp_path: Path
+) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "verl.trainer.main_ppo", *method, *USERS_OWN, override],
-        cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=400, check=False,
+        [sys.executable, "-m", "verl.trainer.main_ppo", *overrides, *USERS_OWN],
+        cwd=tmp_path, env=os.environ | {"VERL_USE_EXTERNAL_PLUGINS": plugins, "VERL_PLATFORM": ""},
+        capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert run.returncode != 0
     assert message in run.stderr

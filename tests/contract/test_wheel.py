@@ -33,6 +33,7 @@ def test_the_wheel_carries_the_configuration_and_the_entry_points(wheel: Path) -
     names = archive.namelist()
     for name in ("hydra_configs/method/drpo.yaml", "py.typed", "report/page.html.jinja"):
         assert f"drpo_verl/{name}" in names, name
+    assert "hydra_plugins/drpo_verl_search_path.py" in names
     assert not any(name.startswith(("tests/", "hydra_configs/")) for name in names)
     (entry_points,) = (archive.read(name).decode() for name in names if name.endswith("/entry_points.txt"))
     for group in ("[verl.plugins]\ndrpo_verl = drpo_verl.plugin\n", "[vllm.general_plugins]\ndrpo_verl = "):

@@ -14,7 +14,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from drpo_verl import seams
-from drpo_verl.seams import SUPPORTED_VERL, SeamError, expect, expect_parameters, when_imported
+from drpo_verl.seams import SUPPORTED_VERL, SeamError, expect, expect_parameters, missing_plugin, when_imported
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +81,17 @@ def test_a_plugin_that_can_not_be_loaded_says_so() -> None:
     (warning,) = warnings_of("import sys\nsys.modules['wrapt'] = None\nimport drpo_verl.plugin\n")
     assert "the plugin could not be loaded (ModuleNotFoundError" in warning and "none of it is active" in warning
     assert "Reinstall it with its dependencies." in warning
+
+
+def test_a_missing_plugin_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "drpo_verl.plugin", ModuleType("drpo_verl.plugin"))
+    assert missing_plugin() is None
+    monkeypatch.delitem(sys.modules, "drpo_verl.plugin")
+    for value, allowed in (("none", False), ("other", False), ("", False), ("auto", True), ("a, drpo_verl", True)):
+        monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", value)
+        missing = missing_plugin()
+        assert missing is not None
+        assert missing[:2] == (("drpo_verl.plugin", None) if allowed else ("VERL_USE_EXTERNAL_PLUGINS", value))
 
 
 def test_expectations() -> None:

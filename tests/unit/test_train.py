@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from drpo_verl.configuration import search_path
-from drpo_verl.train import _held_out_problems, _shown, _summarise, export_environment
+from drpo_verl.train import _display_path, _held_out_problems, _summarise, export_environment
 
 
 @pytest.mark.parametrize("experiment", [[], ["experiment=cpu_tiny"]])
@@ -40,9 +40,9 @@ def test_a_path_is_shown_even_when_the_current_folder_is_gone(tmp_path: Path, mo
     here = tmp_path / "job"
     here.mkdir()
     monkeypatch.chdir(here)
-    assert _shown(here / "outputs" / "train.log") == "outputs/train.log"
+    assert _display_path(here / "outputs" / "train.log") == "outputs/train.log"
     here.rmdir()  # what Ray does to a submitted job's
-    assert _shown(here / "outputs" / "train.log") == str(here / "outputs" / "train.log")
+    assert _display_path(here / "outputs" / "train.log") == str(here / "outputs" / "train.log")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,18 @@ def test_a_misspelt_name_is_an_error_before_anything_is_made(override: str, mess
     assert run.returncode == 1 and run.stdout == ""
     assert run.stderr.startswith("error: ") and message in run.stderr and len(run.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plugin_that_is_switched_off_is_an_error_before_ray_starts(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "drpo_verl.train", "experiment=cpu_tiny", "run.prefork=false", "run.dir=run"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "VERL_USE_EXTERNAL_PLUGINS": "another,none"},
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert "error: VERL_USE_EXTERNAL_PLUGINS='another,none' keeps verl from loading drpo-verl" in run.stderr
+    assert "VERL_USE_EXTERNAL_PLUGINS=drpo_verl." in run.stderr
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"train.log", ".hydra"}
 
 
 def test_hydras_own_options_still_reach_it(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""Rules about the method: its loss mode and settings, its anchor, and the distribution that was sampled from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from drpo_verl.check.rule import Required, rule, unmet
+from drpo_verl.configuration.finding import Finding
+from drpo_verl.configuration.method import LOSS_MODE
+from drpo_verl.configuration.plugins import plugin_errors
+from drpo_verl.configuration.run_config import RunConfig
+from drpo_verl.configuration.sections import CORRECTION, MODEL, POLICY_LOSS, ROLLOUT
+
+if TYPE_CHECKING:
+    from drpo_verl.losses import Objective
+
+_TARGET = "drpo_verl.adapters.config.TrustRegionLossConfig"
+
+_TRAINER: Mapping[str, Required] = {
+    "trainer.use_v1": Required((True,), "the legacy trainer replaces the loss mode in bypass mode.", default=True),
+    "distillation.enabled": Required((False, None), "verl's distillation replaces the loss function of the method."),
+}
+SAMPLING: Mapping[str, Required] = {
+    **{
+        f"{ROLLOUT}.{name}": Required(
+            (value, None), "the rollout would sample from another distribution than the policy."
+        )
+        for name, value in (("top_p", 1.0), ("top_k", -1), ("repetition_penalty", 1.0))
+    },
+    **{
+        name: Required(
+            ("processed_logprobs", None),
+            "log mu has to be that of the distribution that was sampled from, temperature included.",
+        )
+        for name in (f"{ROLLOUT}.logprobs_mode", f"{ROLLOUT}.engine_kwargs.vllm.logprobs_mode")
+    },
+}
+"""What makes the rollout engine sample from the policy itself, and report that policy's log-probabilities."""
+_BYPASS: Mapping[str, Required] = {
+    f"{CORRECTION}.{name}": Required((None,), f"verl's V1 trainer {does} nothing in bypass mode.")
+    for name, does in (("rollout_rs", "rejects"), ("rollout_is", "weighs"))
+}
+_RECOMPUTED: Mapping[str, Required] = {
+    f"{CORRECTION}.rollout_is": Required(
+        (None,),
+        "the loss truncates pi / mu itself (policy_loss.ratio_cap), and a second weight would count mu twice.",
+    ),
+}
+
+
+def objective_of(run: RunConfig) -> Objective | None:
+    """The row of our table that a run's loss mode names; None for verl's own losses and unknown ones."""
+    import verl  # noqa: F401  and with it the packages that register objectives
+
+    from drpo_verl.losses import OBJECTIVES
+
+    return OBJECTIVES.get(run.loss_mode)
+
+
+@rule
+def loss_mode(run: RunConfig) -> Iterable[Finding]:
+    """The loss mode is one that somebody has registered, and one of ours comes with its own configuration."""
+    from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
+
+    from drpo_verl.losses import OBJECTIVES
+
+    has_settings = run.get(f"{POLICY_LOSS}._target_") == _TARGET
+    # A library named there is imported by the workers only, and may register losses of its own.
+    if run.loss_mode not in {*POLICY_LOSS_REGISTRY, *OBJECTIVES} and not run.get(f"{MODEL}.external_lib"):
+        modes = list(OBJECTIVES) if has_settings else sorted({*POLICY_LOSS_REGISTRY} - {*OBJECTIVES})
+        nearest = get_close_matches(run.loss_mode, modes, n=1, cutoff=0)
+        known = ", ".join(sorted({*POLICY_LOSS_REGISTRY, *OBJECTIVES}))
+        yield run.error(
+            LOSS_MODE, f"is not a loss mode; known: {known}.", *(f"{LOSS_MODE}={mode}" for mode in nearest),
+            advice="A method of drpo-verl is chosen with +method=<name>.",
+        )  # fmt: skip
+        for module, error in plugin_errors():  # of which one may have been meant to register it
+            problem = f"is a plugin that verl could not load ({type(error).__name__}: {error})."
+            yield Finding("error", module, None, problem, f"`python -c 'import {module}'` shows where the error is.")
+    elif run.loss_mode in OBJECTIVES and not has_settings:
+        advice = f"Use +method={run.loss_mode} instead, which sets the loss mode, its thresholds and its anchor."
+        yield run.error(LOSS_MODE, "was set without its configuration.", advice=advice)
+
+
+@rule
+def policy_loss(run: RunConfig) -> Iterable[Finding]:
+    """The method's own settings are complete, of the right kind, have an effect, and go with the anchor."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    if run.get(f"{POLICY_LOSS}._target_") != _TARGET or objective_of(run) is None:
+        return
+    try:
+        instantiate(OmegaConf.select(run.composed, POLICY_LOSS), _convert_="partial")
+    except InstantiationException as error:
+        from drpo_verl.adapters.config import SettingError
+
+        cause = error.__cause__
+        if isinstance(cause, SettingError):
+            yield Finding("error", cause.setting, cause.value, cause.problem, cause.remedy)
+        else:
+            yield Finding("error", POLICY_LOSS, None, f"is refused: {cause or error}", "Choose a method with +method=.")
+
+
+@rule
+def trainer(run: RunConfig) -> Iterable[Finding]:
+    """verl's V1 trainer runs the method, and nothing replaces its loss."""
+    if objective_of(run) is not None:
+        yield from unmet(run, _TRAINER)
+
+
+@rule
+def sampling_distribution(run: RunConfig) -> Iterable[Finding]:
+    """The rollout samples from the policy itself: top-p 1, top-k -1, no penalty, processed log-probabilities."""
+    if objective_of(run) is not None:
+        yield from unmet(run, SAMPLING)
+
+
+@rule
+def rollout_correction(run: RunConfig) -> Iterable[Finding]:
+    """No rejection or second importance weight is set where verl does nothing with it, or the loss has one already."""
+    row = objective_of(run)
+    if row is not None and run.bypass:
+        yield from unmet(run, _BYPASS)
+    if row is not None and row.recomputed_anchor:
+        yield from unmet(run, _RECOMPUTED)
+
+
+@rule
+def anchor(run: RunConfig) -> Iterable[Finding]:
+    """The method's copies of the settings of its anchor agree with the settings themselves, which verl reads."""
+    if objective_of(run) is None:
+        return
+    for copy, original in (
+        (f"{POLICY_LOSS}.bypass_mode", f"{CORRECTION}.bypass_mode"),
+        (f"{POLICY_LOSS}.rollout_log_probs", f"{ROLLOUT}.calculate_log_probs"),
+    ):
+        value = bool(run.get(copy, True))
+        if value != bool(run.get(original, False)):
+            yield run.error(
+                copy, f"is a copy of {original}={run.get(original)}, which is what counts.",
+                run.override(original, value), advice="Leave the copy alone.",
+            )  # fmt: skip

@@ -1,0 +1,56 @@
+"""What a Top-K method needs: everything that its log-probabilities travel through, from vLLM to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from drpo_verl.check.method import objective_of
+from drpo_verl.check.rule import Required, rule, unmet
+from drpo_verl.configuration.finding import Finding
+from drpo_verl.configuration.run_config import RunConfig
+from drpo_verl.configuration.sections import ACTOR, MODEL, POLICY_LOSS, ROLLOUT
+
+_SINGLE_TURN = "the Top-K log-probabilities travel with verl's own single-turn samples only."
+_NO_SEQUENCE_PARALLEL = Required((1, None), "Top-K is not gathered across sequence-parallel ranks.")
+_NO_PADDING = Required((False, None, 0), "the rows of Top-K would not be those of the padded logits.")
+
+_REQUIRED: Mapping[str, Required] = {
+    f"{ROLLOUT}.name": Required(("vllm",), "the Top-K log-probabilities come from vLLM."),
+    f"{ACTOR}.strategy": Required(
+        ("fsdp", "fsdp2", "megatron"), "Top-K is gathered from logits as FSDP's and Megatron's engines hand them over."
+    ),
+    f"{MODEL}.use_fused_kernels": Required(
+        (False, None), "Top-K is gathered from the logits, which fused kernels never make."
+    ),
+    f"{ROLLOUT}.multi_turn.enable": Required((False, None), _SINGLE_TURN),
+    f"{ROLLOUT}.agent.default_agent_loop": Required(("single_turn_agent", None), _SINGLE_TURN),
+    f"{ROLLOUT}.agent.agent_loop_config_path": Required((None,), _SINGLE_TURN),
+    f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": _NO_SEQUENCE_PARALLEL,
+    f"{ACTOR}.ulysses_sequence_parallel_size": _NO_SEQUENCE_PARALLEL,
+    "trainer.v1.trainer_mode": Required(
+        ("sync", None), "an asynchronous trainer's interrupted samples lose their Top-K log-probabilities."
+    ),
+    f"{ROLLOUT}.disaggregation.enabled": Required(
+        (False, None), "a disaggregated rollout does not return Top-K log-probabilities."
+    ),
+    f"{ACTOR}.fsdp_config.pad_to_length": _NO_PADDING,
+    f"{ACTOR}.megatron.pad_to_length": _NO_PADDING,
+    f"{ACTOR}.megatron.dynamic_context_parallel": Required(
+        (False, None), "verl's Megatron engine refuses to hand over the logits with dynamic context parallelism."
+    ),
+}
+
+
+@rule
+def top_k(run: RunConfig) -> Iterable[Finding]:
+    """A Top-K method has the engines, the agent loop and the trainer that its log-probabilities travel through."""
+    row = objective_of(run)
+    if row is None or not row.needs_top_k:
+        return
+    yield from unmet(run, _REQUIRED)
+    name, wanted = f"{ROLLOUT}.custom.drpo_verl.top_k", run.get(f"{POLICY_LOSS}.top_k")
+    if run.get(name) != wanted:
+        yield run.error(
+            name, f"but {POLICY_LOSS}.top_k={wanted}: the rollout has to return what the loss expects.",
+            run.override(name, wanted), advice=f"+method={run.loss_mode} ties the two.",
+        )  # fmt: skip

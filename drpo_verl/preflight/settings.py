@@ -1,0 +1,31 @@
+"""Rules about the settings themselves, whatever they mean: that they are numbers, and that they resolve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from drpo_verl.check.rule import rule
+from drpo_verl.configuration.finding import Finding
+from drpo_verl.configuration.run_config import RunConfig
+
+
+@rule
+def numbers(run: RunConfig) -> Iterable[Finding]:
+    """Batch sizes, lengths and numbers of cards are whole and at least 1; rates and coefficients are numbers."""
+    for name, number in run.wrong_numbers.items():
+        # Of several settings that refer to one, only that one is named.
+        if not any(other in run.reference(name) for other in run.wrong_numbers):
+            default = f"{name}={number.default:g}"
+            yield run.error(
+                name, f"is not {number.kind}.", default, advice=f"That is the default; any {number.kind[2:]} will do."
+            )
+
+
+@rule
+def interpolations(run: RunConfig) -> Iterable[Finding]:
+    """Every interpolation of the configuration resolves."""
+    for name, error in run.unresolved.items():
+        # Hydra's own are resolved once it runs.
+        if "HydraConfig" not in str(error) and not name.startswith("hydra."):
+            reason = str(error).strip().splitlines()[0]
+            yield Finding("error", name, None, f"does not resolve: {reason}.", "Set what it refers to.")
