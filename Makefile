@@ -67,7 +67,7 @@ lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/mypy
 
 docs: $(INSTALLED)  ## write the tables of docs/metrics.md from the metrics' descriptions
-	$(BIN)/python -m drpo_verl.metrics.docs docs/metrics.md
+	$(BIN)/python docs/metrics_tables.py docs/metrics.md
 
 top-k diagnostics: %: $(INSTALLED)  ## what they cost in a step
 	$(BIN)/python -m benchmarks.$(subst -,_,$*)

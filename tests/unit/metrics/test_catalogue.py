@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from metrics_tables import with_tables
 from omegaconf import OmegaConf
 
 from drpo_verl.configuration import search_path
@@ -17,7 +18,6 @@ from drpo_verl.metrics import names
 from drpo_verl.metrics.alerts import ENTROPY, parse_alerts
 from drpo_verl.metrics.bins import PROBABILITY_BINS
 from drpo_verl.metrics.catalogue import SECTIONS
-from drpo_verl.metrics.docs import with_tables
 from drpo_verl.run_folder.steps import read_steps
 
 ROOT = Path(__file__).parents[3]

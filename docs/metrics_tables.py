@@ -1,4 +1,4 @@
-"""``python -m drpo_verl.metrics.docs docs/metrics.md``: writes the tables of the catalogue into a page."""
+"""Writes the tables of the metrics' catalogue into a page: ``python docs/metrics_tables.py docs/metrics.md``."""
 
 from __future__ import annotations
 
