@@ -90,15 +90,15 @@ def main() -> None:
     for column in ("loss", "ms", "verl's", "ms", "ratio (median of pairs)", "saved fp32 tensors", "verl's"):
         table.add_column(column, justify="right")
     data = batch()
-    for (ours, verls), diagnostics in product(COUNTERPARTS.items(), (False, True)):
+    for (ours, counterpart), diagnostics in product(COUNTERPARTS.items(), (False, True)):
         settings = TrustRegionLossConfig(loss_mode=ours, diagnostics=diagnostics, **SETTINGS[ours])
-        run, reference = step(ours, settings, data), step(verls, PolicyLossConfig(), data)
+        run, reference = step(ours, settings, data), step(counterpart, PolicyLossConfig(), data)
         seconds(run), seconds(reference)
         pairs = [(seconds(run), seconds(reference)) for _ in range(PAIRS)]
         table.add_row(
             f"{ours} + diagnostics" if diagnostics else ours,
             f"{1e3 * statistics.median(a for a, _ in pairs):.2f}",
-            verls,
+            counterpart,
             f"{1e3 * statistics.median(b for _, b in pairs):.2f}",
             f"{statistics.median(a / b for a, b in pairs):.2f}",
             str(saved_tensors(run)),

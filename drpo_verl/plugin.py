@@ -42,13 +42,13 @@ def _actor(module: ModuleType) -> None:
 def _replica(module: ModuleType) -> None:
     registry = module.RolloutReplicaRegistry
     expect("vllm" in registry._registry, "RolloutReplicaRegistry", "an entry vllm")
-    verls = registry._registry["vllm"]
+    of_verl = registry._registry["vllm"]
 
     def load() -> Any:
         # Imports vLLM: only when verl itself is about to.
         from drpo_verl.adapters.top_k_server import replica
 
-        return replica(verls())
+        return replica(of_verl())
 
     registry.register("vllm", load)
 

@@ -19,12 +19,12 @@ from drpo_verl.seams import expect_parameters
 class _Sampled:
     """The log-probabilities of the sampled tokens alone, as verl reads them: an object a token and not K + 1."""
 
-    def __init__(self, every: FlatLogprobs) -> None:
-        self._every = every
+    def __init__(self, log_probs: FlatLogprobs) -> None:
+        self._log_probs = log_probs
 
     def __iter__(self) -> Iterator[dict[int, Logprob]]:
-        for first in self._every.start_indices:
-            yield {self._every.token_ids[first]: Logprob(self._every.logprobs[first])}
+        for first in self._log_probs.start_indices:
+            yield {self._log_probs.token_ids[first]: Logprob(self._log_probs.logprobs[first])}
 
 
 class _Listening:
@@ -104,6 +104,6 @@ class TopKReplica(vLLMReplica):
             self.server_class = ray.remote(TopKServer)
 
 
-def replica(verls: type[RolloutReplica]) -> type[RolloutReplica]:
+def replica(registered: type[RolloutReplica]) -> type[RolloutReplica]:
     """What stands for "vllm" in verl's registry of replicas: ours, as long as what it had was verl's own."""
-    return TopKReplica if verls is vLLMReplica else verls
+    return TopKReplica if registered is vLLMReplica else registered

@@ -71,8 +71,8 @@ def _row(tensor: Tensor, row: int) -> list[int]:
     return ids
 
 
-def worst_over_ranks(mine: WorstToken | None, group: Any) -> WorstToken | None:
+def worst_over_ranks(worst_here: WorstToken | None, group: Any) -> WorstToken | None:
     """The worst of all data-parallel ranks; every rank has to call it."""
-    every: list[WorstToken | None] = [None] * torch.distributed.get_world_size(group)
-    torch.distributed.all_gather_object(every, mine, group=group)
-    return max((one for one in every if one is not None), key=lambda one: one.abs_prob_diff, default=None)
+    worst_of_ranks: list[WorstToken | None] = [None] * torch.distributed.get_world_size(group)
+    torch.distributed.all_gather_object(worst_of_ranks, worst_here, group=group)
+    return max(filter(None, worst_of_ranks), key=lambda token: token.abs_prob_diff, default=None)

@@ -37,8 +37,8 @@ class Step:
 
         The mean over a source's problems and their samples (verl's ``mean@n``, not its ``best@n`` and ``maj@n``).
         """
-        found = ((_VALIDATION.fullmatch(name), value) for name, value in self.metrics.items())
-        return dict(sorted((match[1], value) for match, value in found if match))
+        matches = ((_VALIDATION.fullmatch(name), value) for name, value in self.metrics.items())
+        return dict(sorted((match[1], value) for match, value in matches if match))
 
 
 class StepReader:
