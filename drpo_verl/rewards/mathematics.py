@@ -16,6 +16,7 @@ import logging
 import re
 from collections import deque
 from functools import lru_cache
+from types import ModuleType
 
 from drpo_verl.rewards import judge
 from drpo_verl.rewards.literals import NUMBER, equal
@@ -97,8 +98,17 @@ def _verdict(answer: str, truth: str) -> bool:
     return judge.shared().ask(_verify, answer, truth)
 
 
+def load() -> ModuleType:
+    """Import math-verify, which takes seconds.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    return require("math_verify", "math-verify")
+
+
 def _verify(answer: str, truth: str) -> bool:
-    math_verify = require("math_verify", "math-verify")
+    math_verify = load()
     targets = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
     gold, parsed = (
         math_verify.parse(rf"\boxed{{{text}}}", targets, parsing_timeout=_SECONDS) for text in (truth, answer)

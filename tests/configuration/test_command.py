@@ -71,7 +71,6 @@ def test_json_is_all_that_is_printed() -> None:
         ("data.train_batch_size=[1", "data.train_batch_size=[1", r"read as name=value\. Is a .*bracket missing"),
         ("~alerts.kll", "alerts.kll", r"is not a setting\. Did you mean alerts\.kl, "),
         ("experiment=cpu_tiny,cpu_tiny_moe", "experiment", r"='cpu_tiny,cpu_tiny_moe' does not exist"),
-        ("~method", "~method data.seed=1", r"is refused by Hydra: "),
     ],
 )  # fmt: skip
 def test_what_can_not_be_composed_is_named_with_what_there_is(override: str, setting: str, message: str) -> None:
