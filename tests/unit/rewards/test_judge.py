@@ -119,7 +119,7 @@ def test_a_forked_process_has_a_judge_of_its_own() -> None:
 def test_one_that_can_not_run_is_an_error_and_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = Judge(processes=1)
     monkeypatch.setattr(judge, "shared", lambda: nothing)
-    monkeypatch.setattr(judge, "_limit", sys.exit)  # in the process, before its first question
+    monkeypatch.setattr(judge, "_prepare", sys.exit)  # in the process, before its first question
     with pytest.raises(JudgeError, match="the processes that compare answers do not run"):
         score(r"\boxed{\frac{20}{40}}", r"\frac{10}{20}")
 
