@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+@when_imported("hydra", "+method= is found where drpo-verl is installed only.")
+def _search_path(module: ModuleType) -> None:
+    # An installed drpo-verl is found by Hydra itself (hydra_plugins); one that is only on the path is not.
+    from drpo_verl.configuration import search_path
+
+    search_path.register()
+
+
 @when_imported("verl.trainer.ppo.core_algos", "The loss modes of drpo-verl are not registered.")
 def _losses(module: ModuleType) -> None:
     import drpo_verl.adapters.policy_loss  # noqa: F401

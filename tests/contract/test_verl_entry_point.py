@@ -183,3 +183,16 @@ def test_from_the_command_line_before_ray_starts(
     assert run.returncode != 0
     assert message in run.stderr
     assert "ray init" not in run.stdout and "Started a local Ray instance" not in run.stderr
+
+
+def test_sources_that_are_on_the_path_and_not_installed_have_the_groups_too() -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['hydra_plugins.drpo_verl_search_path'] = None  # which only an installation brings\n"
+        "import verl, drpo_verl.plugin\n"
+        "from hydra import compose, initialize_config_dir\n"
+        f"with initialize_config_dir({str(VERL_CONFIG)!r}, version_base=None):\n"
+        "    print(compose('ppo_trainer', ['+method=spo']).actor_rollout_ref.actor.policy_loss.loss_mode)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
+    assert run.stdout.split()[-1] == "spo"
