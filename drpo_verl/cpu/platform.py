@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -18,8 +19,13 @@ CPU = torch.device("cpu")
 _ROLLOUT_ENVIRONMENT = ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_TARGET_DEVICE")
 
 
-def _do_nothing(*args: Any, **kwargs: Any) -> None:
-    """Stand in for what is about devices, caches, allocators, streams or profilers, which a CPU does not have."""
+def _always(answer: Any) -> Callable[..., Any]:
+    """Return a function, or a method, with the same answer to whatever it is asked."""
+    return lambda *args, **kwargs: answer
+
+
+# Stands in for what is about devices, caches, allocators, streams or profilers, which a CPU does not have.
+_do_nothing = _always(None)
 
 
 def _peak_memory(*args: Any, **kwargs: Any) -> int:
@@ -40,13 +46,13 @@ def _device_module() -> ModuleType:
     module = ModuleType("drpo_verl.cpu.torch_cpu")
     vars(module).update({name: getattr(torch.cpu, name) for name in dir(torch.cpu) if not name.startswith("__")})
     vars(module).update(
-        current_device=lambda: CPU,
-        device_count=lambda: 1,
+        current_device=_always(CPU),
+        device_count=_always(1),
         empty_cache=_do_nothing,
-        get_device_name=lambda *args: "CPU",
+        get_device_name=_always("CPU"),
         get_rng_state=lambda *args: torch.get_rng_state(),
         ipc_collect=_do_nothing,
-        is_available=lambda: True,
+        is_available=_always(True),
         manual_seed=torch.manual_seed,
         manual_seed_all=torch.manual_seed,
         max_memory_allocated=_peak_memory,
@@ -73,49 +79,17 @@ class PlatformCPU(PlatformBase):
     profiler_start = profiler_stop = cudart = _do_nothing
     manual_seed = manual_seed_all = staticmethod(torch.manual_seed)
 
-    def is_available(self) -> bool:
-        """Return True: a CPU is always available."""
-        return True
-
-    def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        """Return False: only ``VERL_PLATFORM=cpu`` selects the CPU, so that it never hides an accelerator."""
-        return False
-
-    def current_device(self) -> torch.device:  # type: ignore[override]
-        """Return the device itself: verl passes it to ``Tensor.to``, where an index would mean a GPU."""
-        return CPU
-
-    def device_count(self) -> int:
-        """Return 1."""
-        return 1
-
-    def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
-        """Return no capability, which only CUDA devices have."""
-        return None, None
-
-    def communication_backend_name(self) -> str:
-        """Return torch.distributed's backend, "gloo"."""
-        return "gloo"
-
-    def visible_devices_envvar(self) -> str:
-        """Return the variable that Ray sets for the logical GPU which is a worker slot."""
-        return "CUDA_VISIBLE_DEVICES"
-
-    def nvtx_range(self, msg: str) -> AbstractContextManager[None]:
-        """Return a context without a profiler range."""
-        return nullcontext()
-
-    def ray_resource_name(self) -> str:
-        """Return "GPU": verl's resource pools know only GPU and NPU; ``ray.init(num_gpus=n)`` makes n worker slots."""
-        return "GPU"
-
-    def ray_noset_envvars(self) -> list[str]:
-        """Return no variables: nothing that Ray sets is in the way."""
-        return []
-
-    def is_ipc_supported(self) -> bool:
-        """Return False: there is no device memory to share, and verl sends weights through shared host memory."""
-        return False
+    is_available = _always(True)
+    is_platform_available = _always(False)  # only VERL_PLATFORM=cpu selects the CPU: it never hides an accelerator
+    current_device = _always(CPU)  # verl passes it to ``Tensor.to``, where an index would mean a GPU
+    device_count = _always(1)
+    get_device_capability = _always((None, None))  # which only CUDA devices have
+    communication_backend_name = _always("gloo")
+    visible_devices_envvar = _always("CUDA_VISIBLE_DEVICES")  # Ray sets it for the logical GPU that is a worker slot
+    nvtx_range = _always(nullcontext())
+    ray_resource_name = _always("GPU")  # verl's pools know GPU and NPU; ``ray.init(num_gpus=n)`` makes n worker slots
+    ray_noset_envvars = _always([])  # nothing that Ray sets is in the way
+    is_ipc_supported = _always(False)  # no device memory to share: verl sends weights through shared host memory
 
     def rollout_env_vars(self) -> dict[str, str]:
         """Return the settings of vLLM's CPU backend that are set in this process."""

@@ -1,41 +1,50 @@
-"""Runs work in a process of its own, which reports why it failed."""
+"""Runs work in a process of its own, which answers, or reports why it failed."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from drpo_verl.errors import UserError
 
-_ERROR = "error.txt"
+_ARGUMENTS, _ANSWER, _ERROR = "arguments.pickle", "answer.pickle", "error.txt"
 _POLL_SECONDS = 0.2
 
 
 def run(
-    module: str, folder: Path, log: Path, variables: Mapping[str, str], watch: Callable[[], None] = lambda: None
-) -> None:
-    """Run ``python -m <module> <folder>`` to its end.
+    module: str,
+    *arguments: object,
+    task: str,
+    log: Path,
+    variables: Mapping[str, str],
+    watch: Callable[[], None] = lambda: None,
+) -> Any:
+    """Run ``python -m <module>`` to its end, and return its answer.
 
     Args:
-        module: a module whose main block runs inside ``reporting``.
-        folder: the folder of its job, its only argument.
+        module: a module whose main block calls ``serve``.
+        *arguments: what its function takes; whatever can be pickled.
+        task: begins the message of a failure.
         log: file to which its output is appended.
         variables: environment variables that it gets beside this process's.
         watch: called several times a second while it runs.
 
     Raises:
-        UserError: it failed; the message is the reason that it reported.
+        UserError: it failed; the message has the reason that it reported, and the place of the log.
     """
-    (folder / _ERROR).unlink(missing_ok=True)
-    with log.open("ab") as output:
+    with tempfile.TemporaryDirectory(prefix="drpo-verl-") as name, log.open("ab") as output:
+        folder = Path(name)
+        (folder / _ARGUMENTS).write_bytes(pickle.dumps(arguments))
         process = subprocess.Popen(
-            [sys.executable, "-m", module, str(folder)],
+            [sys.executable, "-m", module, name],
             stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **variables},
         )  # fmt: skip
         try:
@@ -46,21 +55,23 @@ def run(
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-    if process.returncode == 0:
-        return
-    if (folder / _ERROR).exists():
-        raise UserError((folder / _ERROR).read_text())
-    raise UserError(
-        f"it ended with code {process.returncode} (-9: killed, usually since memory ran out; fewer prompts or a "
-        "smaller --max-tokens take less)."
-    )
+        if process.returncode == 0:
+            return pickle.loads((folder / _ANSWER).read_bytes())
+        reason = (
+            f"it ended with code {process.returncode} (-9: killed, usually since memory ran out; fewer prompts or a "
+            "smaller --max-tokens take less)."
+        )
+        if (folder / _ERROR).exists():
+            reason = (folder / _ERROR).read_text()
+    raise UserError(f"{task}: {reason} The log is in {log}.")
 
 
-@contextmanager
-def reporting(folder: Path) -> Iterator[None]:
-    """Leave the reason of a failure in the job's folder, and end the process with exit code 1."""
+def serve(function: Callable[..., Any]) -> None:
+    """Be the process that ``run`` starts: leave the function's answer for it, or the reason why there is none."""
+    folder = Path(sys.argv[1])
     try:
-        yield
+        answer = function(*pickle.loads((folder / _ARGUMENTS).read_bytes()))
+        (folder / _ANSWER).write_bytes(pickle.dumps(answer))
     except Exception as error:
         traceback.print_exc()
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

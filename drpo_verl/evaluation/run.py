@@ -126,34 +126,29 @@ def summarise(
 def _sample(
     settings: Settings, problems: Sequence[Problem], model: str, log: Path, progress: Progress
 ) -> list[list[dict[str, Any]]]:
-    from drpo_verl.evaluation import sample
-
     device = device_type()
     samples = [problem.rows * settings.k for problem in problems]
     job = {
         **asdict(settings),
-        "data": None,
         "model": model,
         "device": device,
         "prompts": [problem.prompt for problem in problems],
         "samples": samples,
     }
     bar = progress.add_task(f"sampling {sum(samples):,} responses on {device}", total=sum(samples))
-    with tempfile.TemporaryDirectory(prefix="drpo-verl-eval-") as name:
-        folder = Path(name)
-        count = folder / sample.PROGRESS_FILE
+    with tempfile.NamedTemporaryFile("r", prefix="drpo-verl-eval-") as finished:
 
         def watch() -> None:
-            if count.exists() and (written := count.read_text()):
+            finished.seek(0)
+            if written := finished.read():
                 progress.update(bar, completed=float(written))
 
-        (folder / sample.JOB_FILE).write_text(json.dumps(job))
-        try:
-            process.run(sample.__name__, folder, log, engine_environment(device, model), watch)
-        except UserError as error:
-            raise UserError(f"MODEL={settings.model!r}: {error} The log is in {log}.") from error
-        progress.update(bar, completed=sum(samples))
-        return [json.loads(line) for line in (folder / sample.RESPONSES_FILE).read_text().splitlines()]
+        responses: list[list[dict[str, Any]]] = process.run(
+            f"{__package__}.sample", {**job, "progress": finished.name},
+            task=f"MODEL={settings.model!r}", log=log, variables=engine_environment(device, model), watch=watch,
+        )  # fmt: skip
+    progress.update(bar, completed=sum(samples))
+    return responses
 
 
 def _score(

@@ -1,20 +1,16 @@
-"""The process in which vLLM samples the responses of an evaluation, and writes one JSON line per problem."""
+"""The process in which vLLM samples the responses of an evaluation."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from drpo_verl.engine.offline import encode, start
-from drpo_verl.engine.process import reporting
-
-JOB_FILE, RESPONSES_FILE, PROGRESS_FILE = "job.json", "responses.jsonl", "progress"
+from drpo_verl.engine.process import serve
 
 
-def main(folder: Path) -> None:
-    """Read the job in a folder, sample, and write the responses there."""
+def sample(job: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Sample the responses to each of a job's prompts."""
     from tqdm import tqdm
     from transformers import AutoTokenizer
     from vllm import SamplingParams, TokensPrompt
@@ -23,10 +19,9 @@ def main(folder: Path) -> None:
         """Writes the number of finished responses to the file that the command reads."""
 
         def update(self, n: float | None = 1) -> bool | None:
-            (folder / PROGRESS_FILE).write_text(str(self.n + (n or 0)))
+            Path(job["progress"]).write_text(str(self.n + (n or 0)))
             return super().update(n)
 
-    job: dict[str, Any] = json.loads((folder / JOB_FILE).read_text())
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     prompts = [encode(tokenizer, messages) for messages in job["prompts"]]
     sampling = {name: job[name] for name in ("temperature", "top_p", "max_tokens")}
@@ -37,15 +32,14 @@ def main(folder: Path) -> None:
         [SamplingParams(n=n, **sampling) for n in job["samples"]],
         use_tqdm=Progress,
     )
-    with (folder / RESPONSES_FILE).open("w") as file:
-        for answer in answers:
-            responses = [
-                {"text": output.text, "tokens": len(output.token_ids), "truncated": output.finish_reason == "length"}
-                for output in answer.outputs
-            ]
-            file.write(json.dumps(responses) + "\n")
+    return [
+        [
+            {"text": output.text, "tokens": len(output.token_ids), "truncated": output.finish_reason == "length"}
+            for output in answer.outputs
+        ]
+        for answer in answers
+    ]
 
 
 if __name__ == "__main__":
-    with reporting(Path(sys.argv[1])):
-        main(Path(sys.argv[1]))
+    serve(sample)

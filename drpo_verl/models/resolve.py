@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 
 from drpo_verl.errors import UserError
 from drpo_verl.models.cache import default_dir
 from drpo_verl.models.checkpoints import as_hugging_face, find_actor
 
-
-def _tiny(cache_dir: Path) -> Path:
-    from drpo_verl.models.tiny_policy import ensure_tiny_policy
-
-    return ensure_tiny_policy(cache_dir)
-
-
-def _smollm2(cache_dir: Path) -> Path:
-    from drpo_verl.models.smollm2 import ensure_smollm2
-
-    return ensure_smollm2(cache_dir)
-
-
-PREPARED: Mapping[str, Callable[[Path], Path]] = {"tiny": _tiny, "smollm2": _smollm2}
-"""The models of the CPU experiments by their short names; each is built when it is asked for."""
+PREPARED = {
+    "tiny": "drpo_verl.models.tiny_policy:ensure_tiny_policy",
+    "smollm2": "drpo_verl.models.smollm2:ensure_smollm2",
+}
+"""What builds the models of the CPU experiments, by their short names; imported when a model is asked for."""
 
 
 def resolve(name: str) -> str:
@@ -38,7 +28,7 @@ def resolve(name: str) -> str:
     """
     if name in PREPARED:
         try:
-            return str(PREPARED[name](default_dir()))
+            return str(resolve_name(PREPARED[name])(default_dir()))
         except RuntimeError as error:
             raise UserError(f"MODEL={name!r} can not be prepared: {error}") from error
     folder = Path(name).expanduser()

@@ -41,27 +41,6 @@ class Method:
         return {name: region[name] for name in names if region[name] is not None}
 
 
-@dataclass(frozen=True)
-class Effect:
-    """What a method makes of the tokens' gradients, -A r w grad log pi: shares of the tokens by their weight w.
-
-    Attributes:
-        removed: share with w = 0, which are clipped or masked.
-        attenuated: share with 0 < w < 1; the cap on the ratio counts, too.
-        corrected: share with w < 0, which are pushed back towards mu.
-        strengthened: share with w > 1.
-        weight_mean: mean of w.
-        weight_min: smallest w.
-    """
-
-    removed: float
-    attenuated: float
-    corrected: float
-    strengthened: float
-    weight_mean: float
-    weight_min: float
-
-
 def methods() -> list[Method]:
     """Return every ``+method=`` group with its defaults, in the order of the table of objectives."""
     from hydra import compose, initialize_config_dir
@@ -88,11 +67,11 @@ def methods() -> list[Method]:
     return [method for _, method in sorted(ordered, key=lambda pair: pair[0])]
 
 
-def effects(method: Method, log_mu: Tensor, log_pi: Tensor, partition: Partition) -> Iterator[Effect]:
-    """What the method makes of the tokens, were all advantages 1, and were all -1.
+def effects(method: Method, log_mu: Tensor, log_pi: Tensor, partition: Partition) -> Iterator[dict[str, float]]:
+    """Yield the effect of a method on tokens, were all advantages 1, and were all -1; see ``effect``.
 
     Args:
-        method: which.
+        method: with the thresholds of its group, or with others.
         log_mu: of the sampled tokens under the rollout engine, ``[N]`` fp32.
         log_pi: under the training engine.
         partition: their Top-K.
@@ -116,20 +95,23 @@ def effects(method: Method, log_mu: Tensor, log_pi: Tensor, partition: Partition
         yield effect(gradient / (-advantage * ratio))
 
 
-def effect(weight: Tensor) -> Effect:
-    """Return the effect of weights w, ``[N]``."""
+def effect(weight: Tensor) -> dict[str, float]:
+    """Return what weights w, ``[N]``, make of the tokens' gradients, -A r w grad log pi, and the mean and least w.
 
-    def share(which: Tensor) -> float:
-        return which.double().mean().item()
-
-    return Effect(
-        removed=share(weight == 0),
-        attenuated=share((weight > 0) & (weight < 1)),
-        corrected=share(weight < 0),
-        strengthened=share(weight > 1),
-        weight_mean=weight.double().mean().item(),
-        weight_min=weight.min().item(),
-    )
+    Shares of the tokens: ``removed`` (w = 0, clipped or masked), ``attenuated`` (0 < w < 1; the cap on the ratio
+    counts, too), ``corrected`` (w < 0, pushed back towards mu) and ``strengthened`` (w > 1).
+    """
+    shares = {
+        "removed": weight == 0,
+        "attenuated": (weight > 0) & (weight < 1),
+        "corrected": weight < 0,
+        "strengthened": weight > 1,
+    }
+    return {
+        **{name: which.double().mean().item() for name, which in shares.items()},
+        "weight_mean": weight.double().mean().item(),
+        "weight_min": weight.min().item(),
+    }
 
 
 @dataclass(frozen=True)
@@ -159,7 +141,7 @@ def measure(chosen: list[Method], log_mu: Tensor, log_pi: Tensor, partition: Par
         positive, negative = effects(method, log_mu, log_pi, partition)
         result[method.name] = {
             "thresholds": method.thresholds,
-            "positive_advantage": asdict(positive),
-            "negative_advantage": asdict(negative),
+            "positive_advantage": positive,
+            "negative_advantage": negative,
         }
     return result

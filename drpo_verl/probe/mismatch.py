@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -98,33 +98,19 @@ def by_probability(tokens: Tokens) -> list[dict[str, Any]]:
     return rows
 
 
-@dataclass(frozen=True)
-class Boundary:
-    """A threshold, and how many tokens it leaves outside.
-
-    Attributes:
-        delta: the threshold; 0 when no token diverges.
-        outside: number of tokens beyond it.
-        diverging: number of tokens that diverge.
-    """
-
-    delta: float
-    outside: int
-    diverging: int
-
-
-def boundary(distances: Floats, share: float) -> Boundary:
+def boundary(distances: Floats, share: float) -> dict[str, Any]:
     """Find the smallest threshold with at most ``share`` of the diverging tokens beyond it.
 
     Args:
         distances: D of each token, ``[N]``; a token with D = 0 does not diverge.
         share: share of the diverging tokens; between 0 and 1.
+
+    Returns:
+        The threshold ``delta``, 0 when no token diverges; the numbers of tokens that are ``outside`` and ``diverging``.
     """
     moved = np.sort(distances[distances > 0])
-    if not len(moved):
-        return Boundary(0.0, 0, 0)
-    delta = moved[len(moved) - 1 - int(share * len(moved))]
-    return Boundary(float(delta), int((moved > delta).sum()), len(moved))
+    delta = float(moved[len(moved) - 1 - int(share * len(moved))]) if len(moved) else 0.0
+    return {"delta": delta, "outside": int((moved > delta).sum()), "diverging": len(moved)}
 
 
 def suggest_delta(tokens: Tokens, share: float) -> dict[str, Any]:
@@ -136,7 +122,7 @@ def suggest_delta(tokens: Tokens, share: float) -> dict[str, Any]:
     """
     diff = tokens.prob_diff
     sides = {"delta": np.abs(diff), "delta_high": np.maximum(diff, 0.0), "delta_low": np.maximum(-diff, 0.0)}
-    return {"share": share, **{name: asdict(boundary(distances, share)) for name, distances in sides.items()}}
+    return {"share": share, **{name: boundary(distances, share) for name, distances in sides.items()}}
 
 
 def _mean(values: Floats) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
+from drpo_verl.engine import process
 from drpo_verl.engine.device import device_type, engine_environment
 from drpo_verl.errors import UserError
 from drpo_verl.models.resolve import resolve
@@ -49,7 +49,7 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
     messages = from_file or prompts.arithmetic(settings, model)
     device = device_type()
     # This process imports verl, which looks for a platform; it has to find the same one as the engines' processes.
-    os.environ.update(engine_environment(device, model))
+    os.environ.update(variables := engine_environment(device, model))
     from drpo_verl.probe.methods import methods
 
     known = methods()
@@ -57,20 +57,19 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
     log = out / LOG_FILE
     log.unlink(missing_ok=True)
     seconds: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix="drpo-verl-probe-") as folder:
-        top_k = max(method.top_k or 0 for method in known)
-        job = Job(Path(folder), settings, model, device, messages, top_k)
-        job.write()
-        for module, activity in (
-            ("sample", f"sampling {len(messages)} x {settings.samples} with vLLM on {device}"),
-            ("score", f"scoring with the training engine on {device}"),
-        ):
-            begin = time.monotonic()
-            with console.status(f"{activity}; the log is in {log}"):
-                job.start(module, log)
-            seconds[module] = round(time.monotonic() - begin, 1)
-            console.print(f"{activity}: {seconds[module]:.0f} s", highlight=False)
-        samples, scores = job.read_samples(), job.read_scores()
+
+    def answer(module: str, activity: str, *arguments: object) -> Any:
+        begin = time.monotonic()
+        task = f"MODEL={settings.model!r}, {module}"
+        with console.status(f"{activity}; the log is in {log}"):
+            result = process.run(f"{__package__}.{module}", *arguments, task=task, log=log, variables=variables)
+        seconds[module] = round(time.monotonic() - begin, 1)
+        console.print(f"{activity}: {seconds[module]:.0f} s", highlight=False)
+        return result
+
+    job = Job(settings, model, device, messages, max(method.top_k or 0 for method in known))
+    samples: Samples = answer("sample", f"sampling {len(messages)} x {settings.samples} with vLLM on {device}", job)
+    scores: Scores = answer("score", f"scoring with the training engine on {device}", job, samples)
     require_numbers(samples, scores)
     tokens = mismatch.Tokens(samples.log_mu.astype(np.float64), scores.log_pi.astype(np.float64))
     result = {

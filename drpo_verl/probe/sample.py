@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from drpo_verl.engine.offline import encode, start
-from drpo_verl.probe.job import Job, serve
+from drpo_verl.engine.process import serve
+from drpo_verl.probe.job import Job
 from drpo_verl.probe.tokens import NOT_LISTED, Samples
 
 
@@ -77,4 +76,4 @@ def _collect(answers: list[Any]) -> Samples:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), sample)
+    serve(sample)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drpo_verl.probe.job import Job, serve
+from drpo_verl.engine.process import serve
+from drpo_verl.probe.job import Job
 from drpo_verl.probe.tokens import NOT_LISTED, Samples, Scores
 
 _BATCH_LOGITS = 2**28
@@ -39,10 +38,10 @@ class Batch:
     predicting: Tensor
 
 
-def score(job: Job) -> Scores:
-    """Compute the log-probabilities of the job's samples."""
+def score(job: Job, samples: Samples) -> Scores:
+    """Compute the log-probabilities of a job's samples."""
     model = load(job.model, job.settings.train_dtype, job.device)
-    return log_probs(model, job.read_samples(), job.settings.train_dtype, job.settings.temperature)
+    return log_probs(model, samples, job.settings.train_dtype, job.settings.temperature)
 
 
 def load(model: str, dtype: str, device: str) -> Any:
@@ -118,4 +117,4 @@ def _pad(samples: Samples, batch: list[int], lengths: Any, starts: Any) -> Batch
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), score)
+    serve(score)

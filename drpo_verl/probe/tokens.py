@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,17 +43,3 @@ class Scores:
 
     log_pi: NDArray[np.float32]
     top_log_pi: NDArray[np.float32]
-
-
-Arrays = TypeVar("Arrays", Samples, Scores)
-
-
-def save(path: Path, arrays: Samples | Scores) -> None:
-    """Write samples or scores to a file."""
-    np.savez(path, **vars(arrays))
-
-
-def load(path: Path, kind: type[Arrays]) -> Arrays:
-    """Read the samples or scores that ``save`` has written."""
-    with np.load(path) as arrays:
-        return kind(**arrays)

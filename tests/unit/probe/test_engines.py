@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from drpo_verl.engine import process
 from drpo_verl.errors import UserError
 from drpo_verl.probe import sample, score
 from drpo_verl.probe.job import Job
@@ -122,21 +124,24 @@ def test_settings_that_mean_nothing(setting: dict[str, object], message: str) ->
         Settings("tiny", **setting)
 
 
-def test_a_job_travels(tmp_path: Path) -> None:
-    job = Job(tmp_path, Settings("tiny", count=3), "/model", "cpu", [[{"role": "user", "content": "1+1"}]], 20)
-    job.write()
-    assert Job.read(tmp_path) == job
-
-
-def test_a_process_that_fails_says_why(tmp_path: Path, folder: Path) -> None:
-    job = Job(tmp_path, Settings("mine"), str(folder), "cpu", [], 20)
-    job.write()
+def test_a_process_answers_or_says_why(tmp_path: Path, folder: Path) -> None:
     log = tmp_path / "probe.log"
-    with pytest.raises(UserError, match=r"MODEL='mine', score: FileNotFoundError: .*samples\.npz.*probe\.log"):
-        job.start("score", log)
+    samples = samples_of(LENGTHS)
+    job = Job(Settings("mine", train_dtype="float32"), str(folder), "cpu", [], 20)
+
+    def run(module: str, job: Job) -> Scores:
+        scores: Scores = process.run(
+            f"drpo_verl.probe.{module}", job, samples, task="MODEL='mine'", log=log, variables={}
+        )
+        return scores
+
+    answer, here = run("score", job), score.score(job, samples)
+    np.testing.assert_allclose(answer.top_log_pi, here.top_log_pi, atol=1e-6)
+    with pytest.raises(UserError, match=r"MODEL='mine': OSError: .*nowhere.*The log is in .*probe\.log"):
+        run("score", replace(job, model=str(tmp_path / "nowhere")))
     assert "Traceback" in log.read_text()
     with pytest.raises(UserError, match="ended with code 1"):
-        job.start("no_such_module", log)
+        run("no_such_module", job)
 
 
 def test_log_probabilities_that_are_no_numbers() -> None:

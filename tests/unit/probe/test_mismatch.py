@@ -101,8 +101,8 @@ def test_no_smaller_threshold_would_do(distances: list[float], share: float) -> 
     values = np.array(distances)
     found = boundary(values, share)
     moved = values[values > 0]
-    assert found.diverging == len(moved)
-    assert found.outside == (moved > found.delta).sum() <= share * len(moved)
-    smaller = moved[moved < found.delta]
+    assert found["diverging"] == len(moved)
+    assert found["outside"] == (moved > found["delta"]).sum() <= share * len(moved)
+    smaller = moved[moved < found["delta"]]
     if len(smaller):
         assert (moved > smaller.max()).sum() > share * len(moved)
