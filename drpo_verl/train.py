@@ -245,16 +245,13 @@ def _main(config: DictConfig) -> None:
     except Exception as error:
         # Hydra wraps what a configured class raises; Ray, what a worker raised, with its whole traceback as text.
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        message = str(cause) if isinstance(cause, ValueError | AssertionError) else _last_line(cause)
+        message = str(cause)
+        if not isinstance(cause, ValueError | AssertionError):
+            message = f"{type(cause).__name__}: {(message.strip().splitlines() or [''])[-1]}"
         log = Path(config.run.dir) / LOG_FILE
         with log.open("a") as file:
             traceback.print_exception(error, file=file)
         sys.exit(f"\nerror: {message}\nThe logs are in {_display_path(log)}")
-
-
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[-1]}"
 
 
 def main() -> None:

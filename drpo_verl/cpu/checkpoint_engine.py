@@ -98,9 +98,9 @@ class SharedFileCheckpointEngine(CheckpointEngine):
         deadline = time.monotonic() + self._timeout_seconds
         while not self._path.exists():
             if time.monotonic() > deadline:
-                waited = f"{self._timeout_seconds:.0f} s"
                 raise TimeoutError(
-                    f"no weights in {self._path} after {waited}: the trainer failed, or has another folder"
+                    f"no weights in {self._path} after {self._timeout_seconds:.0f} s: the trainer failed, or has "
+                    "another folder"
                 )
             await asyncio.sleep(_POLL_SECONDS)
         for name, weight in torch.load(self._path, map_location="cpu", weights_only=True).items():

@@ -23,14 +23,11 @@ def register() -> None:
 
 
 def keep_linear_weights(module: ModuleType) -> None:
-    """Keep the weights of linear layers as they are.
+    """Keep the weights of linear layers as they are, in vLLM's module with ``dispatch_cpu_unquantized_gemm``.
 
     vLLM packs a linear layer's weight for oneDNN and replaces the parameter by an empty tensor, so that verl's first
     weight sync finds nothing to load into, and the job hangs. A plain linear function reads the parameter as it is now,
     and takes no longer on a small model.
-
-    Args:
-        module: vLLM's module with ``dispatch_cpu_unquantized_gemm``.
     """
     original = module.dispatch_cpu_unquantized_gemm
     expect_parameters(original, f"{_LINEAR}.dispatch_cpu_unquantized_gemm", "layer", "remove_weight")
@@ -48,13 +45,10 @@ def keep_linear_weights(module: ModuleType) -> None:
 
 
 def repack_experts(module: ModuleType) -> None:
-    """Pack the experts' weights again after each weight sync.
+    """Pack the experts' weights again after each weight sync, in vLLM's module with ``UnquantizedFusedMoEMethod``.
 
     vLLM packs them for its CPU kernel when the model is loaded. It copies later weights into place as they are, and the
     kernel then reads plain weights as packed ones: there is no error, and the probabilities are others.
-
-    Args:
-        module: vLLM's module with ``UnquantizedFusedMoEMethod``.
     """
     original = module.UnquantizedFusedMoEMethod._setup_kernel
     expect_parameters(original, f"{_EXPERTS}.UnquantizedFusedMoEMethod._setup_kernel", "layer", "w13", "w2")

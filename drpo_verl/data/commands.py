@@ -37,13 +37,16 @@ _Test = Annotated[int, typer.Option(help="How many to test on; none of them is a
 _Seed = Annotated[int, typer.Option(help="Seed of the problems.")]
 
 
-def _from_source(name: str, copy: Path | None, out: Path | None, accept_changes: bool) -> None:
-    from rich.console import Console
-
-    from drpo_verl.data.write import from_source
-
-    console = Console(stderr=True)
-    _write(name, out, partial(from_source, name, copy, accept_changes=accept_changes, console=console))
+_SOURCES = {
+    "dapo_math": ("DAPO-Math filtered to about 13,000 problems, on which both papers train.", ""),
+    "dapo_math_17k": (
+        "DAPO-Math-17k without its duplicates: 17,917 problems, on which a replication of DRPO trained.",
+        " --from dapo-math-17k.parquet",
+    ),
+    "aime": ("AIME 2024 and 2025, 30 problems each, on which both papers evaluate.", ""),
+    "sanity_r1d": ("The sanity test's 1,460 problems of MATH, for DeepSeek-R1-Distill-Qwen-1.5B.", ""),
+}
+"""What each data set of the hub is, and the options of its example."""
 
 
 def _write(name: str, out: Path | None, write: Callable[[Path], dict[str, Any]]) -> None:
@@ -51,10 +54,7 @@ def _write(name: str, out: Path | None, write: Callable[[Path], dict[str, Any]])
 
     folder = out or default_folder(name)
     with exit_on_error(UserError):
-        _print_manifest(folder, write(folder))
-
-
-def _print_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+        manifest = write(folder)
     for part in manifest.get("parts", ()):
         dropped = "".join(f", {part[reason]:,} {reason}" for reason in ("unusable", "duplicates") if part[reason])
         typer.echo(f"{part['data_source']}: {part['read']:,} rows read{dropped}; {part['written']:,} problems")
@@ -62,45 +62,24 @@ def _print_manifest(folder: Path, manifest: dict[str, Any]) -> None:
             typer.echo(f"  {part['contradicting']:,} of the duplicates have another answer; the first was kept")
         if part["instructed"]:
             typer.echo(f"  {part['instructed']:,} prompts got an instruction to box the answer")
-    for name, output in manifest["outputs"].items():
-        typer.echo(f"{folder / name} ({output['rows']:,} rows)")
+    for file, output in manifest["outputs"].items():
+        typer.echo(f"{folder / file} ({output['rows']:,} rows)")
     typer.echo(folder / "manifest.json")
 
 
-@app.command("dapo_math")
-def dapo_math(copy: _Copy = None, out: _Out = None, accept_changes: _Accept = False) -> None:
-    """DAPO-Math filtered to about 13,000 problems, on which both papers train.
+def _add_source(name: str, text: str, options: str) -> None:
+    @app.command(name, help=f"{text}\n\nExample: `drpo-verl data {name}{options}`")
+    def command(copy: _Copy = None, out: _Out = None, accept_changes: _Accept = False) -> None:
+        from rich.console import Console
 
-    Example: `drpo-verl data dapo_math`
-    """
-    _from_source("dapo_math", copy, out, accept_changes)
+        from drpo_verl.data.write import from_source
 
-
-@app.command("dapo_math_17k")
-def dapo_math_17k(copy: _Copy = None, out: _Out = None, accept_changes: _Accept = False) -> None:
-    """DAPO-Math-17k without its duplicates: 17,917 problems, on which a replication of DRPO trained.
-
-    Example: `drpo-verl data dapo_math_17k --from dapo-math-17k.parquet`
-    """
-    _from_source("dapo_math_17k", copy, out, accept_changes)
+        console = Console(stderr=True)
+        _write(name, out, partial(from_source, name, copy, accept_changes=accept_changes, console=console))
 
 
-@app.command("aime")
-def aime(copy: _Copy = None, out: _Out = None, accept_changes: _Accept = False) -> None:
-    """AIME 2024 and 2025, 30 problems each, on which both papers evaluate.
-
-    Example: `drpo-verl data aime`
-    """
-    _from_source("aime", copy, out, accept_changes)
-
-
-@app.command("sanity_r1d")
-def sanity_r1d(copy: _Copy = None, out: _Out = None, accept_changes: _Accept = False) -> None:
-    """The sanity test's 1,460 problems of MATH, for DeepSeek-R1-Distill-Qwen-1.5B.
-
-    Example: `drpo-verl data sanity_r1d`
-    """
-    _from_source("sanity_r1d", copy, out, accept_changes)
+for _name, (_text, _options) in _SOURCES.items():
+    _add_source(_name, _text, _options)
 
 
 @app.command("arithmetic")

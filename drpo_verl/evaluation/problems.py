@@ -32,9 +32,6 @@ class Problem:
 def read(path: Path) -> list[Problem]:
     """Return the problems of a parquet file in its order.
 
-    Args:
-        path: of the file.
-
     Raises:
         UserError: the file is not one that verl's trainer reads, or it is empty.
     """

@@ -10,12 +10,7 @@ from rich.table import Table
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
-    """Print a result so that it can be read on 80 columns.
-
-    Args:
-        result: what ``drpo_verl.evaluation.run.run`` returns.
-        console: where it is printed.
-    """
+    """Print what ``drpo_verl.evaluation.run.run`` returns so that it can be read on 80 columns."""
     settings = result["settings"]
     _print_line(
         console,

@@ -59,11 +59,7 @@ def cluster_address(config: DictConfig) -> str | None:
 
 
 def join_cluster(config: DictConfig) -> None:
-    """Leave out of ``ray_kwargs.ray_init`` what only the process that starts Ray decides.
-
-    Args:
-        config: the configuration of a run that has a ``cluster_address``.
-    """
+    """Leave out of a run's ``ray_kwargs.ray_init`` what only the process that starts Ray decides."""
     settings = OmegaConf.select(config, RAY_INIT)
     variables = OmegaConf.select(config, f"{RAY_INIT}.runtime_env.env_vars") or {}
     with open_dict(config):
@@ -76,10 +72,7 @@ def join_cluster(config: DictConfig) -> None:
 
 
 def require_shared_folder(folder: str) -> None:
-    """Refuse a submitted job's relative ``run.dir``.
-
-    Args:
-        folder: ``run.dir`` as it was set.
+    """Refuse a submitted job's relative ``run.dir``, which is given as it was set.
 
     Raises:
         ValueError: in a job, unless the folder is an absolute path.

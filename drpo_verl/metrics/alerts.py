@@ -160,25 +160,16 @@ class _Watch:
 
 
 class Monitor:
-    """Watches the metrics of a run: one notice for each crossing, and none while a metric stays where it is.
-
-    Args:
-        alerts: what to watch.
-    """
+    """Watches the metrics of a run: one notice for each crossing, and none while a metric stays where it is."""
 
     def __init__(self, alerts: list[Alert]) -> None:
         self._watches = [_Watch(alert) for alert in alerts]
         self._logged = 0
 
     def observe(self, step: int, metrics: Mapping[str, Any]) -> list[Notice]:
-        """Take the metrics of one step; those that are not numbers are passed over.
+        """Take the metrics logged for a step, and return what there is to be said, mostly nothing.
 
-        Args:
-            step: its number.
-            metrics: what is logged for it; any of the watched ones may be missing.
-
-        Returns:
-            What there is to be said, mostly nothing.
+        Any of the watched metrics may be missing, and those that are not numbers are passed over.
         """
         notices = []
         for watch in self._watches:

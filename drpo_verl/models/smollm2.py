@@ -96,11 +96,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             f"{gguf.name}: expected a vocabulary of {VOCAB_SIZE}, got {model.config.vocab_size} (model) and "
             f"{len(tokenizer)} (tokenizer)"
         )
-    ids = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.config.update({**ids, "architectures": [type(model).__name__]})
     model.generation_config = GenerationConfig(**ids)
     transformers.utils.logging.disable_progress_bar()  # it would show that one small file is written

@@ -58,13 +58,7 @@ class _View:
 
 
 def draw(tokens: Tokens, result: Mapping[str, Any], path: Path) -> None:
-    """Draw the tokens of a probe as a PNG file.
-
-    Args:
-        tokens: the sampled tokens.
-        result: of the probe, with its settings, the suggested delta and PPO's clip.
-        path: of the file.
-    """
+    """Draw the tokens of a probe as a PNG file, with the suggested delta and PPO's clip of the probe's result."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -72,10 +66,12 @@ def draw(tokens: Tokens, result: Mapping[str, Any], path: Path) -> None:
     from matplotlib.lines import Line2D
 
     error, diff = np.abs(tokens.ratio_minus_one), np.abs(tokens.prob_diff)
-    clip, suggested = _clip(result), result["suggested_delta"]["delta"]["delta"]
+    clip = float(result["methods"]["grpo"]["thresholds"]["delta_high"])
+    suggested = result["suggested_delta"]["delta"]["delta"]
     x = _logit(tokens.log_mu)
     left, right = float(x.min()) - 0.3, float(x.max()) + 0.3
-    view = _View(x, left, right, tokens.bins, error > clip, diff > suggested, _random_choice(len(x)))
+    drawn = np.random.default_rng(0).permutation(len(x)) < _MAX_POINTS
+    view = _View(x, left, right, tokens.bins, error > clip, diff > suggested, drawn)
 
     figure, (above, below) = plt.subplots(2, 1, figsize=(8.5, 9.4), sharex=True, sharey=True, layout="constrained")
     figure.suptitle(_title(result), fontsize=11)
@@ -105,15 +101,11 @@ def draw(tokens: Tokens, result: Mapping[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _clip(result: Mapping[str, Any]) -> float:
-    return float(result["methods"]["grpo"]["thresholds"]["delta_high"])
-
-
 def _title(result: Mapping[str, Any]) -> str:
     settings = result["settings"]
-    rollout = describe_rollout(settings)
     return (
-        f"{Path(result['model']).name}: sampled by vLLM in {rollout}, scored in {settings['train_dtype']}\n"
+        f"{Path(result['model']).name}: sampled by vLLM in {describe_rollout(settings)}, "
+        f"scored in {settings['train_dtype']}\n"
         f"{result['tokens']:,} tokens of {result['samples']:,} responses, the same weights on both sides"
     )
 
@@ -122,13 +114,6 @@ def _logit(log_mu: Floats) -> Floats:
     # Spread at both ends: of most policies, half of the tokens are above 0.99, and their errors are the smallest.
     odds: Floats = (log_mu - np.log(np.maximum(-np.expm1(log_mu), _MIN_COMPLEMENT))) / np.log(10)
     return odds
-
-
-def _random_choice(count: int) -> NDArray[np.bool_]:
-    chosen = np.ones(count, np.bool_)
-    if count > _MAX_POINTS:
-        chosen[np.random.default_rng(0).permutation(count)[_MAX_POINTS:]] = False
-    return chosen
 
 
 def _y_limits(*errors: Floats) -> tuple[float, float]:

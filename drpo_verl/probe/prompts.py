@@ -49,12 +49,7 @@ def _from_parquet(path: Path) -> list[Messages]:
 
 
 def arithmetic(settings: Settings, model: str) -> list[Messages]:
-    """Return ``settings.count`` arithmetic problems, written in the style that a model reads.
-
-    Args:
-        settings: number and seed of the problems.
-        model: its folder, or its name on the hub.
-    """
+    """Return ``settings.count`` arithmetic problems, written in the style that a model (a folder or name) reads."""
     from drpo_verl.models.tiny_policy import WARMUP_FILE
     from drpo_verl.rewards.arithmetic import Difficulty, Style, make_problems, render_chat
 

@@ -16,12 +16,7 @@ _FEW_TOKENS = 10
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
-    """Print a result so that it can be read on 80 columns.
-
-    Args:
-        result: what ``drpo_verl.probe.run.run`` returns.
-        console: where it is printed.
-    """
+    """Print what ``drpo_verl.probe.run.run`` returns so that it can be read on 80 columns."""
     settings = result["settings"]
     lines = [
         f"{result['model']} on {result['device']}: sampled by vLLM in {describe_rollout(settings)} (μ), "

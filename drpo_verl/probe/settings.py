@@ -61,21 +61,13 @@ class Settings:
             require(name, getattr(self, name) >= 1, "must be at least 1.")
         for name in ("dtype", "train_dtype"):
             require(name, getattr(self, name) in PRECISIONS, f"is not one of {', '.join(PRECISIONS)}.")
-        require_option(
-            self, "temperature", self.temperature > 0, "must be above 0: greedy decoding has no distribution."
-        )
+        require("temperature", self.temperature > 0, "must be above 0: greedy decoding has no distribution.")
         require("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1.")
-        require_option(
-            self, "top_k", self.top_k == -1 or self.top_k >= 1, "must be at least 1, or -1 for no truncation."
-        )
+        require("top_k", self.top_k == -1 or self.top_k >= 1, "must be at least 1, or -1 for no truncation.")
         require("share", 0 < self.share < 1, "is a share of tokens: it must be between 0 and 1.")
 
 
 def describe_rollout(settings: Mapping[str, Any]) -> str:
-    """Name the precisions of the rollout engine, as "bfloat16, fp8_e4m3 KV cache".
-
-    Args:
-        settings: those of a result, as in its JSON.
-    """
+    """Name the precisions of the rollout engine in a result's settings, as "bfloat16, fp8_e4m3 KV cache"."""
     cache = f"{settings['kv_cache_dtype']} KV cache" if settings["kv_cache_dtype"] != "auto" else None
     return ", ".join(filter(None, (settings["dtype"], cache, settings["quantization"])))

@@ -75,12 +75,7 @@ def style(index: int) -> Style:
 
 
 def draw_section(section: Section, groups: Sequence[Group]) -> list[Drawn]:
-    """The section's charts for which any group has a value.
-
-    Args:
-        section: of the catalogue.
-        groups: all of the report.
-    """
+    """The charts of a section of the catalogue for which any of the report's groups has a value."""
     styles = [(group, style(index)) for index, group in enumerate(groups)]
     ranges = shared_ranges(section, groups)
     draw: dict[str, Callable[[Panel], Drawn]] = {

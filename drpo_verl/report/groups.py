@@ -140,20 +140,12 @@ def config_differences(runs: Iterable[ReportRun]) -> list[Difference]:
 
 
 def settings_by_value(settings: Mapping[str, Mapping[str, str]]) -> list[Difference]:
-    """Every setting with its values, the most frequent last.
-
-    Args:
-        settings: of each run, by its name.
-    """
-    keys = dict.fromkeys(key for of_run in settings.values() for key in of_run)
-    return [Difference(key, _names_by_value(key, settings)) for key in keys]
-
-
-def _names_by_value(key: str, settings: Mapping[str, Mapping[str, str]]) -> list[tuple[str, list[str]]]:
-    names: dict[str, list[str]] = {}
-    for run, of_run in settings.items():
-        names.setdefault(of_run.get(key, _NOT_SET), []).append(run)
-    return sorted(names.items(), key=lambda item: len(item[1]))
+    """Every setting with its values, the most frequent last, of the settings of each run by its name."""
+    by_key: dict[str, dict[str, list[str]]] = {key: {} for of_run in settings.values() for key in of_run}
+    for key, names in by_key.items():
+        for run, of_run in settings.items():
+            names.setdefault(of_run.get(key, _NOT_SET), []).append(run)
+    return [Difference(key, sorted(by_key[key].items(), key=lambda item: len(item[1]))) for key in by_key]
 
 
 def name_runs(names: Sequence[str], groups: Sequence[Group]) -> str:

@@ -81,7 +81,7 @@ class Judge:
     def __init__(self, processes: int = 2, seconds: float = _SECONDS) -> None:
         self._processes = processes
         self._seconds = seconds
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._pool: Any = None
 
     def ask(self, function: Callable[..., _Result], *arguments: object) -> _Result:
@@ -116,22 +116,19 @@ class Judge:
     def close(self) -> None:
         """End the processes."""
         with self._lock:
-            self._end()
+            if self._pool is not None:
+                self._pool.stop()
+                self._pool.join()
+                self._pool = None
 
     def _running(self, module: str) -> Any:
         with self._lock:
             if self._pool is None or not self._pool.active:
-                self._end()
+                self.close()
                 self._pool = pebble.ProcessPool(
                     self._processes, initializer=_prepare, initargs=[module], context=_Context()
                 )
             return self._pool
-
-    def _end(self) -> None:
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
-            self._pool = None
 
 
 def _prepare(module: str) -> None:

@@ -11,13 +11,9 @@ from drpo_verl.rewards.packages import require
 NUMBER = re.compile(r"[+-]?(?:[0-9]{1,32}|[0-9]{1,3}(?:,[0-9]{3}){1,8})(?:\.[0-9]{0,6})?")
 
 
-def _is_no_timeout_notice(record: logging.LogRecord) -> bool:
-    return "Timeout is disabled" not in record.getMessage()
-
-
 # math-verify warns once per process that without its time-outs the caller must bound the work, as the literals do.
 for _name in ("math_verify.parser", "math_verify.grader"):
-    logging.getLogger(_name).addFilter(_is_no_timeout_notice)
+    logging.getLogger(_name).addFilter(lambda record: "Timeout is disabled" not in record.getMessage())
 
 
 @lru_cache(maxsize=65_536)  # answers repeat within a group and over steps: ~1 ms the first time, ~1 us after

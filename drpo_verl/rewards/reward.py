@@ -74,7 +74,10 @@ def compute_score(
         JudgeError: the processes that compare answers do not run.
     """
     if data_source == ARITHMETIC:
-        return _score_arithmetic(solution_str, ground_truth)
+        if not NUMBER.fullmatch(ground_truth):
+            raise ValueError(f"ground truth must be a number, got {ground_truth!r} (data source {ARITHMETIC!r})")
+        literal = extract_answer(solution_str)
+        return float(literal is not None and equal(literal, ground_truth))
     if data_source.startswith(gym.PREFIX):
         entry = (extra_info or {}).get("entry")
         if not isinstance(entry, str):
@@ -84,10 +87,3 @@ def compute_score(
         return mathematics.score(solution_str, ground_truth)
     except ValueError as error:
         raise ValueError(f"{error} (data source {data_source!r})") from error
-
-
-def _score_arithmetic(response: str, ground_truth: str) -> float:
-    if not NUMBER.fullmatch(ground_truth):
-        raise ValueError(f"ground truth must be a number, got {ground_truth!r} (data source {ARITHMETIC!r})")
-    literal = extract_answer(response)
-    return float(literal is not None and equal(literal, ground_truth))

@@ -41,9 +41,5 @@ def describe_environment(*packages: str) -> dict[str, str]:
 
 
 def write_environment(folder: Path) -> None:
-    """Write ``environment.json``.
-
-    Args:
-        folder: an existing folder, that of a run.
-    """
+    """Write ``environment.json`` into the existing folder of a run."""
     (folder / ENVIRONMENT_FILE).write_text(json.dumps(describe_environment(), indent=2) + "\n")

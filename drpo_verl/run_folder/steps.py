@@ -42,11 +42,7 @@ class Step:
 
 
 class StepReader:
-    """Reads a metrics file as verl's file logger writes it, while it is being written.
-
-    Args:
-        path: of the file; it need not exist yet.
-    """
+    """Reads a metrics file, which need not exist yet, while verl's file logger writes it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -118,11 +114,7 @@ def held_out_interval(accuracy: float, problems: int | None) -> tuple[float, flo
 def draw(steps: list[Step], path: Path, *, title: str, problems: Mapping[str, int] | None = None) -> None:
     """Draw reward and training-inference mismatch over the steps of a run, as a PNG.
 
-    Args:
-        steps: of the run.
-        path: where to write it.
-        title: above the picture.
-        problems: over how many held-out problems the accuracy is, by data source, for its interval.
+    ``problems`` has the number of held-out problems of each data source, for the interval of its accuracy.
     """
     import matplotlib
 
