@@ -84,10 +84,7 @@ def as_json(workspace: Workspace) -> str:
 
 
 def save(workspace: Workspace) -> None:
-    """Create the workspace on the wandb server; wandb prints its address.
-
-    Args:
-        workspace: from ``build``; without an entity, it gets the user's default one.
+    """Create a workspace on the wandb server, by default for the user's default entity; wandb prints its address.
 
     Raises:
         DashboardError: without credentials, without a connection, or when the server refuses.

@@ -186,7 +186,9 @@ def _run(config: DictConfig) -> None:
             if cluster is not None:
                 console.print(f"joining the Ray cluster at {cluster}", highlight=False, soft_wrap=True)
                 if config.trainer.device in ("cpu", "cuda"):  # another accelerator goes by its own name in Ray
-                    workers = _workers(config)
+                    run = RunConfig(config)
+                    # The cards that verl reserves (worker slots, on a CPU).
+                    workers = run.world + (run.rollout_world if run.standalone_rollout else 0)
                     require_resources(cluster, gpus=workers, cpus=WORKER_CPUS * workers)
         for name in (METRICS_FILE, WORST_TOKENS_FILE, PICTURE_FILE, SUMMARY_FILE):  # only now: it may have been refused
             _keep_under_another_name(folder / name)
@@ -196,12 +198,6 @@ def _run(config: DictConfig) -> None:
             OmegaConf.resolve(config)  # verl does it in a worker, whose environment (a cluster's) may be another
         _train(config, folder, cluster)
     _summarise(config, folder, Console())
-
-
-def _workers(config: DictConfig) -> int:
-    """How many workers verl reserves cards for (worker slots, on a CPU)."""
-    run = RunConfig(config)
-    return run.world + (run.rollout_world if run.standalone_rollout else 0)
 
 
 def _can_prefork(config: DictConfig) -> bool:

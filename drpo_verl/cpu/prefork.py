@@ -57,12 +57,9 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def fork_server(log: Path) -> Iterator[str]:
-    """Yield an executable to use as a Python, the first start of which starts the server.
+    """Yield an executable to use as a Python, the first start of which starts the server, with its output in ``log``.
 
     Where temporary files can not be executed, it is Python itself.
-
-    Args:
-        log: file to which the server's output is appended.
     """
     folder = Path(tempfile.mkdtemp(prefix="drpo-verl-"))  # for this user only
     command = folder / COMMAND

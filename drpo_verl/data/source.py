@@ -52,8 +52,9 @@ def fetch(dataset: Dataset) -> Files:
         }
     # An unreachable host is an httpx error, an OSError or a RuntimeError of several kinds, depending on how it fails.
     except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
-            f"{dataset.repository} can not be downloaded ({type(error).__name__}: {_first_line(error)}). Run it again "
+            f"{dataset.repository} can not be downloaded ({type(error).__name__}: {reason}). Run it again "
             f"to go on, or where there is a network: hf download {dataset.repository} --repo-type dataset "
             f"--revision {dataset.revision or 'main'} --local-dir COPY; then here: --from COPY."
         ) from error
@@ -144,7 +145,3 @@ def matching(pattern: str, names: Mapping[str, Any]) -> list[str]:
     """Return the names that a pattern of the table stands for, in order; a pattern does not match in subfolders."""
     depth = len(PurePosixPath(pattern).parts)
     return sorted(n for n in names if PurePosixPath(n).match(pattern) and len(PurePosixPath(n).parts) == depth)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]

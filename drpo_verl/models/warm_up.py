@@ -91,15 +91,10 @@ def encode_problems(tokenizer: PreTrainedTokenizerFast, problems: Sequence[Probl
 
 @torch.no_grad()
 def measure_accuracy(model: nn.Module, ids: Tensor, labels: Tensor) -> Accuracy:
-    """Compute the accuracy from the probabilities of the right responses, in one forward pass.
+    """Compute the accuracy of a causal language model from the probabilities of the right responses, in one pass.
 
     One spelling of each answer counts, so it is a lower bound of what the reward gives ("046" is right as well), and
-    tight for a policy that only ever saw that spelling.
-
-    Args:
-        model: a causal language model.
-        ids: token ids `[N, T]` of `encode_problems`.
-        labels: their labels `[N, T]`.
+    tight for a policy that only ever saw that spelling. Token ids and labels, `[N, T]`, are those of `encode_problems`.
     """
     log_probs = model(ids[:, :-1]).logits.float().log_softmax(-1)  # [N, T-1, V]
     targets = labels[:, 1:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -50,12 +50,9 @@ def shared_ranges(section: Section, groups: Sequence[Group]) -> dict[str, Range]
             values += [value for value in bars if value is not None]
         else:
             for metric in panel.metrics[:MOST_LINES]:
-                values += _ends(points(group, metric, panel.log), panel.log)
+                line = points(group, metric, panel.log)
+                values += [end for point in line for end in (point.low, point.high) if end > 0 or not panel.log]
     return {axis: _padded(values, logarithmic[axis]) for axis, values in ends.items() if axis and values}
-
-
-def _ends(line: Iterable[Point], log: bool) -> list[float]:
-    return [end for point in line for end in (point.low, point.high) if end > 0 or not log]
 
 
 def empty_figure() -> go.Figure:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
 
 from drpo_verl.metrics.bins import PROBABILITY_BINS
 from drpo_verl.metrics.description import Metric, Panel, Section
@@ -141,7 +142,7 @@ def _band(group: Group, look: Style, line: Sequence[Point], log: bool) -> go.Sca
         mode="lines",
         line={"width": 0, "color": look.colour},
         fill="toself",
-        fillcolor=_translucent(look.colour),
+        fillcolor=f"rgba{(*hex_to_rgb(look.colour), 0.18)}",
         hoverinfo="skip",
         legendgroup=group.label,
         name=f"{group.label}, range",
@@ -264,8 +265,3 @@ def _bar_figure(
         present.append(group)
     figure.update_layout(barmode="group", bargap=0.25)
     return figure, present
-
-
-def _translucent(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.18)"

