@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from drpo_verl.check.rule import rule
+from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.finding import Finding, remedy_sentence
 from drpo_verl.configuration.run_config import RunConfig
 
 
 @rule
-def alerts(run: RunConfig) -> Iterable[Finding]:
+def alerts(run: RunConfig) -> Findings:
     """The alerts on metrics are complete."""
     from drpo_verl.metrics.alerts import SECTION, parse_alerts
 

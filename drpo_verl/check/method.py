@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from drpo_verl.check.rule import Required, rule, unmet
+from drpo_verl.check.rule import Findings, Required, rule, unmet
 from drpo_verl.configuration.finding import Finding
 from drpo_verl.configuration.method import LOSS_MODE
 from drpo_verl.configuration.plugins import plugin_errors
@@ -60,7 +60,7 @@ def objective_of(run: RunConfig) -> Objective | None:
 
 
 @rule
-def loss_mode(run: RunConfig) -> Iterable[Finding]:
+def loss_mode(run: RunConfig) -> Findings:
     """The loss mode is one that somebody has registered, and one of ours comes with its own configuration."""
     from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
 
@@ -85,7 +85,7 @@ def loss_mode(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def policy_loss(run: RunConfig) -> Iterable[Finding]:
+def policy_loss(run: RunConfig) -> Findings:
     """The method's own settings are complete, of the right kind, have an effect, and go with the anchor."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
@@ -106,21 +106,21 @@ def policy_loss(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def trainer(run: RunConfig) -> Iterable[Finding]:
+def trainer(run: RunConfig) -> Findings:
     """verl's V1 trainer runs the method, and nothing replaces its loss."""
     if objective_of(run) is not None:
         yield from unmet(run, _TRAINER)
 
 
 @rule
-def sampling_distribution(run: RunConfig) -> Iterable[Finding]:
+def sampling_distribution(run: RunConfig) -> Findings:
     """The rollout samples from the policy itself: top-p 1, top-k -1, no penalty, processed log-probabilities."""
     if objective_of(run) is not None:
         yield from unmet(run, SAMPLING)
 
 
 @rule
-def rollout_correction(run: RunConfig) -> Iterable[Finding]:
+def rollout_correction(run: RunConfig) -> Findings:
     """No rejection or second importance weight is set where verl does nothing with it, or the loss has one already."""
     row = objective_of(run)
     if row is not None and run.bypass:
@@ -130,7 +130,7 @@ def rollout_correction(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def anchor(run: RunConfig) -> Iterable[Finding]:
+def anchor(run: RunConfig) -> Findings:
     """The method's copies of the settings of its anchor agree with the settings themselves, which verl reads."""
     if objective_of(run) is None:
         return

@@ -12,6 +12,9 @@ from drpo_verl.configuration.finding import LEVELS, Finding
 from drpo_verl.configuration.numbers import WrongNumberError
 from drpo_verl.configuration.run_config import RunConfig
 
+Findings = Iterable[Finding]
+"""What a rule yields."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -25,7 +28,7 @@ class Rule:
 
     name: str
     about: str
-    find: Callable[[RunConfig], Iterable[Finding]]
+    find: Callable[[RunConfig], Findings]
 
     def __call__(self, run: RunConfig) -> Iterator[Finding]:
         """The rule's findings. A rule that raises has a bug, which is a warning and never stops a run.
@@ -44,7 +47,7 @@ class Rule:
             yield Finding("warning", f"rule {self.name}", None, message, remedy, self.name)
 
 
-def rule(function: Callable[[RunConfig], Iterable[Finding]]) -> Rule:
+def rule(function: Callable[[RunConfig], Findings]) -> Rule:
     """Decorator: make a rule of a function, whose docstring says in one sentence what is verified."""
     about = " ".join(inspect.cleandoc(function.__doc__ or "").split())
     return Rule(function.__name__, about, function)
@@ -97,7 +100,7 @@ class Required:
         return run.get(name, self.default) in self.allowed
 
 
-def unmet(run: RunConfig, requirements: Mapping[str, Required]) -> Iterable[Finding]:
+def unmet(run: RunConfig, requirements: Mapping[str, Required]) -> Findings:
     """An error for each setting, by its full name, that is not as it has to be for the run's loss mode."""
     for name, required in requirements.items():
         if not required.is_met(run, name):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from drpo_verl.check.method import objective_of
-from drpo_verl.check.rule import Required, rule, unmet
-from drpo_verl.configuration.finding import Finding
+from drpo_verl.check.rule import Findings, Required, rule, unmet
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, MODEL, POLICY_LOSS, ROLLOUT
 
@@ -42,7 +41,7 @@ _REQUIRED: Mapping[str, Required] = {
 
 
 @rule
-def top_k(run: RunConfig) -> Iterable[Finding]:
+def top_k(run: RunConfig) -> Findings:
     """A Top-K method has the engines, the agent loop and the trainer that its log-probabilities travel through."""
     row = objective_of(run)
     if row is None or not row.needs_top_k:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from functools import cached_property
+from typing import Generic, TypeVar
 
 from drpo_verl.configuration.architecture import Architecture, read_architecture
 from drpo_verl.configuration.method import LOSS_MODE, method_of
@@ -18,14 +20,21 @@ DRIVER_CPUS = 8
 """What a node has in Ray beside the workers, for the trainer's own process, agent loops and rewards."""
 
 
-class _Whole:
-    """An attribute that is the whole number in a setting."""
+Value = TypeVar("Value")
 
-    def __init__(self, name: str) -> None:
-        self._name = name
 
-    def __get__(self, run: Settings, owner: type[Settings]) -> int:
-        return run.whole(self._name)
+class _Derived(Generic[Value]):
+    """An attribute that is computed from the settings."""
+
+    def __init__(self, compute: Callable[[RunConfig], Value]) -> None:
+        self._compute = compute
+
+    def __get__(self, run: RunConfig, owner: type[RunConfig]) -> Value:
+        return self._compute(run)
+
+
+def _whole(name: str) -> _Derived[int]:
+    return _Derived(lambda run: run.whole(name))
 
 
 class RunConfig(Settings):
@@ -34,23 +43,23 @@ class RunConfig(Settings):
     The properties that are numbers raise ``WrongNumberError`` when a setting that they are computed from is none.
     """
 
-    nodes = _Whole("trainer.nnodes")
+    nodes = _whole("trainer.nnodes")
     """How many machines the trainer has."""
-    gpus_per_node = _Whole("trainer.n_gpus_per_node")
+    gpus_per_node = _whole("trainer.n_gpus_per_node")
     """How many cards (worker slots, on a CPU) the trainer has on each of its machines."""
-    prompts = _Whole("data.train_batch_size")
+    prompts = _whole("data.train_batch_size")
     """How many prompts a rollout has."""
-    responses = _Whole(f"{ROLLOUT}.n")
+    responses = _whole(f"{ROLLOUT}.n")
     """How many responses are sampled to each prompt."""
-    mini_batch = _Whole(f"{ACTOR}.ppo_mini_batch_size")
+    mini_batch = _whole(f"{ACTOR}.ppo_mini_batch_size")
     """How many prompts an optimiser step takes."""
-    epochs = _Whole(f"{ACTOR}.ppo_epochs")
+    epochs = _whole(f"{ACTOR}.ppo_epochs")
     """How many times a run goes over each rollout."""
-    rollout_tensor_parallel = _Whole(f"{ROLLOUT}.tensor_model_parallel_size")
+    rollout_tensor_parallel = _whole(f"{ROLLOUT}.tensor_model_parallel_size")
     """The tensor parallel size of the rollout engine."""
-    rollout_data_parallel = _Whole(f"{ROLLOUT}.data_parallel_size")
+    rollout_data_parallel = _whole(f"{ROLLOUT}.data_parallel_size")
     """The data parallel size of one replica of the rollout engine."""
-    rollout_expert_parallel = _Whole(f"{ROLLOUT}.expert_parallel_size")
+    rollout_expert_parallel = _whole(f"{ROLLOUT}.expert_parallel_size")
     """The expert parallel size of the rollout engine."""
 
     def changed(self, override: str) -> RunConfig:
@@ -73,60 +82,33 @@ class RunConfig(Settings):
 
     # The hardware.
 
-    @property
-    def world(self) -> int:
-        """How many ranks the trainer has."""
-        return self.nodes * self.gpus_per_node
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether the run asks for no accelerator."""
-        return self.get("trainer.device", "cuda") == "cpu"
+    world = _Derived(lambda run: run.nodes * run.gpus_per_node)
+    """How many ranks the trainer has."""
+    on_cpu = _Derived(lambda run: run.get("trainer.device", "cuda") == "cpu")
+    """Whether the run asks for no accelerator."""
 
     # The training engine.
 
-    @property
-    def strategy(self) -> str:
-        """The name that verl gives the actor's training engine."""
-        return str(self.get(f"{ACTOR}.strategy", "fsdp"))
-
-    @property
-    def is_megatron(self) -> bool:
-        """Whether Megatron trains the actor."""
-        return self.strategy == "megatron"
-
-    @property
-    def is_fsdp(self) -> bool:
-        """Whether FSDP or FSDP2 trains the actor."""
-        return self.strategy in ("fsdp", "fsdp2")
-
-    @property
-    def engine(self) -> str:
-        """The full name of the section with the training engine's settings."""
-        return f"{ACTOR}.{'fsdp_config' if self.is_fsdp else self.strategy}"
+    strategy = _Derived(lambda run: str(run.get(f"{ACTOR}.strategy", "fsdp")))
+    """The name that verl gives the actor's training engine."""
+    is_megatron = _Derived(lambda run: run.strategy == "megatron")
+    """Whether Megatron trains the actor."""
+    is_fsdp = _Derived(lambda run: run.strategy in ("fsdp", "fsdp2"))
+    """Whether FSDP or FSDP2 trains the actor."""
+    engine = _Derived(lambda run: f"{ACTOR}.{'fsdp_config' if run.is_fsdp else run.strategy}")
+    """The full name of the section with the training engine's settings."""
 
     def _megatron_size(self, name: str, default: int = 1) -> int:
         return self.whole(f"{ACTOR}.megatron.{name}_parallel_size", default) if self.is_megatron else 1
 
-    @property
-    def tensor_parallel(self) -> int:
-        """The tensor parallel size of Megatron; 1 for other training engines."""
-        return self._megatron_size("tensor_model")
-
-    @property
-    def pipeline_parallel(self) -> int:
-        """The pipeline parallel size of Megatron; 1 for other training engines."""
-        return self._megatron_size("pipeline_model")
-
-    @property
-    def expert_parallel(self) -> int:
-        """The expert parallel size of Megatron; 1 for other training engines."""
-        return self._megatron_size("expert_model")
-
-    @property
-    def expert_tensor_parallel(self) -> int:
-        """The tensor parallel size of Megatron's experts, by default that of all else; 1 for other engines."""
-        return self._megatron_size("expert_tensor", self.tensor_parallel)
+    tensor_parallel = _Derived(lambda run: run._megatron_size("tensor_model"))
+    """The tensor parallel size of Megatron; 1 for other training engines."""
+    pipeline_parallel = _Derived(lambda run: run._megatron_size("pipeline_model"))
+    """The pipeline parallel size of Megatron; 1 for other training engines."""
+    expert_parallel = _Derived(lambda run: run._megatron_size("expert_model"))
+    """The expert parallel size of Megatron; 1 for other training engines."""
+    expert_tensor_parallel = _Derived(lambda run: run._megatron_size("expert_tensor", run.tensor_parallel))
+    """The tensor parallel size of Megatron's experts, by default that of all else; 1 for other engines."""
 
     @property
     def ulysses_setting(self) -> str:
@@ -152,10 +134,8 @@ class RunConfig(Settings):
         samples = self.mini_batch * self.responses
         return None if samples % self.data_parallel else samples // self.data_parallel
 
-    @property
-    def dynamic_batch(self) -> bool:
-        """Whether micro-batches are cut by tokens."""
-        return bool(self.get(f"{ACTOR}.use_dynamic_bsz", False))
+    dynamic_batch = _Derived(lambda run: bool(run.get(f"{ACTOR}.use_dynamic_bsz", False)))
+    """Whether micro-batches are cut by tokens."""
 
     @property
     def micro_batch(self) -> int | None:
@@ -163,20 +143,16 @@ class RunConfig(Settings):
         value = self.get(f"{ACTOR}.ppo_micro_batch_size_per_gpu")
         return value if not self.dynamic_batch and is_whole(value, 1) else None
 
-    @property
-    def prompt_length(self) -> int:
-        """How many tokens the longest prompt has."""
-        return self.whole(f"{ROLLOUT}.prompt_length", self.whole("data.max_prompt_length"))
+    prompt_length = _Derived(lambda run: run.whole(f"{ROLLOUT}.prompt_length", run.whole("data.max_prompt_length")))
+    """How many tokens the longest prompt has."""
 
     @property
     def response_length(self) -> int:
         """How many tokens the longest response has."""
         return self.whole(f"{ROLLOUT}.response_length", self.whole("data.max_response_length"))
 
-    @property
-    def sequence_length(self) -> int:
-        """How many tokens the longest prompt and response have together."""
-        return self.prompt_length + self.response_length
+    sequence_length = _Derived(lambda run: run.prompt_length + run.response_length)
+    """How many tokens the longest prompt and response have together."""
 
     @property
     def micro_batch_tokens(self) -> int | None:
@@ -189,10 +165,8 @@ class RunConfig(Settings):
 
     # The trainer.
 
-    @property
-    def trainer_mode(self) -> str:
-        """The mode of verl's V1 trainer: sync, colocate_async or separate_async."""
-        return str(self.get("trainer.v1.trainer_mode", "sync"))
+    trainer_mode = _Derived(lambda run: str(run.get("trainer.v1.trainer_mode", "sync")))
+    """The mode of verl's V1 trainer: sync, colocate_async or separate_async."""
 
     @property
     def sync_step(self) -> int:
@@ -205,10 +179,8 @@ class RunConfig(Settings):
         """How many optimiser steps are made on the samples of one rollout (of ``train_batch_size`` prompts)."""
         return self.sync_step * math.ceil(self.prompts / self.sync_step / self.mini_batch) * self.epochs
 
-    @property
-    def bypass(self) -> bool:
-        """Whether the rollout engine's log-probabilities are taken for pi_old."""
-        return bool(self.get(f"{CORRECTION}.bypass_mode", False))
+    bypass = _Derived(lambda run: bool(run.get(f"{CORRECTION}.bypass_mode", False)))
+    """Whether the rollout engine's log-probabilities are taken for pi_old."""
 
     @property
     def needs_reference(self) -> bool:
@@ -217,10 +189,8 @@ class RunConfig(Settings):
 
     # The rollout.
 
-    @property
-    def standalone_rollout(self) -> bool:
-        """Whether the rollout engine has cards of its own."""
-        return self.trainer_mode == "separate_async"
+    standalone_rollout = _Derived(lambda run: run.trainer_mode == "separate_async")
+    """Whether the rollout engine has cards of its own."""
 
     @property
     def hybrid_rollout(self) -> bool:
@@ -233,10 +203,8 @@ class RunConfig(Settings):
         stages = self.whole(f"{ROLLOUT}.pipeline_model_parallel_size")
         return self.rollout_tensor_parallel * self.rollout_data_parallel * stages
 
-    @property
-    def rollout_gpus_per_node(self) -> int:
-        """How many cards a machine of the rollout engine has."""
-        return self.whole(f"{ROLLOUT}.n_gpus_per_node") or self.gpus_per_node
+    rollout_gpus_per_node = _Derived(lambda run: run.whole(f"{ROLLOUT}.n_gpus_per_node") or run.gpus_per_node)
+    """How many cards a machine of the rollout engine has."""
 
     @property
     def rollout_world(self) -> int:
@@ -255,20 +223,12 @@ class RunConfig(Settings):
 
     # The method and the model.
 
-    @property
-    def method(self) -> str | None:
-        """The method that the run goes by."""
-        return method_of(self.composed)
-
-    @property
-    def loss_mode(self) -> str:
-        """The name of the policy loss."""
-        return str(self.get(LOSS_MODE, "vanilla"))
-
-    @property
-    def lora_rank(self) -> int:
-        """The rank of the adapters that the training engine in use trains; 0 without adapters."""
-        return self.whole(f"{MODEL}.lora.rank" if self.is_megatron else f"{MODEL}.lora_rank")
+    method = _Derived(lambda run: method_of(run.composed))
+    """The method that the run goes by."""
+    loss_mode = _Derived(lambda run: str(run.get(LOSS_MODE, "vanilla")))
+    """The name of the policy loss."""
+    lora_rank = _Derived(lambda run: run.whole(f"{MODEL}.lora.rank" if run.is_megatron else f"{MODEL}.lora_rank"))
+    """The rank of the adapters that the training engine in use trains; 0 without adapters."""
 
     @cached_property
     def architecture(self) -> Architecture | None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
-from drpo_verl.check.rule import rule
-from drpo_verl.configuration.finding import Finding
+from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.numbers import is_whole
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, REFERENCE, ROLLOUT
@@ -16,7 +14,7 @@ _MINI_BATCH = f"{ACTOR}.ppo_mini_batch_size"
 
 
 @rule
-def rollout_batch(run: RunConfig) -> Iterable[Finding]:
+def rollout_batch(run: RunConfig) -> Findings:
     """The samples of a rollout (`train_batch_size` x `rollout.n`) divide evenly over the ranks, as verl demands."""
     if run.dynamic_batch:
         return
@@ -34,7 +32,7 @@ def rollout_batch(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def mini_batch(run: RunConfig) -> Iterable[Finding]:
+def mini_batch(run: RunConfig) -> Findings:
     """`ppo_mini_batch_size`, in prompts, fits into a rollout, divides it, and its samples divide over the ranks."""
     prompts = run.prompts // run.sync_step
     if run.trainer_mode == "separate_async" and run.prompts != run.sync_step * run.mini_batch:
@@ -84,7 +82,7 @@ def _mini_batches(run: RunConfig, prompts: int) -> list[str]:
 
 
 @rule
-def micro_batch(run: RunConfig) -> Iterable[Finding]:
+def micro_batch(run: RunConfig) -> Findings:
     """Micro-batches are set per card and divide a rank's share of the mini-batch, or have room for a whole sequence."""
     if run.dynamic_batch:
         name = f"{ACTOR}.ppo_max_token_len_per_gpu"
@@ -123,7 +121,7 @@ def _divisor(total: int, near: int) -> int:
 
 
 @rule
-def log_prob_micro_batch(run: RunConfig) -> Iterable[Finding]:
+def log_prob_micro_batch(run: RunConfig) -> Findings:
     """Micro-batches of recomputed and reference log-probabilities are set, fit the batch, and are cut like updates."""
     name = f"{ROLLOUT}.log_prob_use_dynamic_bsz"
     if bool(run.get(name, run.dynamic_batch)) != run.dynamic_batch:
@@ -152,7 +150,7 @@ def log_prob_micro_batch(run: RunConfig) -> Iterable[Finding]:
             yield run.error(name, message, f"{name}={_divisor(share, size)}")
 
 
-def _log_prob_tokens(run: RunConfig, section: str, used: bool) -> Iterable[Finding]:
+def _log_prob_tokens(run: RunConfig, section: str, used: bool) -> Findings:
     name = f"{section}.log_prob_max_token_len_per_gpu"
     if used and run.whole(name) * run.context_parallel < run.sequence_length:
         least = math.ceil(run.sequence_length / run.context_parallel)
@@ -161,7 +159,7 @@ def _log_prob_tokens(run: RunConfig, section: str, used: bool) -> Iterable[Findi
 
 
 @rule
-def epochs(run: RunConfig) -> Iterable[Finding]:
+def epochs(run: RunConfig) -> Findings:
     """More than one pass over a rollout is said: both papers take one."""
     if run.epochs > 1:
         yield run.note(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterable
 from pathlib import Path
 
-from drpo_verl.check.rule import rule
+from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.finding import Finding
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import MODEL, ROLLOUT
@@ -32,7 +31,7 @@ _CODE = (
 
 
 @rule
-def model_path(run: RunConfig) -> Iterable[Finding]:
+def model_path(run: RunConfig) -> Findings:
     """The model is set once, is there if it is a folder, and its sizes are known here."""
     name = f"{MODEL}.path"
     path = run.get(name)
@@ -58,7 +57,7 @@ def _is_local(path: str) -> bool:
 
 
 @rule
-def data_files(run: RunConfig) -> Iterable[Finding]:
+def data_files(run: RunConfig) -> Findings:
     """The data files are set once and there, have the columns that are read, and enough rows for a rollout."""
     if run.get("prepare.data") is not None:
         for name in ("data.train_files", "data.val_files"):
@@ -122,7 +121,7 @@ def _read_parquet(run: RunConfig, name: str, path: Path) -> tuple[int, list[Find
 
 
 @rule
-def custom_code(run: RunConfig) -> Iterable[Finding]:
+def custom_code(run: RunConfig) -> Findings:
     """The reward function, and other code of the user's own, is found where the configuration has it."""
     for section, default in _CODE:
         path, function = run.get(f"{section}.path"), run.get(f"{section}.name", default)
@@ -140,7 +139,7 @@ def custom_code(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def reward_package(run: RunConfig) -> Iterable[Finding]:
+def reward_package(run: RunConfig) -> Findings:
     """Our reward has math-verify, which decides what is right."""
     name = "reward.custom_reward_function.path"
     ours = str(run.get(name, "")).removeprefix(_PACKAGE).replace("/", ".") == _OUR_REWARD
@@ -175,7 +174,7 @@ def _defined_names(source: Path) -> set[str]:
 
 
 @rule
-def paths(run: RunConfig) -> Iterable[Finding]:
+def paths(run: RunConfig) -> Findings:
     """Other files and folders that the configuration names are there."""
     for name in _PATHS:
         path = run.get(name)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from drpo_verl.check.rule import rule
-from drpo_verl.configuration.finding import Finding
+from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.numbers import is_whole
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ROLLOUT
 
 
 @rule
-def lengths(run: RunConfig) -> Iterable[Finding]:
+def lengths(run: RunConfig) -> Findings:
     """The rollout's prompt and response lengths are those of the data."""
     for rollout_key, data_key in (("prompt_length", "max_prompt_length"), ("response_length", "max_response_length")):
         name, data_name = f"{ROLLOUT}.{rollout_key}", f"data.{data_key}"
@@ -23,7 +20,7 @@ def lengths(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def context(run: RunConfig) -> Iterable[Finding]:
+def context(run: RunConfig) -> Findings:
     """Prompt and response fit into the rollout engine's context, and that into the model's positions."""
     name = f"{ROLLOUT}.max_model_len"
     given, room = run.get(name), run.max_model_len
@@ -66,7 +63,7 @@ def _more_room(run: RunConfig, positions: int | None) -> str:
 
 
 @rule
-def scheduler(run: RunConfig) -> Iterable[Finding]:
+def scheduler(run: RunConfig) -> Findings:
     """vLLM's batch has room for its sequences, and for a whole prompt where it is not cut into chunks."""
     name, chunks = f"{ROLLOUT}.max_num_batched_tokens", f"{ROLLOUT}.enable_chunked_prefill"
     tokens, sequences = run.whole(name), run.whole(f"{ROLLOUT}.max_num_seqs")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from drpo_verl.check.method import objective_of
-from drpo_verl.check.rule import rule
+from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.finding import Finding, remedy_sentence
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, MODEL, ROLLOUT
@@ -19,7 +19,7 @@ _FEW_SEQUENCES = 8
 
 
 @rule
-def memory(run: RunConfig) -> Iterable[Finding]:
+def memory(run: RunConfig) -> Findings:
     """A card's memory, as estimated, holds the update, the rollout beside what the trainer keeps, and a KV cache."""
     if not 0 < run.number(UTILISATION) <= 1:
         yield run.error(UTILISATION, "is a share of the card: it must be in (0, 1].", f"{UTILISATION}=0.5")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from difflib import get_close_matches
 
 from drpo_verl.check.method import objective_of
-from drpo_verl.check.rule import rule
-from drpo_verl.configuration.finding import Finding
+from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.numbers import is_number
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, MODEL, ROLLOUT
@@ -17,7 +15,7 @@ _PAPERS_HAVE = "The papers have 1e-6, and 1e-5 with LoRA."
 
 
 @rule
-def loss_scale(run: RunConfig) -> Iterable[Finding]:
+def loss_scale(run: RunConfig) -> Findings:
     """The constant of `seq-mean-token-sum-norm` is set, and is the response length."""
     name = f"{ACTOR}.loss_scale_factor"
     if run.get(f"{ACTOR}.loss_agg_mode", "token-mean") != "seq-mean-token-sum-norm":
@@ -35,7 +33,7 @@ def loss_scale(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def kl(run: RunConfig) -> Iterable[Finding]:
+def kl(run: RunConfig) -> Findings:
     """A KL penalty has a positive coefficient, a kind that verl knows, and a reference; the papers have none."""
     use_loss, in_reward = f"{ACTOR}.use_kl_loss", "algorithm.use_kl_in_reward"
     used = bool(run.get(use_loss, False))
@@ -58,7 +56,7 @@ def kl(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def entropy(run: RunConfig) -> Iterable[Finding]:
+def entropy(run: RunConfig) -> Findings:
     """The entropy bonus is none, as in the papers, or at least no penalty and no main objective."""
     name = f"{ACTOR}.entropy_coeff"
     value = run.number(name)
@@ -72,7 +70,7 @@ def entropy(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def advantages(run: RunConfig) -> Iterable[Finding]:
+def advantages(run: RunConfig) -> Findings:
     """verl has the estimator; a group is of several, centred, not divided by its deviation, and needs no critic."""
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
@@ -100,7 +98,7 @@ def advantages(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def learning_rate(run: RunConfig) -> Iterable[Finding]:
+def learning_rate(run: RunConfig) -> Findings:
     """The learning rate is one at which a pretrained model survives, and its gradient clipping the one that is read."""
     name = f"{ACTOR}.optim.lr"
     rate = run.number(name)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from drpo_verl.check.rule import rule
-from drpo_verl.configuration.finding import Finding
+from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.numbers import is_number, is_whole
 from drpo_verl.configuration.run_config import DRIVER_CPUS, WORKER_CPUS, RunConfig
 from drpo_verl.configuration.sections import ACTOR, MODEL, ROLLOUT
@@ -35,7 +34,7 @@ def _splits_heads(run: RunConfig, size: int) -> bool:
 
 
 @rule
-def trainer_parallel(run: RunConfig) -> Iterable[Finding]:
+def trainer_parallel(run: RunConfig) -> Findings:
     """The training engine's sizes (Megatron TP, PP, CP, EP; Ulysses; `fsdp_size`) divide the trainer's cards."""
     if run.is_megatron:
         yield from _megatron_parallel(run)
@@ -55,7 +54,7 @@ def trainer_parallel(run: RunConfig) -> Iterable[Finding]:
         yield run.error(name, f"does not divide the {run.world} cards.", f"{name}=-1", advice=advice)
 
 
-def _megatron_parallel(run: RunConfig) -> Iterable[Finding]:
+def _megatron_parallel(run: RunConfig) -> Findings:
     others = run.pipeline_parallel * run.context_parallel
     product = run.tensor_parallel * others
     if run.world % product:
@@ -80,7 +79,7 @@ def _megatron_parallel(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def rollout_parallel(run: RunConfig) -> Iterable[Finding]:
+def rollout_parallel(run: RunConfig) -> Findings:
     """The rollout engine's sizes (TP, DP, PP, EP) divide its cards and a node's, and are ones that verl implements."""
     stages = f"{ROLLOUT}.pipeline_model_parallel_size"
     if run.whole(stages) > 1:
@@ -126,7 +125,7 @@ def _smaller_replica(run: RunConfig, limit: int) -> str:
 
 
 @rule
-def heads(run: RunConfig) -> Iterable[Finding]:
+def heads(run: RunConfig) -> Findings:
     """Attention and key-value heads divide over the tensor- and sequence-parallel sizes of both engines."""
     model = run.architecture
     if model is None:
@@ -149,7 +148,7 @@ def heads(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def experts(run: RunConfig) -> Iterable[Finding]:
+def experts(run: RunConfig) -> Findings:
     """Expert parallelism is asked for only of a model with experts, whose number it divides."""
     size = run.expert_parallel
     if run.architecture is None or size == 1:
@@ -164,7 +163,7 @@ def experts(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def layers(run: RunConfig) -> Iterable[Finding]:
+def layers(run: RunConfig) -> Findings:
     """The pipeline's stages, virtual ones included, divide the layers unless their number is set for the ends."""
     if run.architecture is None or not run.is_megatron:
         return
@@ -190,7 +189,7 @@ def layers(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def separate_rollout(run: RunConfig) -> Iterable[Finding]:
+def separate_rollout(run: RunConfig) -> Findings:
     """The separate asynchronous trainer has cards for its rollout, and a checkpoint engine that reaches them."""
     if not run.standalone_rollout:
         return
@@ -207,7 +206,7 @@ def separate_rollout(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def cpus(run: RunConfig) -> Iterable[Finding]:
+def cpus(run: RunConfig) -> Findings:
     """A node has the CPUs that verl reserves in Ray for its workers; without them a run waits for ever."""
     counted = "ray_kwargs.ray_init.num_cpus"
     name = counted if is_whole(run.get(counted)) else "check.cpus_per_node"

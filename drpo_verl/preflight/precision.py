@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from pathlib import Path
 
-from drpo_verl.check.rule import rule
-from drpo_verl.configuration.finding import Finding
+from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, ENVIRONMENT, MODEL, ROLLOUT
 
@@ -49,7 +47,7 @@ def fp8_training(run: RunConfig) -> bool:
 
 
 @rule
-def precision(run: RunConfig) -> Iterable[Finding]:
+def precision(run: RunConfig) -> Findings:
     """Both engines compute in known precisions of the same range, and the optimiser's weights are fp32."""
     name = f"{ROLLOUT}.dtype"
     value = run.get(name, "bfloat16")
@@ -73,7 +71,7 @@ def precision(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def fp8(run: RunConfig) -> Iterable[Finding]:
+def fp8(run: RunConfig) -> Findings:
     """FP8: in blocks that the split model has; in training with Megatron only, on both sides and with one recipe."""
     name = f"{ROLLOUT}.quantization"
     rollout = run.get(name)
@@ -109,7 +107,7 @@ def _cpu_flags() -> set[str]:
     return set()
 
 
-def _fp8_blocks(run: RunConfig) -> Iterable[Finding]:
+def _fp8_blocks(run: RunConfig) -> Findings:
     model, size = run.architecture, run.rollout_tensor_parallel
     if model is None or (model.experts and run.rollout_expert_parallel > 1):
         return  # not known; or experts, which stay whole
@@ -132,7 +130,7 @@ def _fp8_blocks(run: RunConfig) -> Iterable[Finding]:
     )
 
 
-def _fp8_without_megatron(run: RunConfig) -> Iterable[Finding]:
+def _fp8_without_megatron(run: RunConfig) -> Findings:
     # A section that is not the engine's own is refused by verl, so that it has to go as a whole.
     for section, refused in ((f"{ACTOR}.megatron", ""), (run.engine, ".override_transformer_config")):
         name = f"{section}.override_transformer_config.fp8"
@@ -141,7 +139,7 @@ def _fp8_without_megatron(run: RunConfig) -> Iterable[Finding]:
             yield run.error(name, message, f"~{section}{refused}", "backend=megatron")
 
 
-def _fp8_training(run: RunConfig) -> Iterable[Finding]:
+def _fp8_training(run: RunConfig) -> Findings:
     name, optimizer_name = (
         f"{run.engine}.override_transformer_config.fp8_recipe", f"{ACTOR}.optim.override_optimizer_config.fp8_recipe"
     )  # fmt: skip
@@ -163,7 +161,7 @@ def _fp8_training(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def lora(run: RunConfig) -> Iterable[Finding]:
+def lora(run: RunConfig) -> Findings:
     """Adapters are set where the engine in use reads them, with a rank that vLLM has, and reach a separate rollout."""
     fsdp_rank, megatron_rank = f"{MODEL}.lora_rank", f"{MODEL}.lora.rank"
     unread, read = (fsdp_rank, megatron_rank) if run.is_megatron else (megatron_rank, fsdp_rank)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from drpo_verl.check.method import SAMPLING, objective_of
-from drpo_verl.check.rule import rule
-from drpo_verl.configuration.finding import Finding
+from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.numbers import is_number
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import CORRECTION, ROLLOUT
 
 
 @rule
-def verl_losses(run: RunConfig) -> Iterable[Finding]:
+def verl_losses(run: RunConfig) -> Findings:
     """With a loss of verl's own: log-probabilities that are used are returned, of the distribution sampled from."""
     if objective_of(run) is not None:
         return
@@ -30,7 +27,7 @@ def verl_losses(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def temperature(run: RunConfig) -> Iterable[Finding]:
+def temperature(run: RunConfig) -> Findings:
     """The temperature is above 0, sampled with, and the same on both sides; validation has its own."""
     name = f"{ROLLOUT}.temperature"
     value = run.get(name, 1.0)
@@ -62,7 +59,7 @@ def temperature(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def router_replay(run: RunConfig) -> Iterable[Finding]:
+def router_replay(run: RunConfig) -> Findings:
     """Router replay: R2 not with bypass mode, R3 with the rollout's routes; of experts, and not with FSDP."""
     name, routes = f"{run.engine}.router_replay.mode", f"{ROLLOUT}.enable_rollout_routing_replay"
     mode, recorded = run.get(name, "disabled"), bool(run.get(routes, False))

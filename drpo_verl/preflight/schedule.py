@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
 from pathlib import Path
 
-from drpo_verl.check.rule import rule
-from drpo_verl.configuration.finding import Finding
+from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.numbers import is_number, is_whole
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, CORRECTION
@@ -26,7 +24,7 @@ _PACKAGES = {
 
 
 @rule
-def staleness(run: RunConfig) -> Iterable[Finding]:
+def staleness(run: RunConfig) -> Findings:
     """The trainer mode is one of verl's, its prefetching is bounded, and it drops less than it makes."""
     mode = run.trainer_mode
     if mode not in _MODES:
@@ -65,7 +63,7 @@ def staleness(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def steps(run: RunConfig) -> Iterable[Finding]:
+def steps(run: RunConfig) -> Findings:
     """The run has steps, and validates and saves in their course."""
     name = "trainer.total_training_steps"
     total = run.get(name)
@@ -94,7 +92,7 @@ def steps(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def checkpoints(run: RunConfig) -> Iterable[Finding]:
+def checkpoints(run: RunConfig) -> Findings:
     """Checkpoints hold what a run is resumed from, are kept where every node finds them, and are found."""
     resume, source_setting = "trainer.resume_mode", "trainer.resume_from_path"
     mode, source = run.get(resume, "auto"), run.get(source_setting)
@@ -124,7 +122,7 @@ def checkpoints(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def loggers(run: RunConfig) -> Iterable[Finding]:
+def loggers(run: RunConfig) -> Findings:
     """The loggers are verl's, and their packages are installed."""
     name = "trainer.logger"
     value = run.get(name, ["console"])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from drpo_verl.check.rule import rule
+from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.finding import Finding
 from drpo_verl.configuration.run_config import RunConfig
 
 
 @rule
-def numbers(run: RunConfig) -> Iterable[Finding]:
+def numbers(run: RunConfig) -> Findings:
     """Batch sizes, lengths and numbers of cards are whole and at least 1; rates and coefficients are numbers."""
     for name, number in run.wrong_numbers.items():
         # Of several settings that refer to one, only that one is named.
@@ -22,7 +20,7 @@ def numbers(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def interpolations(run: RunConfig) -> Iterable[Finding]:
+def interpolations(run: RunConfig) -> Findings:
     """Every interpolation of the configuration resolves."""
     for name, error in run.unresolved.items():
         # Hydra's own are resolved once it runs.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from drpo_verl.check.method import objective_of
-from drpo_verl.check.rule import rule
-from drpo_verl.configuration.finding import Finding
+from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.numbers import NUMBERS, is_number
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, POLICY_LOSS
@@ -23,7 +21,7 @@ _NO_DUAL_CLIP = 1000
 
 
 @rule
-def thresholds(run: RunConfig) -> Iterable[Finding]:
+def thresholds(run: RunConfig) -> Findings:
     """The method's thresholds are where they bind, and PPO's are not set for a method that does not read them."""
     row = objective_of(run)
     if row is None:
@@ -41,7 +39,7 @@ def thresholds(run: RunConfig) -> Iterable[Finding]:
             yield run.warning(name, message, f"{name}={default}", advice=advice)
 
 
-def _clip_ratios(run: RunConfig) -> Iterable[Finding]:
+def _clip_ratios(run: RunConfig) -> Findings:
     plain, low, high, dual = (run.number(name) for name in (_CLIP, _LOW, _HIGH, _DUAL))
     if low >= 1:
         yield run.warning(_LOW, "clips no ratio: none is below 0.", f"{_LOW}=0.2", advice="The papers have that.")
@@ -59,7 +57,7 @@ def _clip_ratios(run: RunConfig) -> Iterable[Finding]:
         )
 
 
-def _deltas(run: RunConfig, row: Objective) -> Iterable[Finding]:
+def _deltas(run: RunConfig, row: Objective) -> Findings:
     for key in ("delta", "delta_low", "delta_high", "region_delta"):
         name = f"{POLICY_LOSS}.{key}"
         value = run.get(name)
@@ -84,7 +82,7 @@ def _deltas(run: RunConfig, row: Objective) -> Iterable[Finding]:
             )  # fmt: skip
 
 
-def _ratio_cap(run: RunConfig) -> Iterable[Finding]:
+def _ratio_cap(run: RunConfig) -> Findings:
     name = f"{POLICY_LOSS}.ratio_cap"
     cap = run.get(name)
     if is_number(cap) and 0 < cap < 1:

@@ -6,9 +6,8 @@ import contextlib
 import copy
 import io
 import warnings
-from collections.abc import Iterable
 
-from drpo_verl.check.rule import rule
+from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.finding import Finding
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, MODEL, ROLLOUT
@@ -18,7 +17,7 @@ _TRAINING_ENGINES = ("fsdp2", "fsdp", "fsdp_turbo", "megatron", "veomni", "torch
 
 
 @rule
-def engines(run: RunConfig) -> Iterable[Finding]:
+def engines(run: RunConfig) -> Findings:
     """The rollout engine is chosen, and it, the training engine and the device are ones that verl has."""
     import torch
 
@@ -38,7 +37,7 @@ def engines(run: RunConfig) -> Iterable[Finding]:
 
 
 @rule
-def accepted_by_verl(run: RunConfig) -> Iterable[Finding]:
+def accepted_by_verl(run: RunConfig) -> Findings:
     """verl's own `validate_config` and its dataclasses accept the configuration; asked when nothing else is wrong."""
     from hydra.errors import InstantiationException
     from omegaconf import OmegaConf, open_dict
