@@ -106,33 +106,24 @@ def _fsdp_states(run: RunConfig, model: Architecture) -> list[Part]:
     shards = run.world if not is_number(size) or size <= 0 or size >= run.world else size
     if run.get(f"{run.engine}.offload_policy", False):
         shards = math.inf  # weights, gradients and optimiser states are in host memory
-    dtype = short_dtype(run.get(f"{run.engine}.model_dtype"), "fp32")
+    dtype, compute = short_dtype(run.get(f"{run.engine}.model_dtype"), "fp32"), compute_dtype(run)
     total, trained = model.parameters.total, _trained(run, model)
-    compute = _BYTES[compute_dtype(run)]
     ends = model.parameters.embedding + model.parameters.head
     layer = (total - ends) / max(1, model.layers)
-    whole = total if not run.get(f"{run.engine}.reshard_after_forward", True) else ends + 2 * layer
-    parts = [
-        Part("weights", total * _BYTES[dtype] / shards, f"{total / 1e9:.2f} G x {dtype} / {shards} shards"),
-        Part("gradients", trained * _BYTES[dtype] / shards, f"{trained / 1e9:.2f} G x {dtype} / {shards}"),
-        Part(
-            "optimiser states", trained * 2 * _BYTES[dtype] / shards, f"2 x {trained / 1e9:.2f} G x {dtype} / {shards}"
-        ),
-        Part(
-            "gathered weights",
-            whole * compute,
-            f"embedding, head and two layers in {compute_dtype(run)}"
-            if whole < total
-            else f"all layers in {compute_dtype(run)} (reshard_after_forward=False)",
-        ),
-    ]
+    gathered, what = ends + 2 * layer, f"embedding, head and two layers in {compute}"
+    if not run.get(f"{run.engine}.reshard_after_forward", True):
+        gathered, what = total, f"all layers in {compute} (reshard_after_forward=False)"
+    reduced = Part("gradients of a layer", 0 if run.lora_rank else 4 * (ends + layer), "fp32, until reduced")
     if run.get(f"{run.engine}.use_no_sync_for_gradient_accumulation", False):
-        parts.append(Part("unsharded gradients", trained * 4, "use_no_sync_for_gradient_accumulation=True"))
-    else:
-        parts.append(
-            Part("gradients of a layer", (ends + layer) * 4 if not run.lora_rank else 0, "fp32, until reduced")
-        )
-    return parts
+        reduced = Part("unsharded gradients", 4 * trained, "use_no_sync_for_gradient_accumulation=True")
+    here = f"{trained / 1e9:.2f} G x {dtype} / {shards}"
+    return [
+        Part("weights", total * _BYTES[dtype] / shards, f"{total / 1e9:.2f} G x {dtype} / {shards} shards"),
+        Part("gradients", trained * _BYTES[dtype] / shards, here),
+        Part("optimiser states", 2 * trained * _BYTES[dtype] / shards, f"2 x {here}"),
+        Part("gathered weights", gathered * _BYTES[compute], what),
+        reduced,
+    ]
 
 
 def _megatron_states(run: RunConfig, model: Architecture) -> list[Part]:
@@ -148,15 +139,11 @@ def _megatron_states(run: RunConfig, model: Architecture) -> list[Part]:
     if not run.get(f"{run.engine}.use_distributed_optimizer", True):
         replicas = expert_replicas = 1
     states = trained * (dense / replicas + experts / expert_replicas)
-    here = f"{(dense + experts) / 1e9:.2f} G"
+    here, ranks = f"{(dense + experts) / 1e9:.2f} G", f"{replicas} ranks ({expert_replicas} for experts)"
     parts = [
         Part("weights", 2 * (dense + experts), f"{here} x bf16 (TP {tensor}, PP {stages}, EP {run.expert_parallel})"),
         Part("gradients", 4 * trained * (dense + experts), f"{here} x fp32"),
-        Part(
-            "optimiser states",
-            12 * states,
-            f"fp32 weights and two moments, over {replicas} ranks ({expert_replicas} for experts)",
-        ),
+        Part("optimiser states", 12 * states, f"fp32 weights and two moments, over {ranks}"),
     ]
     if fp8_training(run):
         parts.append(Part("FP8 weights", dense + experts, "a second copy, beside the bf16 one"))
@@ -169,36 +156,26 @@ def _activations(run: RunConfig, model: Architecture) -> list[Part]:
     query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
     # Of one layer: norms (with their fp32 copies) and residuals; q, k, v, their rotated copies and the output of flash
     # attention; gate, up, their activation and product.
-    layer = (
-        tokens * (8 * size * model.hidden + size * (3 * query + 4 * key) + 4 * size * model.active_intermediate) / split
-    )
+    width = 8 * model.hidden + 3 * query + 4 * key + 4 * model.active_intermediate
+    layer = tokens * size * width / split
     checkpointed = bool(run.get(f"{MODEL}.enable_gradient_checkpointing", True)) and not run.is_megatron
     if run.is_megatron:
         checkpointed = run.get(f"{run.engine}.override_transformer_config.recompute_granularity") == "full"
     # 1F1B: the first stage has as many micro-batches in flight as there are stages, of as many fewer layers.
+    held, what = model.layers * layer, f"{model.layers} layers, {tokens} tokens, nothing recomputed"
     if checkpointed:
-        held = model.layers * tokens * size * model.hidden / split
-        if run.get(f"{MODEL}.enable_activation_offload", False):
-            held = 2 * held / max(1, model.layers)
-        parts = [
-            Part(
-                "activations", held + layer, f"{model.layers} layers' inputs for {tokens} tokens, and one layer's all"
-            ),
-        ]
-    else:
-        parts = [
-            Part("activations", model.layers * layer, f"{model.layers} layers, {tokens} tokens, nothing recomputed")
-        ]
+        layers_held = 2 if run.get(f"{MODEL}.enable_activation_offload", False) else model.layers
+        held = layer + layers_held * tokens * size * model.hidden / split
+        what = f"{model.layers} layers' inputs for {tokens} tokens, and one layer's all"
+    parts = [Part("activations", held, what)]
     if run.get(f"{MODEL}.use_fused_kernels", False):
         return parts
-    each = 4 if not run.is_megatron else 6
-    what = "bf16 with their gradient" if not run.is_megatron else "bf16, and fp32 probabilities"
+    each, what = (6, "bf16, and fp32 probabilities") if run.is_megatron else (4, "bf16 with their gradient")
     parts.append(Part("logits", tokens * model.vocabulary * each / split, f"{tokens} x {model.vocabulary}, {what}"))
     top_k = run.get(f"{POLICY_LOSS}.top_k")
     if is_whole(top_k, 1):
-        entries = top_k + 1
-        size = tokens * entries * _TOP_K_ENTRY + _TOP_K_CHUNK
-        parts.append(Part("Top-K", size, f"{tokens} x {entries} entries, and a chunk of the logits in fp32"))
+        size = tokens * (top_k + 1) * _TOP_K_ENTRY + _TOP_K_CHUNK
+        parts.append(Part("Top-K", size, f"{tokens} x {top_k + 1} entries, and a chunk of the logits in fp32"))
     return parts
 
 
@@ -218,11 +195,8 @@ def _rollout(run: RunConfig, model: Architecture) -> tuple[list[Part], float | N
     dtype = short_dtype(run.get(f"{ROLLOUT}.dtype"))
     linear = 1 if run.get(f"{ROLLOUT}.quantization") == "fp8" else _BYTES[dtype]
     expert_split = tensor * run.rollout_data_parallel if run.rollout_expert_parallel > 1 else tensor
-    weights = (
-        (parameters.embedding + parameters.head) * _BYTES[dtype] / tensor
-        + parameters.other * linear / tensor
-        + parameters.experts * linear / expert_split
-    )
+    dense = (parameters.embedding + parameters.head) * _BYTES[dtype] + parameters.other * linear
+    weights = dense / tensor + parameters.experts * linear / expert_split
     tokens = run.whole(f"{ROLLOUT}.max_num_batched_tokens")
     width = max(model.active_intermediate, model.heads * model.head_dim)
     step = tokens * _BYTES[dtype] * (4 * model.hidden + 3 * width / tensor)

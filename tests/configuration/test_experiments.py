@@ -25,7 +25,7 @@ from drpo_verl.configuration import search_path
 from drpo_verl.configuration.compose import CompositionError, compose_run
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.preflight import check_run, precision
-from drpo_verl.preflight.result import summarise
+from drpo_verl.preflight.command import summarise
 
 CONFIGS = search_path.config_dir()
 VERL = search_path.verl_config_dir()
