@@ -22,32 +22,22 @@ _TRAINER: Mapping[str, Required] = {
     "trainer.use_v1": Required((True,), "the legacy trainer replaces the loss mode in bypass mode.", default=True),
     "distillation.enabled": Required((False, None), "verl's distillation replaces the loss function of the method."),
 }
+_OTHERWISE = "the rollout would sample from another distribution than the policy."
+_LOG_MU = "log mu has to be that of the distribution that was sampled from, temperature included."
 SAMPLING: Mapping[str, Required] = {
-    **{
-        f"{ROLLOUT}.{name}": Required(
-            (value, None), "the rollout would sample from another distribution than the policy."
-        )
-        for name, value in (("top_p", 1.0), ("top_k", -1), ("repetition_penalty", 1.0))
-    },
-    **{
-        name: Required(
-            ("processed_logprobs", None),
-            "log mu has to be that of the distribution that was sampled from, temperature included.",
-        )
-        for name in (f"{ROLLOUT}.logprobs_mode", f"{ROLLOUT}.engine_kwargs.vllm.logprobs_mode")
-    },
+    f"{ROLLOUT}.top_p": Required((1.0, None), _OTHERWISE),
+    f"{ROLLOUT}.top_k": Required((-1, None), _OTHERWISE),
+    f"{ROLLOUT}.repetition_penalty": Required((1.0, None), _OTHERWISE),
+    f"{ROLLOUT}.logprobs_mode": Required(("processed_logprobs", None), _LOG_MU),
+    f"{ROLLOUT}.engine_kwargs.vllm.logprobs_mode": Required(("processed_logprobs", None), _LOG_MU),
 }
 """What makes the rollout engine sample from the policy itself, and report that policy's log-probabilities."""
 _BYPASS: Mapping[str, Required] = {
-    f"{CORRECTION}.{name}": Required((None,), f"verl's V1 trainer {does} nothing in bypass mode.")
-    for name, does in (("rollout_rs", "rejects"), ("rollout_is", "weighs"))
+    f"{CORRECTION}.rollout_rs": Required((None,), "verl's V1 trainer rejects nothing in bypass mode."),
+    f"{CORRECTION}.rollout_is": Required((None,), "verl's V1 trainer weighs nothing in bypass mode."),
 }
-_RECOMPUTED: Mapping[str, Required] = {
-    f"{CORRECTION}.rollout_is": Required(
-        (None,),
-        "the loss truncates pi / mu itself (policy_loss.ratio_cap), and a second weight would count mu twice.",
-    ),
-}
+_TWICE = "the loss truncates pi / mu itself (policy_loss.ratio_cap), and a second weight would count mu twice."
+_RECOMPUTED: Mapping[str, Required] = {f"{CORRECTION}.rollout_is": Required((None,), _TWICE)}
 
 
 def objective_of(run: RunConfig) -> Objective | None:
@@ -70,12 +60,10 @@ def loss_mode(run: RunConfig) -> Findings:
     # A library named there is imported by the workers only, and may register losses of its own.
     if run.loss_mode not in {*POLICY_LOSS_REGISTRY, *OBJECTIVES} and not run.get(f"{MODEL}.external_lib"):
         modes = list(OBJECTIVES) if has_settings else sorted({*POLICY_LOSS_REGISTRY} - {*OBJECTIVES})
-        nearest = get_close_matches(run.loss_mode, modes, n=1, cutoff=0)
         known = ", ".join(sorted({*POLICY_LOSS_REGISTRY, *OBJECTIVES}))
-        yield run.error(
-            LOSS_MODE, f"is not a loss mode; known: {known}.", *(f"{LOSS_MODE}={mode}" for mode in nearest),
-            advice="A method of drpo-verl is chosen with +method=<name>.",
-        )  # fmt: skip
+        overrides = [f"{LOSS_MODE}={mode}" for mode in get_close_matches(run.loss_mode, modes, n=1, cutoff=0)]
+        advice = "A method of drpo-verl is chosen with +method=<name>."
+        yield run.error(LOSS_MODE, f"is not a loss mode; known: {known}.", *overrides, advice=advice)
         for module, error in plugin_errors():  # of which one may have been meant to register it
             problem = f"is a plugin that verl could not load ({type(error).__name__}: {error})."
             yield Finding("error", module, None, problem, f"`python -c 'import {module}'` shows where the error is.")
@@ -140,7 +128,5 @@ def anchor(run: RunConfig) -> Findings:
     ):
         value = bool(run.get(copy, True))
         if value != bool(run.get(original, False)):
-            yield run.error(
-                copy, f"is a copy of {original}={run.get(original)}, which is what counts.",
-                run.override(original, value), advice="Leave the copy alone.",
-            )  # fmt: skip
+            message = f"is a copy of {original}={run.get(original)}, which is what counts."
+            yield run.error(copy, message, run.override(original, value), advice="Leave the copy alone.")

@@ -13,30 +13,27 @@ _SINGLE_TURN = "the Top-K log-probabilities travel with verl's own single-turn s
 _NO_SEQUENCE_PARALLEL = Required((1, None), "Top-K is not gathered across sequence-parallel ranks.")
 _NO_PADDING = Required((False, None, 0), "the rows of Top-K would not be those of the padded logits.")
 
+
+def _off(why: str) -> Required:
+    return Required((False, None), why)
+
+
 _REQUIRED: Mapping[str, Required] = {
     f"{ROLLOUT}.name": Required(("vllm",), "the Top-K log-probabilities come from vLLM."),
     f"{ACTOR}.strategy": Required(
         ("fsdp", "fsdp2", "megatron"), "Top-K is gathered from logits as FSDP's and Megatron's engines hand them over."
     ),
-    f"{MODEL}.use_fused_kernels": Required(
-        (False, None), "Top-K is gathered from the logits, which fused kernels never make."
-    ),
-    f"{ROLLOUT}.multi_turn.enable": Required((False, None), _SINGLE_TURN),
+    f"{MODEL}.use_fused_kernels": _off("Top-K is gathered from the logits, which fused kernels never make."),
+    f"{ROLLOUT}.multi_turn.enable": _off(_SINGLE_TURN),
     f"{ROLLOUT}.agent.default_agent_loop": Required(("single_turn_agent", None), _SINGLE_TURN),
     f"{ROLLOUT}.agent.agent_loop_config_path": Required((None,), _SINGLE_TURN),
     f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": _NO_SEQUENCE_PARALLEL,
     f"{ACTOR}.ulysses_sequence_parallel_size": _NO_SEQUENCE_PARALLEL,
-    "trainer.v1.trainer_mode": Required(
-        ("sync", None), "an asynchronous trainer's interrupted samples lose their Top-K log-probabilities."
-    ),
-    f"{ROLLOUT}.disaggregation.enabled": Required(
-        (False, None), "a disaggregated rollout does not return Top-K log-probabilities."
-    ),
+    "trainer.v1.trainer_mode": Required(("sync", None), "samples that a trainer interrupts lose their Top-K."),
+    f"{ROLLOUT}.disaggregation.enabled": _off("a disaggregated rollout does not return Top-K log-probabilities."),
     f"{ACTOR}.fsdp_config.pad_to_length": _NO_PADDING,
     f"{ACTOR}.megatron.pad_to_length": _NO_PADDING,
-    f"{ACTOR}.megatron.dynamic_context_parallel": Required(
-        (False, None), "verl's Megatron engine refuses to hand over the logits with dynamic context parallelism."
-    ),
+    f"{ACTOR}.megatron.dynamic_context_parallel": _off("then verl's Megatron engine refuses to hand over the logits."),
 }
 
 
@@ -49,7 +46,5 @@ def top_k(run: RunConfig) -> Findings:
     yield from unmet(run, _REQUIRED)
     name, wanted = f"{ROLLOUT}.custom.drpo_verl.top_k", run.get(f"{POLICY_LOSS}.top_k")
     if run.get(name) != wanted:
-        yield run.error(
-            name, f"but {POLICY_LOSS}.top_k={wanted}: the rollout has to return what the loss expects.",
-            run.override(name, wanted), advice=f"+method={run.loss_mode} ties the two.",
-        )  # fmt: skip
+        message = f"but {POLICY_LOSS}.top_k={wanted}: the rollout has to return what the loss expects."
+        yield run.error(name, message, run.override(name, wanted), advice=f"+method={run.loss_mode} ties the two.")

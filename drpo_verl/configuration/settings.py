@@ -98,11 +98,7 @@ class Settings:
     @cached_property
     def wrong_numbers(self) -> dict[str, Number]:
         """The settings that are not the numbers that they have to be, and what they have to be."""
-        given = {name: self.get(name) for name in NUMBERS}
-        return {
-            name: NUMBERS[name] for name, value in given.items()
-            if value is not None and not NUMBERS[name].accepts(value)
-        }  # fmt: skip
+        return {name: each for name, each in NUMBERS.items() if not each.accepts(self.get(name, each.default))}
 
     def override(self, name: str, value: object) -> str:
         """A setting with a value as on a command line, with the + that Hydra asks for where the setting is new."""

@@ -15,6 +15,11 @@ _TENSOR, _PIPELINE, _CONTEXT, _EXPERT, _EXPERT_TENSOR = (
     f"{_MEGATRON}.{name}_parallel_size"
     for name in ("tensor_model", "pipeline_model", "context", "expert_model", "expert_tensor")
 )
+_UNEVEN = (
+    "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage", "pipeline_model_parallel_layout",
+    "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split",
+)  # fmt: skip
+"""Megatron's settings for stages of different sizes."""
 _ROLLOUT_TENSOR, _ROLLOUT_DATA = f"{ROLLOUT}.tensor_model_parallel_size", f"{ROLLOUT}.data_parallel_size"
 
 
@@ -59,23 +64,16 @@ def _megatron_parallel(run: RunConfig) -> Findings:
     product = run.tensor_parallel * others
     if run.world % product:
         size = _largest(run.tensor_parallel, lambda size: run.world % (size * others) == 0 and _splits_heads(run, size))
-        yield run.error(
-            _TENSOR,
-            f"x pipeline {run.pipeline_parallel} x context {run.context_parallel} = {product} does not divide the "
-            f"{run.world} cards.",
-            f"{_TENSOR}={size}" if size else f"{_TENSOR}=1 {_PIPELINE}=1 {_CONTEXT}=1",
-        )
+        message = f"x pipeline {run.pipeline_parallel} x context {run.context_parallel} = {product} does not divide "
+        override = f"{_TENSOR}={size}" if size else f"{_TENSOR}=1 {_PIPELINE}=1 {_CONTEXT}=1"
+        yield run.error(_TENSOR, f"{message}the {run.world} cards.", override)
     others = run.expert_tensor_parallel * run.pipeline_parallel
     product = run.expert_parallel * others
     if run.expert_parallel > 1 and run.world % product:
         count = run.architecture.experts if run.architecture else 0
         size = _largest(run.expert_parallel, lambda size: run.world % (size * others) == 0 and count % size == 0)
-        yield run.error(
-            _EXPERT,
-            f"x expert tensor {run.expert_tensor_parallel} x pipeline {run.pipeline_parallel} = {product} does not "
-            f"divide the {run.world} cards.",
-            f"{_EXPERT}={size or 1}",
-        )
+        message = f"x expert tensor {run.expert_tensor_parallel} x pipeline {run.pipeline_parallel} = {product} does "
+        yield run.error(_EXPERT, f"{message}not divide the {run.world} cards.", f"{_EXPERT}={size or 1}")
 
 
 @rule
@@ -90,12 +88,9 @@ def rollout_parallel(run: RunConfig) -> Findings:
     node, tensor = run.rollout_gpus_per_node, run.rollout_tensor_parallel
     for whose, cards in pools.items():
         if cards % run.replica_size:
-            yield run.error(
-                _ROLLOUT_TENSOR,
-                f"x data parallel {run.rollout_data_parallel} makes replicas of {run.replica_size} cards, which do not "
-                f"divide the {whose} {cards}.",
-                _smaller_replica(run, tensor),
-            )
+            message = f"x data parallel {run.rollout_data_parallel} makes replicas of {run.replica_size} cards, which "
+            message += f"do not divide the {whose} {cards}."
+            yield run.error(_ROLLOUT_TENSOR, message, _smaller_replica(run, tensor))
             return
     if run.replica_size > node and run.replica_size % node:
         message = f"makes replicas of {run.replica_size} cards, which are no whole nodes of {node}."
@@ -167,25 +162,16 @@ def layers(run: RunConfig) -> Findings:
     """The pipeline's stages, virtual ones included, divide the layers unless their number is set for the ends."""
     if run.architecture is None or not run.is_megatron:
         return
-    override = run.get(f"{_MEGATRON}.override_transformer_config", {})
-    uneven = (
-        "num_layers_in_first_pipeline_stage",
-        "num_layers_in_last_pipeline_stage",
-        "pipeline_model_parallel_layout",
-        "account_for_embedding_in_pipeline_split",
-        "account_for_loss_in_pipeline_split",
-    )
-    if any(override.get(name) for name in uneven):
+    if any(run.get(f"{_MEGATRON}.override_transformer_config.{name}") for name in _UNEVEN):
         return
     virtual, count = f"{_MEGATRON}.virtual_pipeline_model_parallel_size", run.architecture.layers
     stages = run.pipeline_parallel * run.whole(virtual)
     if count % stages:
         fitting = _largest(run.pipeline_parallel, lambda size: count % size == 0 and run.world % size == 0)
-        yield run.error(
-            _PIPELINE, f"makes {stages} stages, which do not divide the {count} layers.",
-            f"{_PIPELINE}={fitting}" + (f" {virtual}=null" if run.whole(virtual) > 1 else ""),
-            advice=f"Uneven stages are set with override_transformer_config.{uneven[0]}.",
-        )  # fmt: skip
+        override = f"{_PIPELINE}={fitting}" + (f" {virtual}=null" if run.whole(virtual) > 1 else "")
+        advice = f"Uneven stages are set with override_transformer_config.{_UNEVEN[0]}."
+        message = f"makes {stages} stages, which do not divide the {count} layers."
+        yield run.error(_PIPELINE, message, override, advice=advice)
 
 
 @rule
@@ -199,10 +185,8 @@ def separate_rollout(run: RunConfig) -> Findings:
             yield run.error(name, message, f"{name}={example}", advice="Or to as many as there are.")
     name = f"{ROLLOUT}.checkpoint_engine.backend"
     if run.get(name, "naive") == "naive":
-        yield run.error(
-            name, "copies weights within one process, and the rollout of trainer_mode=separate_async has its own.",
-            f"{name}=nccl", advice="verl has nixl and mooncake, too.",
-        )  # fmt: skip
+        message = "copies weights within one process, and the rollout of trainer_mode=separate_async has its own."
+        yield run.error(name, message, f"{name}=nccl", advice="verl has nixl and mooncake, too.")
 
 
 @rule
@@ -212,9 +196,7 @@ def cpus(run: RunConfig) -> Findings:
     name = counted if is_whole(run.get(counted)) else "check.cpus_per_node"
     needed, there = WORKER_CPUS * run.gpus_per_node, run.get(name)
     if is_number(there) and there < needed:
-        yield run.error(
-            name,
-            f"is less than the {needed} that verl reserves for the {run.gpus_per_node} workers of a node "
-            f"({WORKER_CPUS} each): Ray would wait for ever.",
-            f"{counted}={needed + DRIVER_CPUS}", advice="Ray only counts them, so more than there are is fine.",
-        )  # fmt: skip
+        message = f"is less than the {needed} that verl reserves for the {run.gpus_per_node} workers of a node "
+        message += f"({WORKER_CPUS} each): Ray would wait for ever."
+        advice = "Ray only counts them, so more than there are is fine."
+        yield run.error(name, message, f"{counted}={needed + DRIVER_CPUS}", advice=advice)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
-
 from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, ENVIRONMENT, MODEL, ROLLOUT
@@ -18,7 +15,6 @@ _NAMES = {
 _BLOCK = 128
 """verl quantises a rollout's weights in blocks of 128 x 128 (``vllm_async_server.py``: ``weight_block_size``)."""
 _FINEST_BLOCK = 32
-_WIDE = {"avx512f", "amx_tile"}
 _FP8_SCALES = "NVTE_FP8_BLOCK_SCALING_FP32_SCALES"
 _LARGEST_LORA_RANK = 512
 _MERGE = f"{MODEL}.lora.merge"
@@ -64,15 +60,15 @@ def precision(run: RunConfig) -> Findings:
             yield run.warning(name, message + "the first step on.", f"{name}={long_name}")
     name = f"{run.engine}.model_dtype"
     if run.is_fsdp and short_dtype(run.get(name), "fp32") != "fp32" and not run.lora_rank:
-        yield run.warning(
-            name, "is what the optimiser updates: a step of 1e-6 is lost in its rounding.", f"{name}=fp32",
-            advice="The forward pass is in bf16 all the same.",
-        )  # fmt: skip
+        message = "is what the optimiser updates: a step of 1e-6 is lost in its rounding."
+        yield run.warning(name, message, f"{name}=fp32", advice="The forward pass is in bf16 all the same.")
 
 
 @rule
 def fp8(run: RunConfig) -> Findings:
     """FP8: in blocks that the split model has; in training with Megatron only, on both sides and with one recipe."""
+    from torch.backends.cpu import get_cpu_capability
+
     name = f"{ROLLOUT}.quantization"
     rollout = run.get(name)
     if rollout not in (None, "fp8", "torchao", "ascend"):
@@ -83,28 +79,15 @@ def fp8(run: RunConfig) -> Findings:
         advice = "On a CPU, a KV cache in FP8 (precision cpu_fp8_kv) makes a mismatch of that kind."
         yield run.error(name, "needs AMX on a CPU, and verl's loader CUDA.", f"{name}=null", advice=advice)
     is_here = run.get("ray_kwargs.ray_init.address") == "local"
-    if run.on_cpu and is_here and str(run.get(cache)).startswith("fp8") and not _WIDE & _cpu_flags():
+    if run.on_cpu and is_here and str(run.get(cache)).startswith("fp8") and "AVX512" not in get_cpu_capability():
         message = "needs AVX-512 or AMX with vLLM on a CPU, and this one has neither."
         yield run.error(cache, message, f"{cache}=auto")
     if rollout == "fp8":
         yield from _fp8_blocks(run)
     if rollout == "fp8" and run.lora_rank and not run.get(_MERGE, False):
-        yield run.warning(
-            name,
-            "with adapters: verl's loader quantises the weights that it is sent, and of LoRA those are adapters.",
-            f"{_MERGE}=True", f"{name}=null",
-        )  # fmt: skip
+        message = "with adapters: verl's loader quantises the weights that it is sent, and of LoRA those are adapters."
+        yield run.warning(name, message, f"{_MERGE}=True", f"{name}=null")
     yield from _fp8_training(run) if fp8_training(run) else _fp8_without_megatron(run)
-
-
-def _cpu_flags() -> set[str]:
-    """The instruction sets of this machine's CPU, as Linux names them."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, flags = line.partition(":")
-            if name.strip() in ("flags", "Features"):
-                return set(flags.split())
-    return set()
 
 
 def _fp8_blocks(run: RunConfig) -> Findings:
@@ -119,15 +102,16 @@ def _fp8_blocks(run: RunConfig) -> Findings:
     sizes = (each for each in range(1, size + 1) if run.rollout_world % each == 0)
     fitting = max(each for each in sizes if width % (each * _BLOCK) == 0 or each == 1)
     name = f"{ROLLOUT}.tensor_model_parallel_size"
-    whole_experts = f"{ROLLOUT}.expert_parallel_size={size * run.rollout_data_parallel}"
-    yield run.finding(
-        "warning" if finer else "error",
-        name,
+    overrides = [f"{name}={fitting}"]
+    if model.experts:
+        overrides.append(f"{ROLLOUT}.expert_parallel_size={size * run.rollout_data_parallel}")
+    message = (
         f"leaves {width / size:g} of the {width} columns of {what} to a card, which FP8's blocks of {_BLOCK} do not "
-        + ("fit: vLLM cuts them finer (0.30), or refuses them (earlier versions)." if finer else "fit: vLLM refuses."),
-        f"{name}={fitting}",
-        *([whole_experts] if model.experts else []),
     )
+    message += (
+        "fit: vLLM cuts them finer (0.30), or refuses them (earlier versions)." if finer else "fit: vLLM refuses."
+    )
+    yield run.finding("warning" if finer else "error", name, message, *overrides)
 
 
 def _fp8_without_megatron(run: RunConfig) -> Findings:
@@ -140,14 +124,12 @@ def _fp8_without_megatron(run: RunConfig) -> Findings:
 
 
 def _fp8_training(run: RunConfig) -> Findings:
-    name, optimizer_name = (
-        f"{run.engine}.override_transformer_config.fp8_recipe", f"{ACTOR}.optim.override_optimizer_config.fp8_recipe"
-    )  # fmt: skip
+    name = f"{run.engine}.override_transformer_config.fp8_recipe"
+    optimizer_name = f"{ACTOR}.optim.override_optimizer_config.fp8_recipe"
     recipe, optimizer_recipe = run.get(name), run.get(optimizer_name)
     if recipe != "blockwise":
-        both = [run.override(each, "blockwise") for each in (name, optimizer_name)]
-        message = "is not the recipe of the rollout's blocks."
-        yield run.warning(name, message, " ".join(both), advice="verl's scripts have it so.")
+        both = " ".join(run.override(each, "blockwise") for each in (name, optimizer_name))
+        yield run.warning(name, "is not the recipe of the rollout's blocks.", both, advice="verl's scripts have it so.")
     if optimizer_recipe != recipe:
         yield run.error(optimizer_name, f"is not the model's ({recipe}).", run.override(optimizer_name, recipe))
     name = f"{ROLLOUT}.quantization"
@@ -174,9 +156,5 @@ def lora(run: RunConfig) -> Findings:
         yield run.error(read, message, f"{read}=32", advice="That is the paper's.")
     if run.lora_rank and run.standalone_rollout and not run.get(_MERGE, False):
         # verl, engine_workers.py: update_weights asks for the parameters as before their first sync.
-        yield run.error(
-            _MERGE,
-            "but to a rollout on its own cards verl sends the base model without its adapters: it would sample from "
-            "the base model for ever.",
-            f"{_MERGE}=True",
-        )
+        message = "but to a rollout on its own cards verl sends the base model without its adapters, for ever."
+        yield run.error(_MERGE, message, f"{_MERGE}=True")

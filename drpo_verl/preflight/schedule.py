@@ -34,12 +34,11 @@ def staleness(run: RunConfig) -> Findings:
     limit_setting, strategy_setting = f"{_SAMPLER}.max_off_policy_threshold", f"{_SAMPLER}.max_off_policy_strategy"
     limit, strategy = run.get(limit_setting), run.get(strategy_setting, "drop")
     if limit is not None and not is_whole(limit, 1):
-        advice = "That means no limit."
-        message = "is not a whole number of at least 1."
-        yield run.error(limit_setting, message, f"{limit_setting}=null", advice=advice)
+        override, advice = f"{limit_setting}=null", "That means no limit."
+        yield run.error(limit_setting, "is not a whole number of at least 1.", override, advice=advice)
     if strategy not in ("drop", "wait"):
-        message = "is neither drop nor wait."
-        yield run.error(strategy_setting, message, f"{strategy_setting}=drop", f"{strategy_setting}=wait")
+        overrides = f"{strategy_setting}=drop", f"{strategy_setting}=wait"
+        yield run.error(strategy_setting, "is neither drop nor wait.", *overrides)
     if mode == "sync":
         return
     name = f"trainer.v1.{mode}.num_warmup_batches"
@@ -50,16 +49,12 @@ def staleness(run: RunConfig) -> Findings:
         message = "prefetches nothing: the trainer waits for each rollout, as the synchronous one does."
         yield run.warning(name, message, f"{name}=1")
     elif is_whole(limit, 1) and batches >= limit:
-        yield run.warning(
-            name, f"batches ahead are as stale as max_off_policy_threshold={limit} allows: what was sampled is "
-            f"{'dropped' if strategy == 'drop' else 'waited for'}.",
-            f"{name}={limit - 1}" if limit > 1 else f"{limit_setting}={int(batches) + 1}",
-        )  # fmt: skip
+        message = f"batches ahead are as stale as max_off_policy_threshold={limit} allows: what was sampled is "
+        message += "dropped." if strategy == "drop" else "waited for."
+        yield run.warning(name, message, f"{name}={limit - 1}" if limit > 1 else f"{limit_setting}={int(batches) + 1}")
     if mode == "separate_async" and not run.bypass and run.sync_step > 1:
-        yield run.note(
-            f"{CORRECTION}.bypass_mode", f"recomputes pi_old from weights that are kept in host memory, and swapped in "
-            f"for {run.sync_step - 1} of {run.sync_step} updates.",
-        )  # fmt: skip
+        message = "recomputes pi_old from weights that are kept in host memory, and swapped in for "
+        yield run.note(f"{CORRECTION}.bypass_mode", f"{message}{run.sync_step - 1} of {run.sync_step} updates.")
 
 
 @rule
@@ -73,8 +68,7 @@ def steps(run: RunConfig) -> Findings:
         return
     name = "run.stall_seconds"
     if run.number(name) <= 0:
-        advice = "It has to be more than a step takes."
-        yield run.error(name, "ends every run at once.", f"{name}=900", advice=advice)
+        yield run.error(name, "ends every run at once.", f"{name}=900", advice="It has to be more than a step takes.")
     is_long = total is None or total > _LONG_RUN
     for key, what, example in (("test_freq", "validates", 10), ("save_freq", "saves", 20)):
         name = f"trainer.{key}"
@@ -100,18 +94,16 @@ def checkpoints(run: RunConfig) -> Findings:
         yield run.error(resume, "is none of auto, disable and resume_path.", f"{resume}=auto", f"{resume}=disable")
     if mode == "resume_path":
         if source is None:
-            advice = "Or set it to the folder of a checkpoint."
             message = "is not set, and resume_mode=resume_path reads it."
-            yield run.error(source_setting, message, f"{resume}=auto", advice=advice)
+            yield run.error(source_setting, message, f"{resume}=auto", advice="Or set it to a checkpoint's folder.")
         elif not str(source).startswith("hdfs:") and not Path(source).expanduser().is_dir():
             yield run.warning(source_setting, "is no folder on this machine.", advice="Is it on the nodes?")
     name = "trainer.default_local_dir"
     folder = run.get(name)
     if folder is not None and run.nodes > 1 and not Path(str(folder)).is_absolute():
-        yield run.warning(
-            name, f"is relative, and each of {run.nodes} nodes saves its shards under a folder of its own.",
-            advice="Set it (or run.dir) to an absolute path on storage that all nodes share.",
-        )  # fmt: skip
+        message = f"is relative, and each of {run.nodes} nodes saves its shards under a folder of its own."
+        advice = "Set it (or run.dir) to an absolute path on storage that all nodes share."
+        yield run.warning(name, message, advice=advice)
     name = f"{ACTOR}.checkpoint.save_contents"
     contents, frequency = run.get(name), run.get("trainer.save_freq")
     missing = [part for part in _RESUMED if isinstance(contents, list) and part not in contents]

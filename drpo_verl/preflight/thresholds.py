@@ -50,11 +50,8 @@ def _clip_ratios(run: RunConfig) -> Findings:
         message = f"has no effect beside clip_ratio_low={low} and clip_ratio_high={high}."
         yield run.warning(_CLIP, message, f"{_LOW}={plain} {_HIGH}={plain}", f"{_CLIP}={low}")
     if dual < _NO_DUAL_CLIP:
-        yield run.note(
-            _DUAL,
-            f"takes the whole gradient from tokens of a negative advantage that have become {dual:g} times as likely, "
-            "rare bad ones among them. Both papers' scripts have 10000.",
-        )
+        message = f"takes the whole gradient from tokens of a negative advantage that have become {dual:g} times as "
+        yield run.note(_DUAL, message + "likely, rare bad ones among them. Both papers' scripts have 10000.")
 
 
 def _deltas(run: RunConfig, row: Objective) -> Findings:
@@ -65,21 +62,16 @@ def _deltas(run: RunConfig, row: Objective) -> Findings:
             continue
         if row.geometry.bounded and value >= 1:
             if row.enforcement.attenuates and key != "region_delta":
-                yield run.note(
-                    name,
-                    f"is never reached, as no probability moves by more than 1: the weight stays within "
-                    f"[{1 - 1 / value:.2f}, {1 + 1 / value:.2f}], a mild regulariser. Below 1 the boundary binds.",
-                )
+                message = "is never reached, as no probability moves by more than 1: the weight stays within "
+                message += f"[{1 - 1 / value:.2f}, {1 + 1 / value:.2f}], a mild regulariser. Below 1 it binds."
+                yield run.note(name, message)
             else:
                 message = "is never reached, as no probability moves by 1: no token is masked."
-                advice = "The DPPO paper has 0.1 to 0.2."
-                yield run.warning(name, message, f"{name}=0.2", advice=advice)
+                yield run.warning(name, message, f"{name}=0.2", advice="The DPPO paper has 0.1 to 0.2.")
         elif value < _ENGINE_NOISE:
-            yield run.warning(
-                name, "is below the mismatch of two engines in bf16 (1e-3): it acts on their noise.",
-                f"{name}={0.2 if row.geometry.bounded else 0.05}",
-                advice="`drpo-verl probe` measures the mismatch of your model and suggests a value.",
-            )  # fmt: skip
+            message = "is below the mismatch of two engines in bf16 (1e-3): it acts on their noise."
+            advice = "`drpo-verl probe` measures the mismatch of your model and suggests a value."
+            yield run.warning(name, message, f"{name}={0.2 if row.geometry.bounded else 0.05}", advice=advice)
 
 
 def _ratio_cap(run: RunConfig) -> Findings:

@@ -24,7 +24,7 @@ from drpo_verl.check import validate_or_raise
 from drpo_verl.configuration import search_path
 from drpo_verl.configuration.compose import CompositionError, compose_run
 from drpo_verl.configuration.run_config import RunConfig
-from drpo_verl.preflight import check_run, precision
+from drpo_verl.preflight import check_run
 from drpo_verl.preflight.command import summarise
 
 CONFIGS = search_path.config_dir()
@@ -90,7 +90,7 @@ def slim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _a_cpu_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an experiment means does not depend on the machine that looks at it."""
-    monkeypatch.setattr(precision, "_cpu_flags", lambda: {"avx512f"})
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
 
 
 @dataclass(frozen=True)
