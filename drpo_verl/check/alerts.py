@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from drpo_verl.check.rule import Findings, rule
-from drpo_verl.configuration.finding import Finding, remedy_sentence
 from drpo_verl.configuration.run_config import RunConfig
 
 
@@ -15,15 +15,12 @@ def alerts(run: RunConfig) -> Findings:
     from drpo_verl.metrics.alerts import SECTION, parse_alerts
 
     section = run.get(SECTION)
-    parts = (
-        {f"{SECTION}.{name}": {name: settings} for name, settings in section.items()}
-        if (isinstance(section, Mapping))
-        else {SECTION: section}
-    )
+    parts = {SECTION: section}
+    if isinstance(section, Mapping):
+        parts = {f"{SECTION}.{name}": {name: settings} for name, settings in section.items()}
     for name, part in parts.items():
         try:
             parse_alerts(part)
         except ValueError as error:
-            overrides = (f"~{name}",)
-            remedy = remedy_sentence(name, overrides, "Or correct it.")
-            yield Finding("error", name, None, f"is refused: {error}", remedy, overrides=overrides)
+            finding = run.error(name, f"is refused: {error}", f"~{name}", advice="Or correct it.")
+            yield replace(finding, value=None)

@@ -56,15 +56,9 @@ def _model(run: RunConfig) -> str:
 
 def _cards(run: RunConfig) -> str:
     cards = _counted(run.world, "worker slot" if run.on_cpu else "card") + (" (CPU)" if run.on_cpu else "")
-    parts = [f"data parallel {run.data_parallel}"]
-    for name, size in (
-        ("tensor", run.tensor_parallel),
-        ("pipeline", run.pipeline_parallel),
-        ("context", run.context_parallel),
-        ("expert", run.expert_parallel),
-    ):
-        if size > 1:
-            parts.append(f"{name} {size}")
+    sizes = {"tensor": run.tensor_parallel, "pipeline": run.pipeline_parallel}
+    sizes |= {"context": run.context_parallel, "expert": run.expert_parallel}
+    parts = [f"data parallel {run.data_parallel}", *(f"{name} {size}" for name, size in sizes.items() if size > 1)]
     replicas = run.rollout_world // run.replica_size
     own = f"{run.rollout_world} of its own" if run.standalone_rollout else "the same"
     return (
@@ -88,10 +82,9 @@ def _update(run: RunConfig) -> str:
 def _staleness(run: RunConfig) -> str:
     within = run.updates_per_rollout - 1
     if run.trainer_mode == "sync":
-        steps = f"the weights that sample are 0 to {within} optimiser steps old when they are trained on"
-        return (
-            f"0 versions: {steps}" if within else "0 versions, fully on-policy: mu and pi differ by their engines only"
-        )
+        if not within:
+            return "0 versions, fully on-policy: mu and pi differ by their engines only"
+        return f"0 versions: the weights that sample are 0 to {within} optimiser steps old when they are trained on"
     ahead = run.get(f"trainer.v1.{run.trainer_mode}.num_warmup_batches", 1)
     limit = run.get("trainer.v1.sampler.max_off_policy_threshold")
     bound = f", at most {limit}" if limit is not None else ", without a bound"

@@ -42,18 +42,17 @@ def model_path(run: RunConfig) -> Findings:
         return
     if path is None:
         yield run.error(name, "is not set.", advice="Set it to a folder, or to a name on the hub.")
-    elif _is_local(str(path)) and not Path(path).expanduser().exists():
-        yield run.warning(name, "is not on this machine.", advice="Is it on every node?")
+    yield from _missing(run, name)
     if run.architecture is None:
-        yield run.note(
-            "check.architecture",
-            "is not set, and the model is no folder on this machine: its sizes are not checked, and "
-            "its memory is not estimated. Set it to the fields of the model's config.json.",
-        )
+        message = "is not set, and the model is no folder on this machine: its sizes are not checked, and its memory "
+        yield run.note("check.architecture", message + "is not estimated. Set it to the fields of its config.json.")
 
 
-def _is_local(path: str) -> bool:
-    return path.startswith(("/", "~", ".")) or path.count("/") > 1
+def _missing(run: RunConfig, name: str) -> Findings:
+    path = str(run.get(name, ""))
+    local = path.startswith(("/", "~", ".")) or (path.count("/") > 1 and not path.startswith(_REMOTE))
+    if local and not Path(path).expanduser().exists():
+        yield run.warning(name, "is not on this machine.", advice="Is it on every node?")
 
 
 @rule
@@ -62,10 +61,8 @@ def data_files(run: RunConfig) -> Findings:
     if run.get("prepare.data") is not None:
         for name in ("data.train_files", "data.val_files"):
             if run.get(name) is not None:
-                advice = "Files of your own need prepare.data to be null."
-                yield run.error(
-                    name, "has no effect: prepare.data makes what the run takes.", f"{name}=null", advice=advice
-                )
+                message = "has no effect: prepare.data makes what the run takes."
+                yield run.error(name, message, f"{name}=null", advice="Files of your own need prepare.data to be null.")
         return
     for name in ("data.train_files", "data.val_files"):
         files = run.get(name)
@@ -88,18 +85,13 @@ def data_files(run: RunConfig) -> Findings:
             else:
                 complete = False
         if name == "data.train_files" and complete and rows < run.prompts:
-            yield run.error(
-                name,
-                f"has {rows} rows, less than the {run.prompts} prompts of a rollout: verl drops an incomplete one, "
-                "so there is no step.",
-                *_smaller_rollouts(run, rows), advice="Or train on more.",
-            )  # fmt: skip
-
-
-def _smaller_rollouts(run: RunConfig, rows: int) -> list[str]:
-    """The largest rollout of whole mini-batches that so many rows are enough for, if there is one."""
-    prompts = rows // (run.mini_batch * run.sync_step) * run.mini_batch * run.sync_step
-    return [f"data.train_batch_size={prompts}"] if prompts else []
+            message = (
+                f"has {rows} rows, less than the {run.prompts} prompts of a rollout: verl drops an incomplete one,"
+            )
+            # The largest rollout of whole mini-batches that so many rows are enough for.
+            prompts = rows // (run.mini_batch * run.sync_step) * run.mini_batch * run.sync_step
+            smaller = [f"data.train_batch_size={prompts}"] if prompts else []
+            yield run.error(name, message + " so there is no step.", *smaller, advice="Or train on more.")
 
 
 def _read_parquet(run: RunConfig, name: str, path: Path) -> tuple[int, list[Finding]]:
@@ -112,12 +104,9 @@ def _read_parquet(run: RunConfig, name: str, path: Path) -> tuple[int, list[Find
     columns = metadata.schema.to_arrow_schema().names
     wanted = (run.get("data.prompt_key", "prompt"), run.get("data.reward_fn_key", "data_source"), "reward_model")
     missing = [column for column in wanted if column not in columns]
-    problem = run.error(
-        name,
-        f"has {path.name} without the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}.",
-        advice="Make it with `drpo-verl data`, or set data.prompt_key and data.reward_fn_key.",
-    )
-    return metadata.num_rows, [problem] if missing else []
+    message = f"has {path.name} without the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}."
+    advice = "Make it with `drpo-verl data`, or set data.prompt_key and data.reward_fn_key."
+    return metadata.num_rows, [run.error(name, message, advice=advice)] if missing else []
 
 
 @rule
@@ -144,10 +133,8 @@ def reward_package(run: RunConfig) -> Findings:
     name = "reward.custom_reward_function.path"
     ours = str(run.get(name, "")).removeprefix(_PACKAGE).replace("/", ".") == _OUR_REWARD
     if ours and importlib.util.find_spec("math_verify") is None:
-        yield run.error(
-            name, "needs math-verify, which is not installed here.",
-            advice="Install it here and on every node: pip install math-verify, or all of 'drpo-verl[train]'.",
-        )  # fmt: skip
+        advice = "Install it here and on every node: pip install math-verify, or all of 'drpo-verl[train]'."
+        yield run.error(name, "needs math-verify, which is not installed here.", advice=advice)
 
 
 def _source(path: str) -> Path | None:
@@ -177,7 +164,4 @@ def _defined_names(source: Path) -> set[str]:
 def paths(run: RunConfig) -> Findings:
     """Other files and folders that the configuration names are there."""
     for name in _PATHS:
-        path = run.get(name)
-        local = isinstance(path, str) and _is_local(path) and not path.startswith(_REMOTE)
-        if local and not Path(path).expanduser().exists():
-            yield run.warning(name, "is not on this machine.", advice="Is it on every node?")
+        yield from _missing(run, name)

@@ -26,8 +26,8 @@ def context(run: RunConfig) -> Findings:
     given, room = run.get(name), run.max_model_len
     positions = run.architecture.max_positions if run.architecture else None
     if given is not None and not is_whole(given, 1):
-        advice = "That takes the model's."
-        yield run.error(name, "is not a whole number of at least 1.", f"{name}=null", advice=advice)
+        message = "is not a whole number of at least 1."
+        yield run.error(name, message, f"{name}=null", advice="That takes the model's.")
         return
     if given is not None and positions is not None and given > positions:
         message = f"is above the model's max_position_embeddings={positions}, which verl refuses."
@@ -43,12 +43,9 @@ def context(run: RunConfig) -> Findings:
     elif room < run.response_length:
         yield run.error(name, f"but no response can reach its {run.response_length} tokens in {whose}.", remedy)
     else:
-        yield run.warning(
-            name,
-            f"but prompt {run.prompt_length} + response {run.response_length} are {run.sequence_length} tokens, more "
-            f"than {whose}: after a long prompt, responses are cut short without being told.",
-            remedy,
-        )
+        message = f"but prompt {run.prompt_length} + response {run.response_length} are {run.sequence_length} tokens, "
+        message += f"more than {whose}: after a long prompt, responses are cut short without being told."
+        yield run.warning(name, message, remedy)
 
 
 def _more_room(run: RunConfig, positions: int | None) -> str:
@@ -71,11 +68,7 @@ def scheduler(run: RunConfig) -> Findings:
         message = f"is below max_num_seqs={sequences}, which vLLM refuses: each takes a token a step."
         yield run.error(name, message, f"{name}={max(8192, sequences)}")
     elif not run.get(chunks, True) and run.max_model_len and tokens < run.max_model_len:
-        yield run.warning(
-            name,
-            f"is below the context of {run.max_model_len}, and enable_chunked_prefill is off: verl raises it, and "
-            "with it vLLM's memory.",
-            f"{chunks}=True",
-        )
+        message = f"is below the context of {run.max_model_len}, and enable_chunked_prefill is off: verl raises it, "
+        yield run.warning(name, message + "and with it vLLM's memory.", f"{chunks}=True")
     elif not run.on_cpu and tokens < 1024:
         yield run.warning(name, "makes prefilling slow.", f"{name}=8192", advice="Or to more.")

@@ -57,9 +57,7 @@ def _problems(run: RunConfig) -> dict[str, Finding]:
         message = f"leaves a KV cache of {tokens:.0f} tokens, and one sequence has {longest:.0f}."
         problems["rollout"] = run.error(UTILISATION, message)
     elif tokens < _FEW_SEQUENCES * longest:
-        message = (
-            f"leaves a KV cache for {tokens / longest:.1f} sequences of full length: vLLM will preempt, and be slow."
-        )
+        message = f"leaves a KV cache for {tokens / longest:.1f} full sequences: vLLM will preempt, and be slow."
         problems["rollout"] = run.warning(UTILISATION, message)
     return problems
 

@@ -82,12 +82,9 @@ def advantages(run: RunConfig) -> Findings:
         yield run.error(name, f"is not one of verl's: {', '.join(known)}.", f"{name}={near[0]}")
         return
     if run.responses == 1 and estimator.startswith(("grpo", "rloo", "gdpo", "opo")):
-        yield run.warning(
-            f"{ROLLOUT}.n",
-            f"makes groups of one for adv_estimator={estimator}, which has nothing to centre on: the "
-            "advantage is the raw reward, and a wrong response teaches nothing.",
-            f"{ROLLOUT}.n=8", advice="Or to more.",
-        )  # fmt: skip
+        message = f"makes groups of one for adv_estimator={estimator}, which has nothing to centre on: the advantage "
+        message += "is the raw reward, and a wrong response teaches nothing."
+        yield run.warning(f"{ROLLOUT}.n", message, f"{ROLLOUT}.n=8", advice="Or to more.")
     if objective_of(run) is None:
         return
     if estimator == "gae":

@@ -105,13 +105,9 @@ def _fp8_blocks(run: RunConfig) -> Findings:
     overrides = [f"{name}={fitting}"]
     if model.experts:
         overrides.append(f"{ROLLOUT}.expert_parallel_size={size * run.rollout_data_parallel}")
-    message = (
-        f"leaves {width / size:g} of the {width} columns of {what} to a card, which FP8's blocks of {_BLOCK} do not "
-    )
-    message += (
-        "fit: vLLM cuts them finer (0.30), or refuses them (earlier versions)." if finer else "fit: vLLM refuses."
-    )
-    yield run.finding("warning" if finer else "error", name, message, *overrides)
+    message = f"leaves {width / size:g} of the {width} columns of {what} to a card, which FP8's blocks of {_BLOCK} do "
+    then = "cuts them finer (0.30), or refuses them (earlier versions)" if finer else "refuses"
+    yield run.finding("warning" if finer else "error", name, f"{message}not fit: vLLM {then}.", *overrides)
 
 
 def _fp8_without_megatron(run: RunConfig) -> Findings:

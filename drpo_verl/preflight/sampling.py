@@ -35,11 +35,8 @@ def temperature(run: RunConfig) -> Findings:
         message = "is no temperature to sample at: both engines divide the logits by it."
         yield run.error(name, message, f"{name}=1.0", advice="Both papers have that.")
     elif value != 1:
-        yield run.note(
-            name,
-            "is what both engines divide the logits by, as verl hands it to the actor too. Both papers sample "
-            "at 1.0: the policy that is evaluated elsewhere at 1.0 is another one.",
-        )
+        message = "is what both engines divide the logits by, as verl hands it to the actor too. Both papers sample at "
+        yield run.note(name, message + "1.0: the policy that is evaluated elsewhere at 1.0 is another one.")
     name = f"{ROLLOUT}.do_sample"
     if not run.get(name, True):
         message = "but training samples from the policy; verl's agent loop does not read it."

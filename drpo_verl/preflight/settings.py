@@ -13,10 +13,8 @@ def numbers(run: RunConfig) -> Findings:
     for name, number in run.wrong_numbers.items():
         # Of several settings that refer to one, only that one is named.
         if not any(other in run.reference(name) for other in run.wrong_numbers):
-            default = f"{name}={number.default:g}"
-            yield run.error(
-                name, f"is not {number.kind}.", default, advice=f"That is the default; any {number.kind[2:]} will do."
-            )
+            advice = f"That is the default; any {number.kind[2:]} will do."
+            yield run.error(name, f"is not {number.kind}.", f"{name}={number.default:g}", advice=advice)
 
 
 @rule
