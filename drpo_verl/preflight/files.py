@@ -85,13 +85,11 @@ def data_files(run: RunConfig) -> Findings:
             else:
                 complete = False
         if name == "data.train_files" and complete and rows < run.prompts:
-            message = (
-                f"has {rows} rows, less than the {run.prompts} prompts of a rollout: verl drops an incomplete one,"
-            )
+            message = f"has {rows} rows, less than the {run.prompts} prompts of a rollout: verl drops an incomplete"
             # The largest rollout of whole mini-batches that so many rows are enough for.
             prompts = rows // (run.mini_batch * run.sync_step) * run.mini_batch * run.sync_step
             smaller = [f"data.train_batch_size={prompts}"] if prompts else []
-            yield run.error(name, message + " so there is no step.", *smaller, advice="Or train on more.")
+            yield run.error(name, message + " one, so there is no step.", *smaller, advice="Or train on more.")
 
 
 def _read_parquet(run: RunConfig, name: str, path: Path) -> tuple[int, list[Finding]]:
