@@ -18,18 +18,16 @@ WORKER_CPUS = 3
 """What verl's resource pool reserves in Ray for each worker (``ResourcePoolManager.max_colocate_count``)."""
 DRIVER_CPUS = 8
 """What a node has in Ray beside the workers, for the trainer's own process, agent loops and rewards."""
+_Value = TypeVar("_Value")
 
 
-Value = TypeVar("Value")
+class _Derived(Generic[_Value]):
+    """A property in one line: an attribute that is computed from the settings, and documented below it."""
 
-
-class _Derived(Generic[Value]):
-    """An attribute that is computed from the settings."""
-
-    def __init__(self, compute: Callable[[RunConfig], Value]) -> None:
+    def __init__(self, compute: Callable[[RunConfig], _Value]) -> None:
         self._compute = compute
 
-    def __get__(self, run: RunConfig, owner: type[RunConfig]) -> Value:
+    def __get__(self, run: RunConfig, owner: type[RunConfig]) -> _Value:
         return self._compute(run)
 
 
