@@ -22,12 +22,12 @@ _TRAINER: Mapping[str, Required] = {
     "trainer.use_v1": Required((True,), "the legacy trainer replaces the loss mode in bypass mode.", default=True),
     "distillation.enabled": Required((False, None), "verl's distillation replaces the loss function of the method."),
 }
-_OTHERWISE = "the rollout would sample from another distribution than the policy."
+_ANOTHER_DISTRIBUTION = "the rollout would sample from another distribution than the policy."
 _LOG_MU = "log mu has to be that of the distribution that was sampled from, temperature included."
 SAMPLING: Mapping[str, Required] = {
-    f"{ROLLOUT}.top_p": Required((1.0, None), _OTHERWISE),
-    f"{ROLLOUT}.top_k": Required((-1, None), _OTHERWISE),
-    f"{ROLLOUT}.repetition_penalty": Required((1.0, None), _OTHERWISE),
+    f"{ROLLOUT}.top_p": Required((1.0, None), _ANOTHER_DISTRIBUTION),
+    f"{ROLLOUT}.top_k": Required((-1, None), _ANOTHER_DISTRIBUTION),
+    f"{ROLLOUT}.repetition_penalty": Required((1.0, None), _ANOTHER_DISTRIBUTION),
     f"{ROLLOUT}.logprobs_mode": Required(("processed_logprobs", None), _LOG_MU),
     f"{ROLLOUT}.engine_kwargs.vllm.logprobs_mode": Required(("processed_logprobs", None), _LOG_MU),
 }
@@ -36,8 +36,8 @@ _BYPASS: Mapping[str, Required] = {
     f"{CORRECTION}.rollout_rs": Required((None,), "verl's V1 trainer rejects nothing in bypass mode."),
     f"{CORRECTION}.rollout_is": Required((None,), "verl's V1 trainer weighs nothing in bypass mode."),
 }
-_TWICE = "the loss truncates pi / mu itself (policy_loss.ratio_cap), and a second weight would count mu twice."
-_RECOMPUTED: Mapping[str, Required] = {f"{CORRECTION}.rollout_is": Required((None,), _TWICE)}
+_COUNTED_TWICE = "the loss truncates pi / mu itself (policy_loss.ratio_cap), and a second weight would count mu twice."
+_RECOMPUTED: Mapping[str, Required] = {f"{CORRECTION}.rollout_is": Required((None,), _COUNTED_TWICE)}
 
 
 def objective_of(run: RunConfig) -> Objective | None:
