@@ -29,11 +29,11 @@ _REQUIRED: Mapping[str, Required] = {
     f"{ROLLOUT}.agent.agent_loop_config_path": Required((None,), _SINGLE_TURN),
     f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": _NO_SEQUENCE_PARALLEL,
     f"{ACTOR}.ulysses_sequence_parallel_size": _NO_SEQUENCE_PARALLEL,
-    "trainer.v1.trainer_mode": Required(("sync", None), "samples that a trainer interrupts lose their Top-K."),
+    "trainer.v1.trainer_mode": Required(("sync", None), "interrupted samples of an asynchronous trainer lose Top-K."),
     f"{ROLLOUT}.disaggregation.enabled": _off("a disaggregated rollout does not return Top-K log-probabilities."),
     f"{ACTOR}.fsdp_config.pad_to_length": _NO_PADDING,
     f"{ACTOR}.megatron.pad_to_length": _NO_PADDING,
-    f"{ACTOR}.megatron.dynamic_context_parallel": _off("then verl's Megatron engine refuses to hand over the logits."),
+    f"{ACTOR}.megatron.dynamic_context_parallel": _off("verl's Megatron engine refuses to hand over logits with it."),
 }
 
 
