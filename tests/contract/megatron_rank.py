@@ -1,6 +1,6 @@
 """Ranks of verl's actor with its Megatron engine on a CPU, outside Ray: for ranks.py.
 
-A case has an experiment, a list of overrides, and whether a row is spoilt.
+A case has an experiment, a method, a list of settings, and whether a row is spoilt.
 
 Everything from the experiment's configuration to the metrics is verl's own, megatron-core's or this package's: the
 training worker, the engine's batching, packing, forward step and logits processor, Megatron's groups, schedule and
@@ -170,24 +170,24 @@ def train(config: DictConfig, spoilt: bool) -> dict[str, Any]:
     }
 
 
-def prepare(cases: dict[str, dict[str, Any]]) -> dict[str, DictConfig]:
-    """Compose the configuration of each case."""
+def prepare(cases: dict[str, dict[str, Any]]) -> dict[tuple[str, str], DictConfig]:
+    """Compose the configuration of each experiment with each method."""
     return {
-        name: configuration(
+        (experiment, method): configuration(
             "actor_rollout_ref.rollout.n=1", "run.offload=false",
             "actor_rollout_ref.actor.megatron.expert_model_parallel_size=1",
-            "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=40", *case["overrides"], experiment=case["experiment"],
+            "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=40", f"method={method}", experiment=experiment,
         )
-        for name, case in cases.items()
+        for experiment, method in {(case["experiment"], case["method"]) for case in cases.values()}
     }  # fmt: skip
 
 
-def main(group: Group, configurations: dict[str, DictConfig]) -> None:
+def main(group: Group, configurations: dict[tuple[str, str], DictConfig]) -> None:
     """Train each case of the group, and write what came of it on this rank."""
     results = {}
     for name, case in group.cases.items():
-        config = copy.deepcopy(configurations[name])
-        config.actor_rollout_ref.model.path = group.model
+        config = copy.deepcopy(configurations[case["experiment"], case["method"]])
+        config.merge_with_dotlist([f"actor_rollout_ref.model.path={group.model}", *case["settings"]])
         results[name] = train(config, case["spoilt"])
         parallel_state.destroy_model_parallel()
     rank = torch.distributed.get_rank()

@@ -15,14 +15,15 @@ DELTAS = {"dppo_topk_tv": 0.55, "dppo_topk_kl": 1.5}  # between those of the tok
 
 
 def _case(
-    experiment: str, method: str, *overrides: str, tensor: int = 2, context: int = 1, spoilt: bool = False
+    experiment: str, method: str, *settings: str, tensor: int = 2, context: int = 1, spoilt: bool = False
 ) -> dict[str, Any]:
     sizes = {"tensor_model_parallel_size": tensor, "context_parallel_size": context}
     return {
         "experiment": experiment,
-        "overrides": [
-            f"method={method}", f"{LOSS}.delta={DELTAS[method]}", f"{LOSS}.ratio_cap=5",
-            *(f"actor_rollout_ref.actor.megatron.{name}={size}" for name, size in sizes.items()), *overrides,
+        "method": method,
+        "settings": [
+            f"{LOSS}.delta={DELTAS[method]}", f"{LOSS}.ratio_cap=5",
+            *(f"actor_rollout_ref.actor.megatron.{name}={size}" for name, size in sizes.items()), *settings,
         ],
         "spoilt": spoilt,
     }  # fmt: skip
