@@ -39,18 +39,13 @@ _SMALLEST_VARIANCE = 1e-12
 """A variance below, of probabilities, may be that of rounding."""
 
 
-def indicator(values: Tensor, above: float) -> Tensor:
-    """1 where ``values > above``, else 0: a number, since what is made of it are sums and products."""
-    return (values - above).sign_().clamp_(min=0.0)
-
-
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """The sum of the products of two tensors of the same shape."""
     return torch.dot(a.flatten(), b.flatten())
 
 
 def measure_moments(tokens: TokenRatio, is_token: Tensor) -> dict[str, Tensor]:
-    """Sums over the tokens of a micro-batch, scalars in float64 on the device.
+    """Sums over the tokens of a micro-batch, scalars on the device, in float64 where digits cancel.
 
     Args:
         tokens: of log-probabilities that are 0 at padding; ``[B, T]``.
@@ -60,7 +55,7 @@ def measure_moments(tokens: TokenRatio, is_token: Tensor) -> dict[str, Tensor]:
     # In float64: where a policy is almost certain, a variance is what is left of numbers close to 1.
     mu, diff = tokens.log_mu.exp().double(), tokens.prob_diff.double()
     padding = is_token.numel() - torch.count_nonzero(is_token)  # where mu is 1
-    moments = {
+    return {
         "log_ratio": tokens.log_ratio.sum(),
         "ratio_minus_one": ratio_minus_one.sum(),
         "chi2": dot(ratio_minus_one, ratio_minus_one),
@@ -70,7 +65,6 @@ def measure_moments(tokens: TokenRatio, is_token: Tensor) -> dict[str, Tensor]:
         "mu_squared": dot(mu, mu) - padding,
         "mu_times_diff": dot(mu, diff),
     }
-    return {name: moment.double() for name, moment in moments.items()}
 
 
 def measure_histograms(tokens: TokenRatio, advantage_sign: Tensor, is_token: Tensor) -> dict[str, Tensor]:
@@ -99,14 +93,14 @@ def measure_histograms(tokens: TokenRatio, advantage_sign: Tensor, is_token: Ten
 def _bin(magnitude: Tensor, largest: float) -> Tensor:
     """The number of the first of ``_edges(largest)`` that is at or above: by logarithm, which needs no search."""
     decades = magnitude.clamp(_SMALLEST, largest).log10_().sub_(math.log10(_SMALLEST))
-    return decades.mul_(_BINS_PER_DECADE).ceil_().clamp_(min=0.0)
+    return decades.mul_(_BINS_PER_DECADE).ceil_()
 
 
 def _probability_bin(log_mu: Tensor) -> Tensor:
     """Which of ``PROBABILITY_BINS`` each token is in: how many of their upper edges are below."""
-    bins = torch.zeros_like(log_mu)
+    bins, is_above = torch.zeros_like(log_mu), torch.empty_like(log_mu)
     for edge in list(PROBABILITY_BINS.values())[:-1]:
-        bins += indicator(log_mu, above=math.log(edge))
+        bins += torch.gt(log_mu, math.log(edge), out=is_above)
     return bins
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from drpo_verl.losses.geometry import TokenRatio
+from drpo_verl.losses.geometry import TokenRatio, indicator
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class TrustRegionDistance:
     mask_criterion: Tensor
     normalized_penalty: Tensor | None
 
+    @cached_property
+    def outside(self) -> Tensor:
+        """1 where a token is outside the region, else 0, ``[B, T]``."""
+        return indicator(self.mask_criterion, above=1.0)
+
 
 @dataclass(frozen=True)
 class Enforcement:
@@ -38,8 +44,8 @@ class Enforcement:
 
     Attributes:
         weight: distance -> w ``[B, T]``.
-        value: (tokens, distance, w) -> the objective per unit of advantage ``[B, T]``, whose derivative with
-            respect to log pi is ``r w``.
+        value: (tokens, min(r, C), distance, w) -> the objective per unit of advantage ``[B, T]``, whose derivative with
+            respect to log pi is ``min(r, C) w``.
         needs_threshold: whether delta means anything to it.
         attenuates: whether w falls with the divergence, below 0 where a token is to be brought back; otherwise it is
             1 or 0.
@@ -48,7 +54,7 @@ class Enforcement:
     """
 
     weight: Callable[[TrustRegionDistance], Tensor]
-    value: Callable[[TokenRatio, TrustRegionDistance, Tensor], Tensor]
+    value: Callable[[TokenRatio, Tensor, TrustRegionDistance, Tensor], Tensor]
     needs_threshold: bool = True
     attenuates: bool = False
     gated: bool = False
@@ -59,12 +65,14 @@ def _one(distance: TrustRegionDistance) -> Tensor:
     return torch.ones_like(distance.normalized_divergence)
 
 
-def _weighted_ratio(tokens: TokenRatio, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
-    return tokens.ratio * weight  # w held constant
+def _weighted_ratio(tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
+    return ratio * weight  # w held constant
 
 
-def _ratio_times_log_policy(tokens: TokenRatio, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
-    return tokens.ratio * tokens.log_pi
+def _ratio_times_log_policy(
+    tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor
+) -> Tensor:
+    return ratio * tokens.log_pi
 
 
 NONE = Enforcement(_one, _weighted_ratio, needs_threshold=False)
@@ -75,7 +83,7 @@ DETACHED = Enforcement(_one, _ratio_times_log_policy, needs_threshold=False, det
 
 
 def _mask(distance: TrustRegionDistance) -> Tensor:
-    return (distance.mask_criterion <= 1.0).float()
+    return 1.0 - distance.outside
 
 
 HARD_MASK = Enforcement(_mask, _weighted_ratio)
@@ -86,10 +94,10 @@ def _quadratic(distance: TrustRegionDistance) -> Tensor:
     return 1.0 - distance.normalized_divergence
 
 
-def _penalised_ratio(tokens: TokenRatio, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
+def _penalised_ratio(tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
     if distance.normalized_penalty is None:
-        return _weighted_ratio(tokens, distance, weight)
-    return tokens.ratio - distance.normalized_penalty
+        return ratio * weight
+    return ratio - distance.normalized_penalty
 
 
 QUADRATIC = Enforcement(_quadratic, _penalised_ratio, attenuates=True)
@@ -101,9 +109,11 @@ def _gated_quadratic(distance: TrustRegionDistance) -> Tensor:
     return torch.where(distance.mask_criterion > 1.0, 1.0 - distance.normalized_divergence, 1.0)
 
 
-def _penalised_ratio_outside(tokens: TokenRatio, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
+def _penalised_ratio_outside(
+    tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor
+) -> Tensor:
     assert distance.normalized_penalty is not None  # every gated row has a geometry with a penalty
-    return tokens.ratio - torch.where(distance.mask_criterion > 1.0, distance.normalized_penalty, 0.0)
+    return ratio - torch.where(distance.mask_criterion > 1.0, distance.normalized_penalty, 0.0)
 
 
 GATED_QUADRATIC = Enforcement(_gated_quadratic, _penalised_ratio_outside, attenuates=True, gated=True)

@@ -22,6 +22,11 @@ _SMALLEST_REST = 1e-12
 """Floor of 1 - pi in the KL: pi rounds to exactly 1 in fp32, which must not make the KL infinite."""
 
 
+def indicator(values: Tensor, above: float) -> Tensor:
+    """1 where ``values > above``, else 0: a number, since what is made of it are sums and products."""
+    return torch.gt(values, above, out=torch.empty_like(values))
+
+
 @dataclass(frozen=True)
 class TokenRatio:
     """What every geometry is computed from; each field ``[B, T]`` fp32, without a graph.
@@ -54,7 +59,7 @@ class TokenRatio:
         ratio_minus_one = torch.expm1(log_ratio)
         # mu (r - 1) keeps its digits where exp(log_pi) - exp(log_mu) cancels. Where log r was clamped from above,
         # mu is raised to pi / exp(bound), so that the product is still pi - mu to within exp(-bound).
-        prob_diff = torch.maximum(log_mu, log_pi - LOG_RATIO_BOUND).exp_().mul_(ratio_minus_one)
+        prob_diff = (log_pi - LOG_RATIO_BOUND).clamp_(min=log_mu).exp_().mul_(ratio_minus_one)
         return cls(
             log_mu=log_mu,
             log_pi=log_pi,
@@ -72,9 +77,9 @@ class TokenRatio:
         return self.prob_diff.abs()
 
     @property
-    def is_clamped(self) -> Tensor:
-        """Where log r lies beyond ``LOG_RATIO_BOUND``, ``[B, T]`` bool."""
-        return self.unclamped_log_ratio != self.log_ratio
+    def is_within_bound(self) -> Tensor:
+        """1 where log r has not been clamped, else 0, ``[B, T]``: the derivative of the clamp."""
+        return torch.eq(self.unclamped_log_ratio, self.log_ratio, out=torch.empty_like(self.log_ratio))
 
 
 @dataclass(frozen=True)

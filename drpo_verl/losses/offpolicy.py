@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def measure_responses(unclamped_log_ratio: Tensor, is_token: Tensor) -> dict[str, Tensor]:
-    """Sums over the responses of a micro-batch, scalars in float64 on the device.
+    """Sums over the responses of a micro-batch, scalars on the device.
 
     Args:
         unclamped_log_ratio: log pi - log mu, 0 at padding; ``[B, T]``.
@@ -29,13 +29,12 @@ def measure_responses(unclamped_log_ratio: Tensor, is_token: Tensor) -> dict[str
     """
     log_ratio = unclamped_log_ratio.sum(-1)
     log_perplexity_ratio = -log_ratio / is_token.sum(-1).clamp(min=1)
-    moments = {
+    return {
         "responses": torch.ones_like(log_ratio).sum(),
         "unclamped_log_ratio": log_ratio.sum(),
         "perplexity_ratio": log_perplexity_ratio.exp().sum(),
         "log_perplexity_ratio": log_perplexity_ratio.sum(),
     }
-    return {name: moment.double() for name, moment in moments.items()}
 
 
 def verl_metrics(tokens: int, moments: Mapping[str, float], series: Mapping[str, float]) -> dict[str, float]:

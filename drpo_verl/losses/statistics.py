@@ -14,9 +14,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from drpo_verl.losses.diagnostics import by_probability, dot, indicator, low_probability_share, series
+from drpo_verl.losses.diagnostics import by_probability, dot, low_probability_share, series
 from drpo_verl.losses.enforcement import Enforcement, TrustRegionDistance
-from drpo_verl.losses.geometry import TokenRatio
+from drpo_verl.losses.geometry import TokenRatio, indicator
 from drpo_verl.losses.offpolicy import verl_metrics
 from drpo_verl.metrics import names
 
@@ -36,7 +36,7 @@ class TokenAccumulators:
         sums: over all tokens, by the name of the metric that is their mean, a share for what is 1 or 0; fp32.
         maxima: over all tokens; fp32.
         minima: over all tokens; fp32.
-        moments: other sums, of which metrics are made (see ``drpo_verl.losses.diagnostics``); float64.
+        moments: other sums, of which metrics are made (see ``drpo_verl.losses.diagnostics``); fp32 or float64.
         histograms: sums over the tokens of each bin, ``[bins]`` float64.
     """
 
@@ -186,7 +186,12 @@ def measure_mismatch(measured: TokenRatio, tokens: TokenRatio, is_token: Tensor)
 
 
 def measure_trust_region(
-    enforcement: Enforcement, weight: Tensor, distance: TrustRegionDistance, advantage_sign: Tensor, is_token: Tensor
+    enforcement: Enforcement,
+    weight: Tensor,
+    distance: TrustRegionDistance,
+    advantage_sign: Tensor,
+    is_token: Tensor,
+    gradient: Tensor | None = None,
 ) -> TokenAccumulators:
     """What the trust region did: weights, tokens outside it by the advantage's sign, tokens corrected.
 
@@ -194,38 +199,30 @@ def measure_trust_region(
         enforcement: which one it was.
         weight: w, ``[B, T]``; 1 at padding.
         distance: how far each token is; 0 at padding, which is therefore neither diverging nor outside.
-        advantage_sign: sign(A), ``[B, T]``.
+        advantage_sign: sign(A), ``[B, T]``; not 0 where a token is outside.
         is_token: which positions are response tokens, ``[B, T]`` bool.
+        gradient: A min(r, C), ``[B, T]``, whose size is that of a token's gradient at w = 1, 0 at padding; with it, how
+            much of the gradient the trust region takes away is measured as well.
     """
     tokens = torch.count_nonzero(is_token)
-    is_outside = indicator(distance.mask_criterion, above=1.0)
-    outside, outside_positive = is_outside.sum(), dot(is_outside, advantage_sign.clamp(min=0))
+    outside, signed_outside = distance.outside.sum(), dot(distance.outside, advantage_sign)
     corrected = torch.zeros_like(outside)
     if enforcement.attenuates:
         corrected = indicator(-weight, above=0.0).sum() if enforcement.gated else outside  # w = 1 - D / delta < 0
+    removed = 1.0 - weight  # 0 at padding, of which the sum of w itself would carry more than of tokens
     sums = {
-        # 1 - w is 0 at padding, of which the sum of w itself would carry more than of tokens.
-        names.WEIGHT_MEAN: tokens - (1.0 - weight).sum(),
+        names.WEIGHT_MEAN: tokens - removed.sum(),
         names.DIVERGING: indicator(distance.mask_criterion, above=0.0).sum(),
         names.OUTSIDE: outside,
-        f"{names.OUTSIDE}_positive_advantage": outside_positive,
-        f"{names.OUTSIDE}_negative_advantage": outside - outside_positive,
+        f"{names.OUTSIDE}_positive_advantage": (outside + signed_outside) / 2,
+        f"{names.OUTSIDE}_negative_advantage": (outside - signed_outside) / 2,
         "trust_region/corrective_frac": corrected,
     }
     minima = {names.WEIGHT_MIN: torch.where(is_token, weight, math.inf).amin()}
-    return TokenAccumulators({_TOKENS: tokens}, sums, minima=minima)
-
-
-def measure_attenuation(weight: Tensor, gradient: Tensor) -> TokenAccumulators:
-    """How much of the gradient the trust region takes away.
-
-    Args:
-        weight: w, ``[B, T]``; 1 at padding.
-        gradient: A min(r, C), ``[B, T]``, whose size is that of a token's gradient at w = 1; 0 at padding.
-    """
-    size, removed = gradient.abs(), (1.0 - weight).clamp_(0.0, 1.0)
-    is_attenuated = removed.ceil().sub_(removed.floor())  # 0 where all or nothing is removed
-    return TokenAccumulators(
-        sums={"trust_region/attenuated_frac": is_attenuated.sum()},
-        moments={_GRADIENT: size.sum().double(), _GRADIENT_REMOVED: dot(removed, size).double()},
-    )
+    moments = {}
+    if gradient is not None:
+        size, removed = gradient.abs(), removed.clamp_(0.0, 1.0)
+        attenuated = torch.count_nonzero(removed.frac())  # all and nothing have no fraction
+        sums["trust_region/attenuated_frac"] = attenuated.float()
+        moments = {_GRADIENT: size.sum(), _GRADIENT_REMOVED: dot(removed, size)}
+    return TokenAccumulators({_TOKENS: tokens}, sums, minima=minima, moments=moments)

@@ -12,7 +12,7 @@ from drpo_verl.losses.diagnostics import measure_histograms, measure_moments
 from drpo_verl.losses.enforcement import TrustRegionDistance
 from drpo_verl.losses.geometry import Geometry, TokenRatio
 from drpo_verl.losses.offpolicy import measure_responses
-from drpo_verl.losses.statistics import TokenAccumulators, measure_attenuation, measure_mismatch, measure_trust_region
+from drpo_verl.losses.statistics import TokenAccumulators, measure_mismatch, measure_trust_region
 from drpo_verl.losses.table import Objective, TrustRegion
 
 _SMALLEST_ADVANTAGE = 1e-2
@@ -91,25 +91,27 @@ def token_loss(
             if region.dual_clip is not None:
                 weight = torch.where((advantage_sign < 0) & (measured.ratio > region.dual_clip), 0.0, weight)
 
-            scale = -advantage  # the loss is the negated objective
+            scale = advantage.neg_()  # the loss is the negated objective
             if importance_weight is not None:
                 scale = scale * of_tokens(importance_weight)
-            if region.ratio_cap is not None:
-                scale = scale * (region.ratio_cap / tokens.ratio).clamp(max=1.0)  # truncated importance sampling
+            # Truncated importance sampling.
+            ratio = tokens.ratio if region.ratio_cap is None else tokens.ratio.clamp(max=region.ratio_cap)
+            scaled_ratio = scale * ratio  # the gradient without a trust region
             truncated = region.ratio_cap is not None and not objective.enforcement.detached
             if not region.advantage_weighted:
-                loss, gradient = _unweighted_penalty(objective.geometry, region, tokens, scale, importance_weight)
+                loss, gradient = _unweighted_penalty(objective.geometry, region, tokens, scaled_ratio, importance_weight)
             else:
-                gradient = (scale * tokens.ratio).mul_(weight)
+                gradient = scaled_ratio * weight
                 # A truncated ratio is held constant, a coefficient of grad log pi.
-                loss = gradient if truncated else objective.enforcement.value(tokens, enforced, weight).mul_(scale)
+                loss = gradient if truncated else objective.enforcement.value(tokens, ratio, enforced, weight).mul_(scale)
             if region.ratio_cap is None and not objective.enforcement.detached:
-                gradient.masked_fill_(tokens.is_clamped, 0.0)  # as the derivative of the clamp is
+                gradient.mul_(tokens.is_within_bound)
 
             accumulators = measure_mismatch(measured, tokens, is_token)
-            accumulators |= measure_trust_region(objective.enforcement, weight, distance, advantage_sign, is_token)
+            accumulators |= measure_trust_region(
+                objective.enforcement, weight, distance, advantage_sign, is_token, scaled_ratio if diagnostics else None
+            )
             if diagnostics:
-                accumulators |= measure_attenuation(weight, scale * tokens.ratio)
                 accumulators |= TokenAccumulators(
                     moments=measure_moments(tokens, is_token) | measure_responses(tokens.unclamped_log_ratio, is_token),
                     histograms=measure_histograms(tokens, advantage_sign, is_token),
@@ -151,7 +153,7 @@ def _restricted(distance: TrustRegionDistance, region: TrustRegion, advantage_si
 
 
 def _unweighted_penalty(
-    geometry: Geometry, region: TrustRegion, tokens: TokenRatio, scale: Tensor, importance_weight: Tensor | None
+    geometry: Geometry, region: TrustRegion, tokens: TokenRatio, scaled_ratio: Tensor, importance_weight: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The loss -(r A - P / delta) and its derivative -(r A - r D / delta): the penalty acts where A = 0 too."""
     if geometry.penalty is None:
@@ -160,8 +162,8 @@ def _unweighted_penalty(
     penalty_scale = 1.0 / _threshold(region, distance)
     if importance_weight is not None:
         penalty_scale = penalty_scale * importance_weight.float()
-    loss = tokens.ratio * scale + geometry.penalty(tokens) * penalty_scale
-    return loss, tokens.ratio * (scale + distance * penalty_scale)
+    loss = scaled_ratio + geometry.penalty(tokens) * penalty_scale
+    return loss, scaled_ratio + tokens.ratio * distance * penalty_scale
 
 
 class _WithGradient(torch.autograd.Function):
