@@ -75,18 +75,24 @@ def measure_histograms(tokens: TokenRatio, advantage_sign: Tensor, is_token: Ten
         advantage_sign: sign(A), ``[B, T]``.
         is_token: which positions are response tokens, ``[B, T]`` bool.
     """
-    one, abs_diff = is_token.double(), tokens.abs_prob_diff
+    one = is_token.double()
     # Signed: the edges of negative values mirror those of positive ones, and around zero there is one bin.
     middle = len(_ABS_LOG_RATIO_EDGES)
-    ratio_bin = _bin(tokens.log_ratio.abs(), LOG_RATIO_BOUND).mul_(tokens.log_ratio.sign()).add_(middle)
+    ratio_bin = _bin(tokens.log_ratio.abs(), LOG_RATIO_BOUND).copysign_(tokens.log_ratio).add_(middle)
     # One bin for each range of mu and sign of A: those of A < 0 first, then A = 0, then A > 0.
     bins = len(PROBABILITY_BINS)
-    by_probability = _index(_probability_bin(tokens.log_mu).add_(advantage_sign + 1, alpha=bins))
+    by_probability = _probability_bin(tokens.log_mu).add_(advantage_sign, alpha=bins).add_(bins)
+    # And within each of them a histogram of abs(pi - mu): one pass counts for both.
+    shape = 3 * bins, len(ABS_DIFF_EDGES)
+    joint = _index(by_probability.mul_(shape[1]).add_(_bin(tokens.abs_prob_diff, 1.0)))
+    counts, abs_diffs = (
+        _histogram(joint, math.prod(shape), counted).view(shape) for counted in (one, tokens.abs_prob_diff.double())
+    )
     return {
-        "abs_diff": _histogram(_index(_bin(abs_diff, 1.0)), len(ABS_DIFF_EDGES), one),
+        "abs_diff": counts.sum(0),
         "log_ratio": _histogram(_index(ratio_bin), len(LOG_RATIO_EDGES), one),
-        "probability": _histogram(by_probability, 3 * bins, one),
-        "abs_diff_by_probability": _histogram(by_probability, 3 * bins, abs_diff.double()),
+        "probability": counts.sum(1),
+        "abs_diff_by_probability": abs_diffs.sum(1),
     }
 
 

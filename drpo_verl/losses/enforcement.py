@@ -69,9 +69,7 @@ def _weighted_ratio(tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDist
     return ratio * weight  # w held constant
 
 
-def _ratio_times_log_policy(
-    tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor
-) -> Tensor:
+def _ratio_times_log_policy(tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
     return ratio * tokens.log_pi
 
 

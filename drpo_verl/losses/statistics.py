@@ -58,12 +58,14 @@ class TokenAccumulators:
 
     def to_host_with(self, *scalars: Tensor) -> tuple[TokenStatistics, list[float]]:
         """As ``to_host``, with other scalars in the same transfer: the statistics, and their values."""
-        kinds = [self.counts, self.sums, self.maxima, self.minima, self.moments]
-        stacked = [torch.stack([*kind.values()]).double() for kind in kinds if kind]
-        extra = [torch.stack(scalars).detach().double()] if scalars else []
-        numbers = iter(torch.cat([*extra, *stacked, *self.histograms.values()]).tolist())
+        kinds = [self.sums, self.maxima, self.minima, self.counts, self.moments]
+        in_fp32 = [*scalars, *(value for kind in kinds[:3] for value in kind.values())]
+        with torch.no_grad():
+            groups = [in_fp32, [*self.counts.values()], [*self.moments.values()]]
+            stacked = [torch.stack(group).double() for group in groups if group]
+            numbers = iter(torch.cat([*stacked, *self.histograms.values()]).tolist())
         values = [next(numbers) for _ in scalars]
-        counts, sums, maxima, minima, moments = ({name: next(numbers) for name in kind} for kind in kinds)
+        sums, maxima, minima, counts, moments = ({name: next(numbers) for name in kind} for kind in kinds)
         histograms = {name: tuple(islice(numbers, len(bins))) for name, bins in self.histograms.items()}
         return TokenStatistics({**counts, **sums}, maxima, minima, moments, histograms), values
 

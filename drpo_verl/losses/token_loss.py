@@ -99,11 +99,15 @@ def token_loss(
             scaled_ratio = scale * ratio  # the gradient without a trust region
             truncated = region.ratio_cap is not None and not objective.enforcement.detached
             if not region.advantage_weighted:
-                loss, gradient = _unweighted_penalty(objective.geometry, region, tokens, scaled_ratio, importance_weight)
+                loss, gradient = _unweighted_penalty(
+                    objective.geometry, region, tokens, scaled_ratio, importance_weight
+                )
             else:
                 gradient = scaled_ratio * weight
                 # A truncated ratio is held constant, a coefficient of grad log pi.
-                loss = gradient if truncated else objective.enforcement.value(tokens, ratio, enforced, weight).mul_(scale)
+                loss = (
+                    gradient if truncated else objective.enforcement.value(tokens, ratio, enforced, weight).mul_(scale)
+                )
             if region.ratio_cap is None and not objective.enforcement.detached:
                 gradient.mul_(tokens.is_within_bound)
 
