@@ -93,27 +93,27 @@ def token_loss(
 
             scale = advantage.neg_()  # the loss is the negated objective
             if importance_weight is not None:
-                scale = scale * of_tokens(importance_weight)
-            # Truncated importance sampling.
-            ratio = tokens.ratio if region.ratio_cap is None else tokens.ratio.clamp(max=region.ratio_cap)
-            scaled_ratio = scale * ratio  # the gradient without a trust region
-            truncated = region.ratio_cap is not None and not objective.enforcement.detached
+                importance_weight = of_tokens(importance_weight)
+                scale = scale * importance_weight
+            ratio, truncated = tokens.ratio, False
+            if region.ratio_cap is not None:  # truncated importance sampling
+                ratio, truncated = ratio.clamp(max=region.ratio_cap), not objective.enforcement.detached
+            unrestrained = scale * ratio  # the gradient where w = 1
             if not region.advantage_weighted:
                 loss, gradient = _unweighted_penalty(
-                    objective.geometry, region, tokens, scaled_ratio, importance_weight
+                    objective.geometry, region, tokens, unrestrained, importance_weight
                 )
             else:
-                gradient = scaled_ratio * weight
-                # A truncated ratio is held constant, a coefficient of grad log pi.
-                loss = (
-                    gradient if truncated else objective.enforcement.value(tokens, ratio, enforced, weight).mul_(scale)
-                )
+                gradient = unrestrained * weight
+                loss = gradient  # a truncated ratio is held constant, a coefficient of grad log pi
+                if not truncated:
+                    loss = objective.enforcement.value(tokens, ratio, enforced, weight).mul_(scale)
             if region.ratio_cap is None and not objective.enforcement.detached:
                 gradient.mul_(tokens.is_within_bound)
 
             accumulators = measure_mismatch(measured, tokens, is_token)
             accumulators |= measure_trust_region(
-                objective.enforcement, weight, distance, advantage_sign, is_token, scaled_ratio if diagnostics else None
+                objective.enforcement, weight, distance, advantage_sign, is_token, unrestrained if diagnostics else None
             )
             if diagnostics:
                 accumulators |= TokenAccumulators(
@@ -157,7 +157,7 @@ def _restricted(distance: TrustRegionDistance, region: TrustRegion, advantage_si
 
 
 def _unweighted_penalty(
-    geometry: Geometry, region: TrustRegion, tokens: TokenRatio, scaled_ratio: Tensor, importance_weight: Tensor | None
+    geometry: Geometry, region: TrustRegion, tokens: TokenRatio, unrestrained: Tensor, importance_weight: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The loss -(r A - P / delta) and its derivative -(r A - r D / delta): the penalty acts where A = 0 too."""
     if geometry.penalty is None:
@@ -165,9 +165,9 @@ def _unweighted_penalty(
     distance = geometry.distance(tokens)
     penalty_scale = 1.0 / _threshold(region, distance)
     if importance_weight is not None:
-        penalty_scale = penalty_scale * importance_weight.float()
-    loss = scaled_ratio + geometry.penalty(tokens) * penalty_scale
-    return loss, scaled_ratio + tokens.ratio * distance * penalty_scale
+        penalty_scale = penalty_scale * importance_weight
+    loss = unrestrained + geometry.penalty(tokens) * penalty_scale
+    return loss, unrestrained + tokens.ratio * distance * penalty_scale
 
 
 class _WithGradient(torch.autograd.Function):
