@@ -201,13 +201,13 @@ def measure_trust_region(
         enforcement: which one it was.
         weight: w, ``[B, T]``; 1 at padding.
         distance: how far each token is; 0 at padding, which is therefore neither diverging nor outside.
-        advantage_sign: sign(A), ``[B, T]``; not 0 where a token is outside.
+        advantage_sign: sign(A), ``[B, T]``.
         is_token: which positions are response tokens, ``[B, T]`` bool.
         gradient: A min(r, C), ``[B, T]``, whose size is that of a token's gradient at w = 1, 0 at padding; with it, how
             much of the gradient the trust region takes away is measured as well.
     """
     tokens = torch.count_nonzero(is_token)
-    outside, signed_outside = distance.outside.sum(), dot(distance.outside, advantage_sign)
+    outside = distance.outside.sum()
     corrected = torch.zeros_like(outside)
     if enforcement.attenuates:
         corrected = indicator(-weight, above=0.0).sum() if enforcement.gated else outside  # w = 1 - D / delta < 0
@@ -216,8 +216,8 @@ def measure_trust_region(
         names.WEIGHT_MEAN: tokens - removed.sum(),
         names.DIVERGING: indicator(distance.mask_criterion, above=0.0).sum(),
         names.OUTSIDE: outside,
-        f"{names.OUTSIDE}_positive_advantage": (outside + signed_outside) / 2,
-        f"{names.OUTSIDE}_negative_advantage": (outside - signed_outside) / 2,
+        f"{names.OUTSIDE}_positive_advantage": dot(distance.outside, advantage_sign.clamp(min=0.0)),
+        f"{names.OUTSIDE}_negative_advantage": dot(distance.outside, advantage_sign.clamp(max=0.0).neg_()),
         "trust_region/corrective_frac": corrected,
     }
     minima = {names.WEIGHT_MIN: torch.where(is_token, weight, math.inf).amin()}
