@@ -17,8 +17,7 @@ try:
 except Exception as error:
     # verl reports what goes wrong in a plugin at DEBUG level only.
     logging.getLogger("drpo_verl").warning(
-        "drpo-verl: the plugin could not be loaded (%s: %s); none of it is active. Supported: verl >=0.9,<0.10. "
-        "Reinstall it with its dependencies.",
+        "drpo-verl: the plugin could not be loaded (%s: %s); none of it is active. Reinstall it with its dependencies.",
         type(error).__name__,
         error,
     )
@@ -41,7 +40,10 @@ def _losses(module: ModuleType) -> None:
     import drpo_verl.adapters.policy_loss  # noqa: F401
 
 
-@when_imported("verl.workers.engine_workers", "Metrics of the trust region are means of micro-batch means.")
+@when_imported(
+    "verl.workers.engine_workers",
+    "Metrics of the trust region are means of micro-batch means; minirl, drpo_adaptive and Top-K methods do not work.",
+)
 def _actor(module: ModuleType) -> None:
     import drpo_verl.adapters.actor  # noqa: F401
 

@@ -136,10 +136,10 @@ def policy_loss(
     rollout_is_weights: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """One of our objectives with the signature of verl's policy losses, for who calls verl's registry.
+    """One of our objectives with the signature of verl's policy losses, for callers of verl's registry.
 
-    verl's own actor trains with ``drpo_verl.adapters.actor.TrustRegionLoss`` instead, whose metrics are exact over the
-    whole step, and which has what Top-K and recomputed anchors need.
+    verl's own actor trains with ``drpo_verl.adapters.actor_loss.TrustRegionLoss`` instead, whose metrics are exact over
+    the whole step, and which has what Top-K, recomputed anchors and adaptive thresholds need.
 
     Args:
         mode: a name in ``OBJECTIVES``.
@@ -165,6 +165,8 @@ def policy_loss(
             f"loss_mode={mode!r} was set without its configuration "
             f"(policy_loss is {type(settings).__name__}): start the run with +method={mode}."
         )
+    if settings.objective().adaptive:
+        raise SeamError(f"loss_mode={mode!r} moves its threshold after each step, which only our training worker does.")
     inputs = LossInputs(log_prob, old_log_prob, advantages, response_mask, rollout_is_weights)
     loss, verl_metrics, accumulators = trust_region_loss(config, inputs, loss_agg_mode)
     statistics = accumulators.to_host()

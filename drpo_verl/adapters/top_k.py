@@ -75,7 +75,7 @@ def divergence_from_logits(
     Args:
         logits: ``[R, S, V / shards]``, of all tokens of the micro-batch, over the temperature.
         data: the micro-batch.
-        divergence: which.
+        divergence: the divergence to compute.
         layout: of the logits.
 
     Returns:

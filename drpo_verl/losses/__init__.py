@@ -1,4 +1,4 @@
-"""The trust-region objectives as pure functions of tensors: torch only, nothing of verl.
+"""The trust-region objectives as pure functions of tensors: torch and the names of metrics, nothing of verl.
 
 An objective is a *geometry* (how far the policy pi has moved from the behaviour policy mu on the sampled token), a
 *direction* (whether the token's update leads further away) and an *enforcement* (what that distance does to the

@@ -72,14 +72,14 @@ class TokenAccumulators:
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """The same on the host; merges with the statistics of other micro-batches, ranks and mini-batches.
+    """Sums, extrema and histograms over tokens, as numbers; merges with those of other micro-batches, ranks and steps.
 
     Attributes:
         sums: over tokens, by metric name; and the number of tokens.
         maxima: over tokens.
         minima: over tokens.
         moments: other sums over tokens; none where diagnostics are switched off.
-        histograms: sums by bin; likewise.
+        histograms: sums by bin; none where diagnostics are switched off.
         drift: whether the policy had been updated since the weight sync: False for the first mini-batch after it.
     """
 
@@ -208,9 +208,7 @@ def measure_trust_region(
     """
     tokens = torch.count_nonzero(is_token)
     outside = distance.outside.sum()
-    corrected = torch.zeros_like(outside)
-    if enforcement.attenuates:
-        corrected = indicator(-weight, above=0.0).sum() if enforcement.gated else outside  # w = 1 - D / delta < 0
+    corrected = indicator(-weight, above=0.0).sum() if enforcement.attenuates else torch.zeros_like(outside)
     removed = 1.0 - weight  # 0 at padding, of which the sum of w itself would carry more than of tokens
     sums = {
         names.WEIGHT_MEAN: tokens - removed.sum(),

@@ -77,6 +77,8 @@ class TrustRegion:
     dual_clip: float | None = None
 
 
+_LOGGER = logging.getLogger("drpo_verl")
+
 _DPPO = "DPPO, arXiv 2602.04879, section 4"
 _DRPO = "DRPO, arXiv 2606.09821, section 3"
 _PPO = "PPO, arXiv 1707.06347, with the group-relative advantages of GRPO, arXiv 2402.03300"
@@ -109,15 +111,23 @@ PENALTIES: dict[str, Geometry] = {
 }
 """The divergences that DRPO's ablation puts in place of its own, "l2"; with "chi2", DRPO is SPO."""
 
+_BUILT_IN = frozenset(OBJECTIVES)
 _OBSERVERS: list[Callable[[str, Objective], None]] = []
 
 
 def for_each_objective(action: Callable[[str, Objective], None]) -> None:
     """Call ``action`` with the name and the row of every objective, now and whenever another one is registered."""
-    for name, row in OBJECTIVES.items():
-        action(name, row)
     if action not in _OBSERVERS:
         _OBSERVERS.append(action)
+    for name, row in list(OBJECTIVES.items()):
+        try:
+            action(name, row)
+        except Exception as error:
+            if name in _BUILT_IN:
+                raise
+            # A package may have registered a name before it could be known to be taken: no other method is to suffer.
+            del OBJECTIVES[name]
+            _LOGGER.warning("drpo-verl: the objective %r is not registered: %s", name, error)
 
 
 def register_objective(name: str, row: Objective) -> None:
@@ -138,7 +148,7 @@ def register_objective(name: str, row: Objective) -> None:
             action(name, row)
     except Exception as error:
         # verl reports what goes wrong in a plugin at DEBUG level only, and it is plugins that call this.
-        logging.getLogger("drpo_verl").warning("drpo-verl: the objective %r is not registered: %s", name, error)
+        _LOGGER.warning("drpo-verl: the objective %r is not registered: %s", name, error)
         raise
     OBJECTIVES[name] = row
 

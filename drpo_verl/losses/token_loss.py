@@ -107,7 +107,7 @@ def token_loss(
                 gradient = unrestrained * weight
                 loss = gradient  # a truncated ratio is held constant, a coefficient of grad log pi
                 if not truncated:
-                    loss = objective.enforcement.value(tokens, ratio, enforced, weight).mul_(scale)
+                    loss = objective.enforcement.value(tokens, ratio, enforced, weight) * scale
             if region.ratio_cap is None and not objective.enforcement.detached:
                 gradient.mul_(tokens.is_within_bound)
 
@@ -137,7 +137,7 @@ def _distance(
         criterion = mask_distance * objective.direction(mask_distance, advantage_sign) / region.region_delta
     penalty = None
     if objective.enforcement.attenuates and objective.geometry.penalty is not None:
-        penalty = objective.geometry.penalty(tokens).mul_(per_delta)
+        penalty = objective.geometry.penalty(tokens) * per_delta
     return TrustRegionDistance(normalized, criterion, penalty)
 
 

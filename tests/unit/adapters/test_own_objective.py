@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -57,3 +58,12 @@ def test_a_second_registration_of_all_changes_nothing(registered: str) -> None:
     before = dict(POLICY_LOSS_REGISTRY)
     policy_loss.register()
     assert POLICY_LOSS_REGISTRY.keys() == before.keys()
+
+
+def test_a_name_that_verl_has_and_that_came_before_verl_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    verl_loss = POLICY_LOSS_REGISTRY["gspo"]
+    OBJECTIVES["gspo"] = ROW  # as register_objective leaves it where verl's losses are not there yet
+    with caplog.at_level(logging.WARNING):
+        policy_loss.register()
+    assert "the objective 'gspo' is not registered" in caplog.text and "gspo" not in OBJECTIVES
+    assert POLICY_LOSS_REGISTRY["gspo"] is verl_loss and "drpo" in POLICY_LOSS_REGISTRY
