@@ -187,7 +187,12 @@ def register() -> None:
 
 def _register(mode: str, objective: Objective) -> None:
     taken = POLICY_LOSS_REGISTRY.get(mode)
-    if taken is not None and getattr(taken, "func", None) is not policy_loss:
+    # By name: a module that is imported twice, after an import that failed, has another function of the same name.
+    function = getattr(taken, "func", None)
+    is_ours = (
+        getattr(function, "__module__", None) == __name__ and getattr(function, "__qualname__", None) == "policy_loss"
+    )
+    if taken is not None and not is_ours:
         raise SeamError(f"the loss mode {mode!r} is already registered, by {taken!r}")
     if objective.verl_loss is not None and objective.verl_loss not in POLICY_LOSS_REGISTRY:
         raise SeamError(f"verl has no loss mode {objective.verl_loss!r}, which {mode!r} is")
