@@ -29,7 +29,7 @@ assert verl.__version__ == sys.argv[1], verl.__version__
 sys.exit(status)
 """
 # Not those that start processes, nor each rule of the check once more.
-SELECTED = "not command_line and not can_not_work_with_is_refused"
+SELECTED = "not command_line and not sources_that_are and not can_not_work_with_is_refused"
 TESTS = [
     "tests/contract/test_seams.py", "tests/contract/test_verl_entry_point.py", "tests/contract/test_tracking.py",
     "tests/unit/adapters",

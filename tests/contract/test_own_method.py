@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,20 +93,9 @@ def test_verl_trains_with_it_however_it_has_loaded_it(site: Path, source: Path, 
         assert "could not attach" not in errors and "not registered" not in errors
 
 
-def test_the_check_knows_it_and_says_why_a_package_is_not_loaded(
-    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check = ["-m", "drpo_verl.cli", "check", "--json", "experiment=cpu_tiny", "method=dppo_hellinger"]
-    broken = tmp_path / "broken"
-    shutil.copytree(site / "own" / "dppo_hellinger", broken / "dppo_hellinger")
-    (broken / "dppo_hellinger" / "__init__.py").write_text("from drpo_verl.losses import no_such_thing\n")
+def test_the_check_knows_it(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VERL_PLATFORM")  # the experiment's, which verl has to be imported with
-    checked = _start(check, tmp_path, site / "ours", site / "own")
-    broken_check = _start(check, tmp_path, site / "ours", broken, site / "own")
-    out, errors = checked.communicate(timeout=400)
-    assert checked.returncode == 0 and '"method": "dppo_hellinger"' in out, out + errors
-    out, errors = broken_check.communicate(timeout=400)
-    assert broken_check.returncode == 1, out + errors
-    mode, plugin, *_ = (each["message"] for each in json.loads(out)["findings"])
-    assert mode.startswith("is not a loss mode; known: ")
-    assert plugin.startswith("is a plugin that verl could not load (ImportError: cannot import name 'no_such_thing'")
+    check = ["-m", "drpo_verl.cli", "check", "--json", "experiment=cpu_tiny", "method=dppo_hellinger"]
+    run = _start(check, tmp_path, site / "ours", site / "own")
+    out, errors = run.communicate(timeout=400)
+    assert run.returncode == 0 and '"method": "dppo_hellinger"' in out, out + errors

@@ -6,9 +6,12 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from drpo_verl.check.method import loss_mode
 from drpo_verl.configuration import plugins, search_path
 from drpo_verl.configuration.compose import compose_run
+from drpo_verl.configuration.run_config import RunConfig
 
 OURS = EntryPoint("drpo_verl", "drpo_verl.plugin", "verl.plugins")
 
@@ -58,6 +61,18 @@ def test_what_can_not_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", "own_methods_broken")
     ((module, error),) = plugins.plugin_errors()
     assert module == "own_methods_broken" and str(error) == "no such device"
+
+
+def test_a_loss_mode_that_nobody_registered_is_refused_with_what_kept_a_plugin_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = EntryPoint("own", "own_methods_broken", "verl.plugins")
+    monkeypatch.setattr(plugins, "_installed", lambda: (OURS, broken))
+    run = RunConfig(OmegaConf.create({"actor_rollout_ref": {"actor": {"policy_loss": {"loss_mode": "own"}}}}))
+    mode, plugin = loss_mode(run)
+    assert mode.message.startswith("is not a loss mode; known: ")
+    assert plugin.setting == "own_methods_broken"
+    assert plugin.message == "is a plugin that verl could not load (RuntimeError: no such device)."
 
 
 def test_a_module_that_is_nowhere_has_no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
