@@ -75,7 +75,7 @@ def missing_plugin() -> tuple[str, str | None, str, str] | None:
         remedy = f"Unset it, or set {_PLUGINS_VARIABLE}=drpo_verl."
         return _PLUGINS_VARIABLE, os.environ[_PLUGINS_VARIABLE], problem, remedy
     problem = "was not loaded by verl, which looks for it among the installed packages."
-    return _PLUGIN, None, problem, f"Install drpo-verl, or set VERL_USE_EXTERNAL_MODULES={_PLUGIN}."
+    return _PLUGIN, None, problem, f"Install drpo-verl, or have {_PLUGIN} in VERL_USE_EXTERNAL_MODULES."
 
 
 def warn(message: str) -> None:

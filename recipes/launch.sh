@@ -60,10 +60,12 @@ TRAINER=(
     ${TEST_FREQ:+trainer.test_freq="$TEST_FREQ"}
 )
 
-# For every process of the run, on every node.
+# Where drpo-verl is not installed, the checkout that came with the job is verl's plugin, beside others of your own.
+export VERL_USE_EXTERNAL_MODULES="drpo_verl.plugin${VERL_USE_EXTERNAL_MODULES:+,$VERL_USE_EXTERNAL_MODULES}"
+
+# For every process of the run, on every node. In quotes, since a comma means something else to Hydra.
 ENVIRONMENT=(
-    # Where drpo-verl is not installed, the checkout that came with the job is verl's plugin.
-    VERL_USE_EXTERNAL_MODULES="${VERL_USE_EXTERNAL_MODULES:-drpo_verl.plugin}"
+    "VERL_USE_EXTERNAL_MODULES='$VERL_USE_EXTERNAL_MODULES'"
     ${HF_HOME:+HF_HOME="$HF_HOME"}
 )
 

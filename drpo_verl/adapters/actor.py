@@ -63,10 +63,15 @@ class TrustRegionTrainingWorker(TrainingWorker):
     def set_loss_fn(self, loss_fn: Callable[..., Any]) -> None:
         """Set the loss function; ours in the place of verl's PPO loss, when the configured objective is one of ours."""
         settings = getattr(loss_fn, "keywords", {}).get("config")
-        if getattr(loss_fn, "func", None) is ppo_loss and isinstance(
-            getattr(settings, "policy_loss", None), TrustRegionLossConfig
-        ):
-            loss_fn = self._loss = TrustRegionLoss(settings, self.engine)
+        if isinstance(getattr(settings, "policy_loss", None), TrustRegionLossConfig):
+            if getattr(loss_fn, "func", None) is ppo_loss:
+                loss_fn = self._loss = TrustRegionLoss(settings, self.engine)
+            else:
+                warn(
+                    f"verl's actor has the loss function {loss_fn!r}, and not ppo_loss, in whose place ours would be: "
+                    "metrics of the trust region are means of micro-batch means; minirl, drpo_adaptive and Top-K "
+                    "methods do not work."
+                )
         super().set_loss_fn(loss_fn)
 
     def train_mini_batch(self, data: TensorDict) -> TensorDict | None:

@@ -71,8 +71,8 @@ class TrustRegionLoss:
             model_output: log-probabilities of one micro-batch, as the engine gives them.
             data: the micro-batch.
             dp_group: the data-parallel group.
-            student_logits: the logits, ``[1, tokens, V]``, or laid out as Megatron's are: asks for what has to be kept
-                of them.
+            student_logits: the logits, ``[1, tokens, V]``, or laid out as Megatron's are: with them, the call
+                returns the divergences of the tokens, and no loss.
             data_format: how Megatron has laid them out; None with other engines.
             **_: what else an engine says about the logits.
 

@@ -78,7 +78,7 @@ class TrustRegionLossConfig(PolicyLossConfig):
         delta_max: delta never rises above.
         diagnostics: whether to log moments, quantiles and bins of the mismatch beside the trust region's metrics.
         bypass_mode: a copy of ``algorithm.rollout_correction.bypass_mode``, to be validated here.
-        rollout_log_probs: a copy of ``actor_rollout_ref.rollout.calculate_log_probs``, likewise.
+        rollout_log_probs: a copy of ``actor_rollout_ref.rollout.calculate_log_probs``, to be validated here.
 
     Raises:
         ValueError: naming the setting, its value and the remedy.

@@ -142,7 +142,7 @@ def series(
         tokens: how many there are; > 0.
         sums: of ``mismatch/kl`` and ``mismatch/abs_prob_diff_mean`` over them.
         moments: what ``measure_moments`` has made of them, summed.
-        histograms: likewise of ``measure_histograms``.
+        histograms: what ``measure_histograms`` has made of them, summed.
     """
     mean = {name: moment / tokens for name, moment in moments.items()}
     metrics = {

@@ -149,7 +149,7 @@ def _threshold(region: TrustRegion, distance: Tensor) -> Tensor | float:
 
 
 def _restricted(distance: TrustRegionDistance, region: TrustRegion, advantage_sign: Tensor) -> TrustRegionDistance:
-    """No token is outside whose advantage has the other sign than ``restrict_to``."""
+    """The distance as the enforcement gets it: tokens whose advantage has the other sign count as inside."""
     if region.restrict_to is None:
         return distance
     may_be_outside = advantage_sign > 0 if region.restrict_to == "positive" else advantage_sign < 0

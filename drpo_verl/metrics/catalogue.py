@@ -52,7 +52,7 @@ SECTIONS = (
                    "brings it back", "far below 1: little is learned from", "mean"),
             Metric(names.WEIGHT_MIN, "The smallest w", label="smallest")], reference=0.0),
         Panel("Outside the trust region", "share of tokens", [
-            Metric(names.OUTSIDE, "Diverging tokens beyond the boundary",
+            Metric(names.OUTSIDE, "Diverging tokens beyond the boundary, spared by `restrict_to` or not",
                    "0, δ binds nothing (always so for δ = 12.5); above 0.05, most of the learning is masked")]),
         Panel("Outside, by the sign of the advantage", "share of tokens", _by_sign(
             names.OUTSIDE, "Tokens outside", "rising: these tokens are made less likely, and far outside they are what "

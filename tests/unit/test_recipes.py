@@ -56,6 +56,12 @@ def test_every_experiment_can_be_launched(experiment: str) -> None:
     assert config.run.method == ("dppo_binary_tv" if experiment.startswith("dppo/") else "drpo")
 
 
+def test_a_plugin_of_ones_own_is_beside_ours() -> None:
+    config = _compose(_overrides("cpu_tiny", VERL_USE_EXTERNAL_MODULES="own_methods"))
+    variables = config.ray_kwargs.ray_init.runtime_env.env_vars
+    assert variables.VERL_USE_EXTERNAL_MODULES == "drpo_verl.plugin,own_methods"
+
+
 def test_variables_are_overrides_and_arguments_have_the_last_word() -> None:
     variables = {
         "METHOD": "dppo_binary_kl", "RUN_NAME": "mine", "RESUME_MODE": "auto", "TOTAL_STEPS": "7", "SAVE_FREQ": "3",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor
 from verl.utils import tensordict_utils
 from verl.utils.metric import Metric
 from verl.workers.config import ActorConfig
-from verl.workers.utils.losses import ppo_loss
+from verl.workers.utils.losses import ppo_loss, sft_loss
 
+from drpo_verl.adapters.actor import TrustRegionTrainingWorker
 from drpo_verl.adapters.actor_loss import STATISTICS, TrustRegionLoss
 from drpo_verl.adapters.config import TrustRegionLossConfig
 from drpo_verl.adapters.policy_loss import BehaviourLogProbError
@@ -146,3 +148,11 @@ def test_missing_rollout_log_probabilities_are_refused_with_their_number(
     )
     with pytest.raises(BehaviourLogProbError, match=message):
         TrustRegionLoss(_actor_config())({}, data)
+
+
+def test_another_loss_function_of_verls_actor_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    worker = object.__new__(TrustRegionTrainingWorker)  # without a model: only its loss function is set
+    with caplog.at_level(logging.WARNING):
+        worker.set_loss_fn(partial(sft_loss, config=_actor_config()))
+    assert "not ppo_loss" in caplog.text and worker._loss is None
+    assert worker.loss_fn.func is sft_loss

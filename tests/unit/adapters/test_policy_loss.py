@@ -100,13 +100,13 @@ def _gradient(mode: str, config: ActorConfig, batch: dict[str, Tensor], aggregat
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("weights", [False, True])
-@pytest.mark.parametrize(("ours", "verls"), [("dppo_binary_tv", "dppo_tv"), ("dppo_binary_kl", "dppo_kl")])
-def test_dppo_has_the_gradient_of_verls_own(ours: str, verls: str, weights: bool, aggregation: str) -> None:
+@pytest.mark.parametrize(("ours", "of_verl"), [("dppo_binary_tv", "dppo_tv"), ("dppo_binary_kl", "dppo_kl")])
+def test_dppo_has_the_gradient_of_verls_own(ours: str, of_verl: str, weights: bool, aggregation: str) -> None:
     low, high, cap = 0.08, 0.12, 2.0
     batch = _batch()
     extra = {"rollout_is_weights": torch.rand_like(batch["old_log_prob"])} if weights else {}
     expected = _gradient(
-        verls,
+        of_verl,
         _actor(PolicyLossConfig(), clip_ratio_low=low, clip_ratio_high=high, clip_ratio_c=cap),
         batch,
         aggregation,
@@ -145,12 +145,12 @@ def test_the_registry_returns_numbers_that_verl_can_average(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["grpo", "grpo_clip_higher"])
 def test_the_baselines_are_verls_own_and_say_what_it_masked(mode: str) -> None:
     batch, clips = _batch(), {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "clip_ratio_c": 1.5}
-    verls = _gradient("vanilla", _actor(PolicyLossConfig(), **clips), batch, "token-mean")
+    expected = _gradient("vanilla", _actor(PolicyLossConfig(), **clips), batch, "token-mean")
     config = _actor(TrustRegionLossConfig(loss_mode=mode), **clips)
-    assert torch.equal(_gradient(mode, config, batch, "token-mean"), verls)
+    assert torch.equal(_gradient(mode, config, batch, "token-mean"), expected)
 
     _, metrics = get_policy_loss_fn(mode)(**batch, config=config)
-    masked = (verls == 0) & batch["response_mask"]
+    masked = (expected == 0) & batch["response_mask"]
     assert metrics["trust_region/weight_mean"] == pytest.approx(
         1 - masked.sum().item() / batch["response_mask"].sum().item()
     )
@@ -192,9 +192,9 @@ def test_arguments_of_later_versions_are_tolerated() -> None:
 
 
 def test_verls_own_losses_are_untouched_and_no_foreign_name_is_taken() -> None:
-    verls = {"vanilla", "dppo_tv", "dppo_kl", "cispo"}
-    assert verls <= set(POLICY_LOSS_REGISTRY) and not verls & set(OBJECTIVES)
-    assert all(POLICY_LOSS_REGISTRY[name].__module__.startswith("verl.") for name in verls)  # type: ignore[attr-defined]
+    of_verl = {"vanilla", "dppo_tv", "dppo_kl", "cispo"}
+    assert of_verl <= set(POLICY_LOSS_REGISTRY) and not of_verl & set(OBJECTIVES)
+    assert all(POLICY_LOSS_REGISTRY[name].__module__.startswith("verl.") for name in of_verl)  # type: ignore[attr-defined]
     register()  # again: nothing changes
     ours = POLICY_LOSS_REGISTRY["drpo"]
     try:
