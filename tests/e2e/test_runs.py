@@ -113,9 +113,9 @@ def test_a_run_leaves_what_it_says(exact_run: Run) -> None:
 
 
 def test_a_run_that_hangs_is_ended_with_an_error(tmp_path: Path) -> None:
-    run = start(tmp_path / "stalled", *SHORT, ONE_UPDATE, "run.stall_seconds=20", expect_success=False)
+    run = start(tmp_path / "stalled", *SHORT, ONE_UPDATE, "run.stall_seconds=3", expect_success=False)
     assert run.returncode == EXIT_STALLED
-    assert "run.stall_seconds=20" in run.output and "train.log" in run.output
+    assert "run.stall_seconds=3" in run.output and "train.log" in run.output
     deadline = time.monotonic() + 30
     while (left := processes_of(run.folder)) and time.monotonic() < deadline:
         time.sleep(1)
