@@ -23,6 +23,7 @@ _LISTED = re.compile(r"(?:[,;]|,?and|,?or)")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _COLON = re.compile(r"\banswer(?: is)?[ \t]{0,9}(?:\*\*|__|\*)?[ \t]{0,9}:", re.IGNORECASE)
 _IS = re.compile(r"\banswer is\b", re.IGNORECASE)
+_THE_FINAL = re.compile(r"[\s*_]*(?:(?:the|my|so the|thus the) )?(?:final |correct )?", re.IGNORECASE)
 _AROUND = " \t\r\n*_:}"
 _FORMULA_FOLLOWS = re.compile(r"[\s*_:]*(?:[$0-9]|[+-]\s*[.0-9]|\\)")
 _DISPLAY = re.compile(
@@ -71,11 +72,10 @@ def extract(response: str) -> str | None:
 
 def _cue(response: str) -> re.Match[str] | None:
     colon, plain = _last(_COLON.finditer(response)), _last(_IS.finditer(response))
-    if colon is None or (
-        plain is not None and plain.start() > colon.end() and _FORMULA_FOLLOWS.match(response, plain.end())
-    ):
-        return plain
-    return colon
+    if colon is None or plain is None or plain.start() < colon.end():
+        return colon or plain
+    at_once = _THE_FINAL.fullmatch(response, colon.end(), plain.start())  # "Final answer: the final answer is x"
+    return plain if at_once or _FORMULA_FOLLOWS.match(response, plain.end()) else colon
 
 
 def _following(text: str) -> str:

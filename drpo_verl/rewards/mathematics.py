@@ -30,6 +30,7 @@ def agree(answer: str, ground_truth: str) -> bool:
     if len(answer) > _MAX_CHARACTERS or _depth(answer) > _MAX_DEPTH:
         return answer.strip() == ground_truth.strip()
     given, truth = Reading.of(answer), Reading.of(ground_truth)
+    given, truth = given.with_unit_of(truth), truth.with_unit_of(given)
     as_written = given.agrees_with(truth)
     if as_written is not None:
         return as_written

@@ -15,7 +15,7 @@ These are compared as they are written, before any grammar sees the value. `Read
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _SIZES = re.compile(r"(?<!\\)\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])|(?<!\\)\\displaystyle(?![a-zA-Z])")
 _THIN_SPACE = re.compile(r"(?<!\\)\\(?:!\s*|,)")
@@ -23,6 +23,12 @@ _WIDE_SPACE = re.compile(r"(?<!\\)\\[;: ]|~|\\q?quad(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"(?<=[0-9])\{,\}(?=[0-9]{3}(?![0-9]))")
 _SPACED_THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]+)?")
 _LOOSE_SPACE = re.compile(r"(?<![a-zA-Z0-9]) | (?![a-zA-Z0-9])")
+
+_CHARACTERS = str.maketrans(
+    {"\u2212": "-", "π": r"\pi ", "×": r"\times ", "·": r"\cdot ", "÷": "/", "≤": r"\leq ", "≥": r"\geq ",
+     "≠": r"\neq ", "∞": r"\infty ", "∪": r"\cup ", "∅": r"\emptyset ", "√": r"\sqrt ",
+     "²": "^2", "³": "^3", "½": r"\frac{1}{2}"}
+)  # fmt: skip
 
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\{\s*(?:percent|\\?%)\s*\}|\bpercent)$")
 _DOLLARS = re.compile(r"^\\\$\s*|\s*\\\$$")
@@ -98,6 +104,12 @@ class Reading:
             value = value.replace(" ", "")
         return cls(text, value, unit=unit, percent=percent, words=words, clock=bool(_TIME.fullmatch(text)))
 
+    def with_unit_of(self, other: Reading) -> Reading:
+        r"""Return this reading with the bare letters at its end as a unit, if the other has it: "5 m" for `5\text{ m}`."""
+        unit = other.unit
+        bare = re.fullmatch(rf"(.*[0-9)}}])\s*{re.escape(unit)}", self.value) if unit and not self.unit else None
+        return replace(self, value=bare[1], unit=unit) if bare else self
+
     def agrees_with(self, truth: Reading) -> bool | None:
         """Return whether two readings are the same by what is written, or None if their values have to decide."""
         if self.text == truth.text:
@@ -106,10 +118,14 @@ class Reading:
             return self.words == truth.words
         if self.base or truth.base:
             return self.base == truth.base
-        other_unit = self.unit and truth.unit and self.unit != truth.unit
+        other_unit = self._measure and truth._measure and self._measure != truth._measure
         if not self.value or not truth.value or other_unit or (self.clock and truth.clock):
             return False
         return None
+
+    @property
+    def _measure(self) -> str:
+        return self.unit or ("percent" if self.percent else "")
 
     def _words_count(self, other: Reading) -> bool:
         # "dog" is not "god", but the product "ab" is "ba".
@@ -120,7 +136,7 @@ class Reading:
 def plain(text: str) -> str:
     """Return a text without the spelling that no reader of typeset LaTeX sees."""
     text = _SIZES.sub("", _THOUSANDS.sub("", text).replace("{,}", ","))
-    text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text).replace("\u2212", "-")
+    text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text).translate(_CHARACTERS)
     text = _WIDE_SPACE.sub(" ", _THIN_SPACE.sub("", text))
     text = " ".join(text.split())
     if not text.endswith(r"\$"):

@@ -20,6 +20,13 @@ def _no_failures(caplog: pytest.LogCaptureFixture) -> object:
 
 
 RIGHT = [
+    ("5 m", r"5\text{ m}"),
+    (r"5\mathrm{m}", "5m"),
+    ("√2", r"\sqrt{2}"),
+    ("2π", r"2\pi"),
+    ("x²≥4", r"x^{2}\geq 4"),
+    ("\u22125", "-5"),
+    (r"-35\%", "-35"),
     ("033", "33"),
     ("1{,}024", "1024"),
     (r"1\,024", "1024"),
@@ -154,6 +161,11 @@ def test_right(answer: str, truth: str) -> None:
 
 
 WRONG = [
+    ("5 m", r"5\text{ cm}"),
+    ("6 m", r"5\text{ m}"),
+    (r"5\%", r"5\text{ degrees}"),
+    (r"\frac{10^{60}}{3 \cdot 10^{60}+1}", r"\frac{1}{3}"),
+    (r"\sqrt{2}+10^{-49}", r"\sqrt{2}"),
     (r"1-\frac{4^{30}}{6^{30}}", r"1-\frac{5^{30}}{6^{30}}"),
     (r"\frac{1}{7^{901}}", r"\frac{7^{900}}{7^{901}}"),
     (r"1+\frac{1}{5^{40}}", r"1-\frac{1}{5^{40}}"),

@@ -50,6 +50,8 @@ from drpo_verl.rewards.extraction import boxed, extract
         ("Answer: $46$ apples", r"46\text{ apples}"),
         ("Answer: 46 apples", r"46\text{ apples}"),
         ("Answer: Monday", "Monday"),
+        ("Final Answer: The final answer is $46$. I hope it is correct.", "46"),
+        ("**Answer:** The answer is Monday.", "Monday"),
         ("x = 5, hence 33", None),
         ("the answers: 5", None),
         (r"\boxed{46", None),
