@@ -24,8 +24,9 @@ _VALUES = tuple(
 )
 _POINTS = 6
 _ENOUGH_POINTS = 3
-_EXACT_EXPONENT = 20_000
-_EXACT_FACTORIAL = 2_000
+_EXACT = 2_000_000
+_EXACT_FACTORIAL = 100_000
+"""Logarithm of a power, and a factorial's argument, up to which numbers are computed exactly: in less than a second."""
 
 
 def same(answer: Any, truth: Any) -> bool:
@@ -101,11 +102,19 @@ def _differ_exactly(a: sympy.Expr, b: sympy.Expr) -> bool:
             return False
         if each.atoms(sympy.NumberSymbol, sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit) or each.has(sympy.I):
             return False
-        if any(not n.args[0].is_Integer or n.args[0] > _EXACT_FACTORIAL for n in each.atoms(sympy.factorial)):
+        arguments = [call.args[0] for call in each.atoms(sympy.factorial)]
+        if not all(n.is_integer and _size(n) <= _EXACT_FACTORIAL for n in arguments):
             return False
-        if any(not p.exp.is_Integer or abs(p.exp) > _EXACT_EXPONENT for p in each.atoms(sympy.Pow)):
+        if not all(
+            p.exp.is_integer and _size(p.exp) * _size(sympy.log(p.base)) <= _EXACT for p in each.atoms(sympy.Pow)
+        ):
             return False
     return bool((a - b).doit().is_zero is False)
+
+
+def _size(number: sympy.Expr) -> float:
+    value = number.evalf(_SPARE_DIGITS)
+    return abs(complex(value)) if value.is_finite else 0.0  # of the logarithm of 0
 
 
 def _without_functions(expression: Any) -> Any:

@@ -105,7 +105,7 @@ class Reading:
         return cls(text, value, unit=unit, percent=percent, words=words, clock=bool(_TIME.fullmatch(text)))
 
     def with_unit_of(self, other: Reading) -> Reading:
-        r"""Return this reading with the bare letters at its end as a unit, if the other has it: "5 m" for `5\text{ m}`."""
+        r"""Return this reading with bare letters at its end as a unit, if the other has it: "5 m" for `5\text{ m}`."""
         unit = other.unit
         bare = re.fullmatch(rf"(.*[0-9)}}])\s*{re.escape(unit)}", self.value) if unit and not self.unit else None
         return replace(self, value=bare[1], unit=unit) if bare else self

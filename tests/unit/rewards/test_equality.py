@@ -20,6 +20,10 @@ def _no_failures(caplog: pytest.LogCaptureFixture) -> object:
 
 
 RIGHT = [
+    ("0^{5}+3", "3"),
+    # equal to 50 digits: not exactly, but nothing of this size is an answer
+    (r"10^{10^{10}}", r"10^{10^{10}}+1"),
+    (r"\sqrt{2}+10^{-60}", r"\sqrt{2}"),
     ("5 m", r"5\text{ m}"),
     (r"5\mathrm{m}", "5m"),
     ("√2", r"\sqrt{2}"),
@@ -161,6 +165,8 @@ def test_right(answer: str, truth: str) -> None:
 
 
 WRONG = [
+    ("2^{2^{20}}", "2^{2^{20}}+1"),
+    ("50000!", "50000!+1"),
     ("5 m", r"5\text{ cm}"),
     ("6 m", r"5\text{ m}"),
     (r"5\%", r"5\text{ degrees}"),
