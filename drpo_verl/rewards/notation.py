@@ -43,7 +43,8 @@ _BARE_UNIT = re.compile(
 )
 _NO_UNIT = re.compile(
     r"[0-9]|\b(?:and|or|not|no|nor|if|else|unless|except|than|more|less|least|most|about|approximately|nearly|plus|minus"
-    r"|times|over|to|from|dozen|half|quarter|third|wrong|squared|cubed|mod|base)\b",
+    r"|times|divided|multiplied|over|to|from|dozens?|half|halves|quarters?|thirds?|(?:four|fif|six|seven|eigh|nin|ten)ths?"
+    r"|(?:hundred|thousand|million)ths?|wrong|factorial|squared|cubed|root|point|pi|infinity|mod|base)\b",
     re.IGNORECASE,
 )
 _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}

@@ -20,6 +20,7 @@ def _no_failures(caplog: pytest.LogCaptureFixture) -> object:
 
 
 RIGHT = [
+    (r"5\text{ months}", "5"),
     ("0^{5}+3", "3"),
     # equal to 50 digits: not exactly, but nothing of this size is an answer
     (r"10^{10^{10}}", r"10^{10^{10}}+1"),
@@ -165,6 +166,11 @@ def test_right(answer: str, truth: str) -> None:
 
 
 WRONG = [
+    (r"5\text{ factorial}", "5"),
+    (r"5\text{ pi}", "5"),
+    (r"3\text{ quarters}", "3"),
+    (r"3\text{ tenths}", "3"),
+    (r"5\text{ divided by two}", "5"),
     ("2^{2^{20}}", "2^{2^{20}}+1"),
     ("50000!", "50000!+1"),
     ("5 m", r"5\text{ cm}"),
