@@ -127,7 +127,7 @@ def custom_code(run: RunConfig) -> Findings:
 
 @rule
 def reward_package(run: RunConfig) -> Findings:
-    """Our reward has math-verify, which decides what is right."""
+    """Our reward has math-verify, whose grammar reads the answers."""
     name = "reward.custom_reward_function.path"
     ours = str(run.get(name, "")).removeprefix(_PACKAGE).replace("/", ".") == _OUR_REWARD
     if ours and importlib.util.find_spec("math_verify") is None:

@@ -23,6 +23,9 @@ _OPEN, _CLOSE = "<answer>", "</answer>"
 INSTRUCTION = f"Give the final answer between {_OPEN} and {_CLOSE}."
 _MAX_CHARACTERS = 16_384
 
+_NONSENSE = "no answer at all"
+"""An answer to no problem: what a scorer gives for it is given for nothing."""
+
 _EVALUATES = frozenset({"eval", "exec", "compile", "parse_expr", "sympify", "S", "__import__"})
 
 
@@ -129,11 +132,23 @@ def score(task: str, response: str, entry: str) -> float:
 
 
 def score_answer(task: str, answer: str, entry: str) -> float:
-    """Score an answer with the task's own scorer in this process, without a limit to its time."""
-    scorer = _scorer(task)
+    """Score an answer with the task's own scorer in this process, without a limit to its time.
+
+    The whole reward for NaN, or for what nonsense gets as well, is no reward.
+    """
     problem = json.loads(entry)
+    truth = str(problem.get("answer"))
+    if "nan" in answer.casefold() and "nan" not in truth.casefold():
+        return 0.0  # no difference to NaN is larger than a tolerance: complex_arithmetic takes it for right
+    value = _ask(task, answer, problem)
+    if value == 1.0 and answer != truth and _ask(task, _NONSENSE, problem) == 1.0:
+        return 0.0  # game_of_life_halting takes every text for a yes
+    return value
+
+
+def _ask(task: str, answer: str, problem: dict[str, Any]) -> float:
     try:
-        return min(1.0, max(0.0, float(scorer(answer, problem))))
+        return min(1.0, max(0.0, float(_scorer(task)(answer, problem))))
     except ImportError:
         raise
     except Exception:

@@ -1,72 +1,44 @@
-r"""Whether a response answers a question of mathematics: what it commits to, compared with the truth by math-verify.
+r"""Whether a response answers a question of mathematics: what it commits to, compared with the truth.
 
-1. What stands before the last `</think>` does not count.
-2. The *answer* is what the last `\boxed{...}` holds, or, without any, the rest of the line after the last "answer:" or
-   "answer is" (DAPO-Math asks for such a line). A response with neither, or with a last box that is never closed, has
-   no answer: math-verify's search for any number in the text would reward guesses.
-3. Equal text and equal numbers are decided here, at once and in any thread: nearly all answers to DAPO-Math and AIME,
-   whose truths are integers. Everything else is LaTeX to be parsed and compared symbolically, by math-verify, in a
-   process that is killed when it takes too long (`judge`).
+`extraction` finds the answer and `notation` takes it apart. Equal text and equal numbers are decided here, at once and
+in any thread: nearly all answers to DAPO-Math and AIME, whose truths are integers. Everything else is LaTeX, read with
+math-verify's grammar (`grammar`) and compared exactly (`equality`), in a process that is killed when it takes too long
+(`judge`).
 
-Nothing evaluates an answer as code: its LaTeX goes through math-verify's grammar, and not through sympy's `parse_expr`,
-which is Python's `eval`.
+Nothing evaluates an answer as code: its LaTeX goes through a grammar, and not through sympy's `parse_expr`, which is
+Python's `eval`.
 """
 
 import logging
-import re
-from collections import deque
 from functools import lru_cache
-from types import ModuleType
 
-from drpo_verl.rewards import judge
+from drpo_verl.rewards import grammar, judge
+from drpo_verl.rewards.extraction import extract
 from drpo_verl.rewards.literals import NUMBER, equal
-from drpo_verl.rewards.packages import require
+from drpo_verl.rewards.notation import Reading
 
 _log = logging.getLogger(__name__)
-
-_THOUGHT = "</think>"
-_BOX = re.compile(r"\\f?boxed\{")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_CUE = re.compile(r"\banswer(?: is)?[ \t]*:|\banswer is\b", re.IGNORECASE)
-_SIZES = re.compile(r"(?<!\\)\\(?:left|right)(?![a-zA-Z])")
-_THIN_SPACE = re.compile(r"(?<!\\)\\[!,]")
-_WIDE_SPACE = re.compile(r"(?<!\\)\\[;: ]|~")
-_INLINE = re.compile(r"\$([^$]+)\$|\\\(([^$]+?)\\\)")
 
 _MAX_CHARACTERS = 512
 """A longer answer is wrong; MATH's longest has fewer than 200 characters."""
 _MAX_DEPTH = 32
 """An answer with braces and parentheses nested more deeply is wrong: the grammar follows them by recursion."""
-_SECONDS = 5
-"""math-verify's own limit to each of its steps, which ends what Python's interpreter can interrupt."""
-
-
-def extract(response: str) -> str | None:
-    """Return the answer that a response commits to (rules 1 and 2 above) as LaTeX or text, or None if it does not."""
-    response = response[response.rfind(_THOUGHT) + len(_THOUGHT) :] if _THOUGHT in response else response
-    box = _last(_BOX, response)
-    if box is not None:
-        return _braced(response, box.end())
-    cue = _last(_CUE, response)
-    if cue is None:
-        return None
-    line = response[cue.end() :].lstrip(" \t*:\n").partition("\n")[0]
-    inline = _INLINE.match(line)
-    if inline is not None:
-        line = inline[1] or inline[2]
-    return line.strip(" \t\r*").removesuffix(".").strip(" \t*$") or None
 
 
 def agree(answer: str, ground_truth: str) -> bool:
-    """Return whether an extracted answer is the truth (rule 3 above)."""
-    answer, truth = _plain(answer), _plain(ground_truth)
-    if answer == truth:
+    """Return whether an extracted answer is the truth."""
+    if len(answer) > _MAX_CHARACTERS or _depth(answer) > _MAX_DEPTH:
+        return answer.strip() == ground_truth.strip()
+    given, truth = Reading.of(answer), Reading.of(ground_truth)
+    given, truth = given.with_unit_of(truth), truth.with_unit_of(given)
+    as_written = given.agrees_with(truth)
+    if as_written is not None:
+        return as_written
+    if _equal(given.value, truth.value):
         return True
-    if NUMBER.fullmatch(answer) and NUMBER.fullmatch(truth):
-        return equal(answer, truth)
-    if not answer or len(answer) > _MAX_CHARACTERS or _depth(answer) > _MAX_DEPTH:
+    if given.percent == truth.percent:
         return False
-    return _symbolically_equal(answer, truth)
+    return _equal(*(rf"\frac{{{each.value}}}{{100}}" if each.percent else each.value for each in (given, truth)))
 
 
 def score(response: str, ground_truth: str) -> float:
@@ -76,7 +48,7 @@ def score(response: str, ground_truth: str) -> float:
 
     Raises:
         ValueError: the truth is empty.
-        ImportError: math-verify is missing.
+        ImportError: math-verify's grammar is missing.
         JudgeError: the processes that compare answers do not run.
     """
     if not ground_truth.strip():
@@ -85,7 +57,9 @@ def score(response: str, ground_truth: str) -> float:
     return float(answer is not None and agree(answer, ground_truth))
 
 
-def _symbolically_equal(answer: str, truth: str) -> bool:
+def _equal(answer: str, truth: str) -> bool:
+    if NUMBER.fullmatch(answer) and NUMBER.fullmatch(truth):
+        return equal(answer, truth)
     try:
         return _verdict(answer, truth)
     except judge.AnswerError as error:
@@ -95,39 +69,41 @@ def _symbolically_equal(answer: str, truth: str) -> bool:
 
 @lru_cache(maxsize=65_536)  # verdicts only: an error, such as a time-out on a busy machine, is not remembered
 def _verdict(answer: str, truth: str) -> bool:
-    return judge.shared().ask(_verify, answer, truth)
+    return judge.shared().ask(compare, answer, truth)
 
 
-def load() -> ModuleType:
-    """Import math-verify, which takes seconds.
+def load() -> None:
+    """Import what the first comparison needs, which takes seconds.
 
     Raises:
         ImportError: it is not installed.
     """
-    return require("math_verify", "math-verify")
+    grammar.load()
+    from drpo_verl.rewards import equality  # noqa: F401
 
 
-def _verify(answer: str, truth: str) -> bool:
-    math_verify = load()
-    targets = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
-    gold, parsed = (
-        math_verify.parse(rf"\boxed{{{text}}}", targets, parsing_timeout=_SECONDS) for text in (truth, answer)
-    )
-    return bool(math_verify.verify(gold, parsed, timeout_seconds=_SECONDS))
+def compare(answer: str, truth: str) -> bool:
+    """Return whether two texts of LaTeX are equal, in this process, without a limit to its time or memory."""
+    load()
+    from drpo_verl.rewards import equality
+
+    read = []
+    for text in (answer, truth):
+        try:
+            read.append(grammar.read(text))
+        except grammar.NotReadError:
+            # "The maximum of f = 5": a name that is not in the grammar may still be given a value.
+            name, sign, value = text.rpartition("=")
+            if not sign or "," in text or any(character.isdigit() for character in name):
+                return False
+            return compare(*((value, truth) if text is answer else (answer, value)))
+    return equality.same(*read) and not _set_for_tuple(answer, truth)
 
 
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    matches = deque(pattern.finditer(text), maxlen=1)
-    return matches[0] if matches else None
-
-
-def _braced(text: str, start: int) -> str | None:
-    depth = 1
-    for brace in _BRACE.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0:
-            return text[start : brace.start()]
-    return None
+def _set_for_tuple(answer: str, truth: str) -> bool:
+    # The grammar forgets the braces: {1, 2} is no (1, 2), as a list without braces may be.
+    pairs = ((answer, truth), (truth, answer))
+    return any(a.startswith((r"\{", r"\lbrace")) and b.startswith(("(", "[")) for a, b in pairs)
 
 
 def _depth(text: str) -> int:
@@ -136,10 +112,3 @@ def _depth(text: str) -> int:
         depth += (character in "{([") - (character in "})]")
         deepest = max(deepest, depth)
     return deepest
-
-
-def _plain(text: str) -> str:
-    # Without the spelling that no reader of typeset LaTeX sees.
-    text = _SIZES.sub("", text.replace("{,}", ",")).replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
-    text = _WIDE_SPACE.sub(" ", _THIN_SPACE.sub("", text))
-    return " ".join(text.split()).strip("$ ").removesuffix(".").removeprefix("+")

@@ -4,44 +4,36 @@ r"""The reward that verl calls, by the data source of the problem, and the rule 
 |---|---|
 | `drpo_verl/arithmetic` | the rule below |
 | `reasoning_gym/<task>` | the task's own scorer, given what stands between the answer tags (`gym`) |
-| any other (`math_dapo`, `aime24`, ...) | the last box or the answer's line, by math-verify (`mathematics`) |
+| any other (`math_dapo`, `aime24`, ...) | the last box or the answer's line, compared exactly (`mathematics`) |
 
 The rule for arithmetic: a response must commit to one number, and to the right one. In order:
 
-1. The *answer* is what the last `\boxed{...}` holds; without one, what follows the last "=", "answer is" or "answer:";
-   without those, the whole response.
+1. The *answer* is what the last box holds; without one, what follows the last "=", "answer is" or "answer:"; without
+   those, the whole response.
 2. The answer must be one number literal and nothing else ("46", "-46", "46.0", "1,046"; around it only white space, $,
    * and a full stop at the end). So "3+4" for 7, "46 or 45", "4 6" and prose with a number in it score 0: a policy must
    compute and commit, it cannot restate the question or hedge.
-3. math-verify decides whether that number equals the ground truth.
-
-math-verify by itself searches any text for a number, counts "3+4" as 7, and evaluates what it finds: "9**9**9" keeps it
-busy for ever. Its protection is a SIGALRM time-out, which works in a main thread only, and verl's reward loop scores in
-worker threads. Given nothing but short number literals, it needs no time-out.
+3. Its value must be that of the ground truth, exactly.
 """
 
 import re
+from numbers import Integral
 from typing import Any
 
-from drpo_verl.rewards import gym, mathematics
+from drpo_verl.rewards import extraction, gym, mathematics
 from drpo_verl.rewards.arithmetic import DATA_SOURCE as ARITHMETIC
 from drpo_verl.rewards.literals import NUMBER, equal
 from drpo_verl.rewards.packages import require
 
-require("math_verify", "math-verify")  # when verl loads the reward, and not after the first rollout
+require("latex2sympy2_extended", "math-verify")  # when verl loads the reward, and not after the first rollout
 
-_ANSWER_CUE = re.compile(r"=|\banswer(?: is:?|:)", re.IGNORECASE)
-_BOXED = "\\boxed{"
+_ANSWER_CUE = re.compile(r"=|\banswer(?: is:?|[ \t]{0,9}(?:\*\*|__|\*)?:)", re.IGNORECASE)
 
 
 def extract_answer(response: str) -> str | None:
     """Return the number literal a response commits to (rules 1 and 2 above), or None if it does not."""
-    boxed = response.rfind(_BOXED)
-    if boxed >= 0:
-        start = boxed + len(_BOXED)
-        end = response.find("}", start)
-        candidate = response[start:end] if end >= 0 else ""
-    else:
+    candidate = extraction.boxed(response)
+    if candidate is None:
         candidate = response
         for cue in _ANSWER_CUE.finditer(response):
             candidate = response[cue.end() :]
@@ -52,7 +44,7 @@ def extract_answer(response: str) -> str | None:
 def compute_score(
     data_source: str,
     solution_str: str,
-    ground_truth: str,
+    ground_truth: str | int,
     extra_info: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> float:
@@ -64,7 +56,7 @@ def compute_score(
     Args:
         data_source: decides how the response is scored; see the module.
         solution_str: the decoded response without special tokens.
-        ground_truth: the right answer; a number literal for arithmetic.
+        ground_truth: the right answer; a number literal for arithmetic. An integer stands for its text.
         extra_info: further columns of the problem; reasoning-gym's have an `entry`, the problem that its scorer takes.
         **kwargs: other arguments that a reward manager passes; ignored.
 
@@ -73,6 +65,10 @@ def compute_score(
         ImportError: a package that decides rewards is missing.
         JudgeError: the processes that compare answers do not run.
     """
+    if isinstance(ground_truth, Integral) and not isinstance(ground_truth, bool):
+        ground_truth = str(ground_truth)
+    if not isinstance(ground_truth, str):
+        raise ValueError(f"the ground truth must be a text, got {ground_truth!r} (data source {data_source!r})")
     if data_source == ARITHMETIC:
         if not NUMBER.fullmatch(ground_truth):
             raise ValueError(f"ground truth must be a number, got {ground_truth!r} (data source {ARITHMETIC!r})")

@@ -18,6 +18,8 @@ RESPONSES = (
     ("Answer: 033", "33"),
     (r"\boxed{34}", "33"),
     (r"Answer: $\{2, 1\}$", r"\{1,2\}"),
+    (r"\boxed{1-\frac{4^{30}}{6^{30}}}", r"1-\frac{5^{30}}{6^{30}}"),
+    (r"\boxed{46}", 46),  # a column of integers, as parquet keeps it
 )
 
 
@@ -47,7 +49,7 @@ class RewardWorker:
         function = get_custom_reward_fn(OmegaConf.create({"reward": {"custom_reward_function": custom}}))
         manager = NaiveRewardManager(None, Tokenizer(), function)
 
-        def row(response: str, truth: str) -> DataProto:
+        def row(response: str, truth: str | int) -> DataProto:
             ids = torch.tensor([list(map(ord, response))])
             return DataProto.from_dict(
                 {"responses": ids, "attention_mask": torch.ones_like(ids)},

@@ -24,4 +24,4 @@ def test_in_a_ray_worker() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     assert run.returncode == 0, run.stderr[-4000:]
     # Half is half, two answers never end, and the others are scored meanwhile and afterwards.
-    assert json.loads(run.stdout.splitlines()[-1]) == [1.0, 0.0, 0.0, 1.0, 0.0, 1.0]
+    assert json.loads(run.stdout.splitlines()[-1]) == [1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]

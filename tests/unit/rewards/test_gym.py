@@ -56,6 +56,17 @@ def test_problems_that_can_not_be_scored_are_errors() -> None:
         compute_score("reasoning_gym/chain_sum", "<answer>1</answer>", "1", {"index": 0})
 
 
+@pytest.mark.parametrize("task", ["complex_arithmetic", "game_of_life_halting"])
+def test_what_is_rewarded_for_nothing_is_not(task: str) -> None:
+    items = gym.load().create_dataset(task, seed=0, size=8)
+    assert any(gym._scorer(task)("nan", item) == 1.0 for item in items)  # by the scorer itself
+    for item in items:
+        assert score(task, f"<answer>{item['answer']}</answer>", item) == 1.0
+        assert score(task, "<answer>nan</answer>", item) < 1.0
+    halting = [item for item in items if item["answer"] == "True"]
+    assert all(score(task, "<answer>perhaps</answer>", item) < 1.0 for item in halting)
+
+
 def test_a_scorer_that_fails_on_an_answer_gives_nothing() -> None:
     assert gym.score_answer("chain_sum", "x", json.dumps({"question": "", "metadata": {}})) == 0.0
 

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drpo_verl.rewards import judge, mathematics
+from drpo_verl.rewards.extraction import extract
 from drpo_verl.rewards.judge import Judge
-from drpo_verl.rewards.literals import equal
 from drpo_verl.rewards.reward import compute_score
 
 
@@ -31,95 +31,6 @@ def _started() -> None:
 
 def score(response: str, truth: str, source: str = "math_dapo") -> float:
     return compute_score(data_source=source, solution_str=response, ground_truth=truth, extra_info={"index": 0})
-
-
-@pytest.mark.parametrize(
-    ("response", "answer"),
-    [
-        (r"so \boxed{46}.", "46"),
-        (r"\boxed{45}, no: \boxed{46}", "46"),
-        (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
-        (r"\boxed{\left\{1, 2\right\}}", r"\left\{1, 2\right\}"),
-        (r"\boxed{\left\{x\right.}", r"\left\{x\right."),  # an escaped brace closes nothing
-        (r"\fbox{3} \fboxed{4}", "4"),
-        ("<think>\\boxed{1}</think> Answer: 2", "2"),
-        ("<think>\\boxed{1}</think> I do not know", None),
-        ("Answer: 33", "33"),
-        ("Answer: $33$", "33"),
-        ("**Answer:** 33", "33"),
-        ("The final answer is $\\frac12$. I hope it is correct.", "\\frac12"),
-        ("The answer is: \\(x+1\\).", "x+1"),
-        ("Answer: 1\nAnswer: 2\n\nthank you", "2"),
-        ("Answer:\n5", "5"),
-        ("x = 5, hence 33", None),
-        ("the answers: 5", None),
-        (r"\boxed{46", None),
-        (r"\boxed{46} and \boxed{4", None),
-        (r"\boxed{", None),
-        ("", None),
-        ("Answer:", None),
-    ],
-)
-def test_what_a_response_commits_to(response: str, answer: str | None) -> None:
-    assert mathematics.extract(response) == answer
-
-
-@pytest.mark.parametrize(
-    ("answer", "truth"),
-    [
-        ("33", "33"),
-        ("033", "33"),
-        ("33", "033"),  # AIME's answers have three digits
-        ("33.", "33"),
-        ("33.0", "33"),
-        ("+33", "33"),
-        ("1,024", "1024"),
-        ("1{,}024", "1024"),
-        ("1\\,024", "1024"),
-        ("2^{10}", "1024"),
-        (r"\frac{10}{4}", r"\frac{5}{2}"),
-        (r"\dfrac{5}{2}", r"\frac{5}{2}"),
-        ("5/2", r"\frac{5}{2}"),
-        ("2.5", r"\frac{5}{2}"),
-        (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"),
-        ("x^2+2x+1", "(x+1)^2"),
-        ("x=5", "5"),
-        (r"5\text{ cm}", "5"),
-        (r"90^\circ", "90"),
-        (r"\{2, 1\}", r"\{1, 2\}"),
-        ("(1, 2)", r"\left( 1, 2 \right)"),
-        ("[0, 1)", "[0,1)"),
-        (r"\text{Monday}", r"\text{Monday}"),
-        (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
-        (r"3 + 4i", r"4i+3"),
-        (r"2\pi", r"\pi \cdot 2"),
-    ],
-)
-def test_right(answer: str, truth: str) -> None:
-    assert score(rf"thus \boxed{{{answer}}}", truth) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("answer", "truth"),
-    [
-        ("34", "33"),
-        ("-33", "33"),
-        ("", "33"),
-        ("33, 34", "33"),
-        (r"33 \text{ or } 34", "33"),
-        ("33 or 34", "33"),
-        ("(1, 3)", "(1, 2)"),
-        ("(0, 1)", "[0, 1]"),
-        (r"\frac{1}{0}", "1"),
-        (r"\text{Tuesday}", r"\text{Monday}"),
-        ("x+1", "x+2"),
-        (r"\infty", "1"),
-        (r"\frac{", "1"),
-        ("33333333333333333333333333333333333333333333333333", "33"),
-    ],
-)
-def test_wrong(answer: str, truth: str) -> None:
-    assert score(rf"\boxed{{{answer}}}", truth) == 0.0
 
 
 def test_an_empty_truth_is_an_error() -> None:
@@ -159,6 +70,10 @@ EXPENSIVE = [
     "(10^{10^{10}})!",
     "100000000!",
     r"\sum_{n=1}^{10^{12}} \frac{1}{n}",
+    r"\binom{10^{9}}{500000000}",
+    r"\operatorname{zeros}(100000, 100000)",
+    r"7^{10^{9}} - 7^{10^{9}} + 8",
+    r"\frac{100000000!}{99999999!}",
 ]
 
 
@@ -166,7 +81,6 @@ def test_what_takes_for_ever_is_wrong_and_blocks_nobody(monkeypatch: pytest.Monk
     mathematics._verdict.cache_clear()
     impatient = Judge(processes=2, seconds=2)
     monkeypatch.setattr(judge, "shared", lambda: impatient)
-    monkeypatch.setattr(mathematics, "_SECONDS", 1)
     try:
         assert score(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}") == 1.0
         start = time.perf_counter()
@@ -195,21 +109,14 @@ def fresh_judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[Judge]:
 def test_a_package_missing_in_the_judges_process_is_no_wrong_answer(
     fresh_judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "math_verify.py").write_text("raise ImportError('no antlr4')")
+    (tmp_path / "latex2sympy2_extended.py").write_text("raise ImportError('no antlr4')")
     monkeypatch.syspath_prepend(tmp_path)  # a spawned process gets the path; here the module is imported already
     with pytest.raises(ImportError, match=r"needs math-verify.*\(no antlr4\).*every node: pip install math-verify"):
         score(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}")
 
 
-def test_a_package_missing_here_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    equal.cache_clear()
-    monkeypatch.setitem(sys.modules, "math_verify", None)
-    with pytest.raises(ImportError, match="needs math-verify"):
-        score("Answer: 033", "33")
-
-
 def test_verls_reward_does_not_load_without_its_package() -> None:
-    without = "import sys; sys.modules['math_verify'] = None; import drpo_verl.rewards.reward"
+    without = "import sys; sys.modules['latex2sympy2_extended'] = None; import drpo_verl.rewards.reward"
     run = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=False)
     last = run.stderr.splitlines()[-1]  # all that is shown of a worker's error
     assert run.returncode and last.startswith("ImportError: the reward needs math-verify") and "pip install" in last
@@ -278,7 +185,7 @@ def test_any_text_scores_zero_or_one(response: str) -> None:
     value = score(response, "33")
     assert value in (0.0, 1.0)
     if value:
-        assert mathematics.extract(response) is not None
+        assert extract(response) is not None
 
 
 @settings(deadline=None, max_examples=200)
