@@ -7,11 +7,16 @@ VENV   ?= .venv
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN       := $(VENV)/bin
+# On a machine with a GPU: the environment of `make setup-gpu`, and what the targets for GPUs run with, which may be an
+# interpreter of your own stack.
+VENV_GPU   ?= .venv-gpu
+GPU_PYTHON ?= $(or $(wildcard $(VENV_GPU)/bin/python),$(BIN)/python)
+DEVICE     ?= cuda
 INSTALLED := $(VENV)/.installed
 OVERLAYS  := $(VENV)/megatron/.installed $(VENV)/verl-0.9.0/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke smollm2 test test-unit test-configuration test-contract test-e2e browser lint docs methods top-k diagnostics weights probe bench lock clean
+.PHONY: help setup setup-gpu demo demo-gpu smoke smollm2 test test-gpu bench-gpu test-unit test-configuration test-contract test-e2e browser lint docs methods top-k diagnostics weights probe bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 32
@@ -36,6 +41,18 @@ $(OVERLAYS): $(VENV)/%/.installed: requirements/%.txt $(INSTALLED)
 	@$(BIN)/pip install --quiet --no-deps --ignore-requires-python --target $(@D) -r $<
 	@touch $@
 
+setup-gpu: $(VENV_GPU)/.installed  ## install the pinned stack for one NVIDIA GPU into .venv-gpu
+
+$(VENV_GPU)/.installed: requirements/cuda.txt pyproject.toml
+	@requirements/environment.sh $(VENV_GPU) $(or $(PYTHON),python3.12)
+	@echo "installing the stack with CUDA (about 280 packages, 10 GB) ..."
+	@$(VENV_GPU)/bin/pip install --quiet --no-deps -r requirements/cuda.txt
+	@$(VENV_GPU)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo-gpu: $(VENV_GPU)/.installed  ## the demo on one GPU, with bf16 in both engines
+	$(VENV_GPU)/bin/python -m drpo_verl.train experiment=gpu_tiny trainer.experiment_name=demo_gpu
+
 demo: $(INSTALLED)  ## train the tiny policy with DRPO on verl + Ray + vLLM + FSDP2
 	$(BIN)/python -m drpo_verl.train experiment=cpu_tiny trainer.experiment_name=demo
 
@@ -54,8 +71,11 @@ test-unit test-configuration: test-%: $(INSTALLED)  ## the objectives and what i
 test-contract: $(INSTALLED) $(OVERLAYS)  ## the seams with real verl, two versions of it, and with ranks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/contract
 
-test-e2e: $(INSTALLED)  ## real runs, and engines
-	$(BIN)/python -m pytest tests/e2e
+test-e2e: $(INSTALLED)  ## real runs, and engines; the tests for a GPU, on the CPU
+	$(BIN)/python -m pytest tests/e2e tests/gpu
+
+test-gpu:  ## the tests for one GPU of 24 GB or more, under five minutes (DEVICE=cpu: the same bodies on a CPU)
+	$(GPU_PYTHON) -m pytest tests/gpu --device $(DEVICE)
 
 browser:  ## install chromium, in which the report is tested (Debian, as root)
 	apt-get update
@@ -86,9 +106,15 @@ probe: $(INSTALLED)  ## measure SmolLM2 in vLLM (bf16, fp8 KV cache) against fp3
 bench: $(INSTALLED)  ## time and memory of the losses against verl's
 	$(BIN)/python -m benchmarks.policy_loss
 
+bench-gpu:  ## time and memory of the losses, and of an update with them, on one GPU
+	$(GPU_PYTHON) -m benchmarks.gpu --device $(DEVICE)
+
 lock: $(INSTALLED)  ## pin requirements/cpu.in again, for every Python from 3.10 on
 	$(BIN)/uv pip compile requirements/cpu.in --override requirements/excluded.txt --no-header --no-emit-index-url \
 	  --universal --python-version 3.10 --no-python-downloads --output-file requirements/cpu.txt
+	$(BIN)/uv pip compile requirements/cuda.in --override requirements/excluded-cuda.txt --no-header --no-emit-index-url \
+	  --python-version 3.12 --python-platform x86_64-manylinux_2_34 --no-python-downloads \
+	  --output-file requirements/cuda.txt
 
 clean:  ## remove the environment and everything that runs left behind
-	rm -rf $(VENV) outputs build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_GPU) outputs build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +22,45 @@ def configuration(*overrides: str, experiment: str = "cpu_tiny") -> DictConfig:
     search_path.register()
     with initialize_config_dir(str(search_path.config_dir()), version_base="1.3"):
         return compose("train", [f"experiment={experiment}", *overrides])
+
+
+SMALL = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 2048,
+}  # fmt: skip
+"""Fields of a model's configuration that make it small enough for a CPU."""
+
+
+def random_model(fields: Mapping[str, Any], folder: Path, device: str) -> None:
+    """Write a model with random weights, and some tokenizer: nothing is downloaded.
+
+    Args:
+        fields: of its ``config.json``, ``model_type`` among them.
+        folder: where to.
+        device: where the weights are drawn.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from drpo_verl.models import tiny_model
+
+    settings = AutoConfig.for_model(**fields)
+    torch.manual_seed(0)
+    with torch.device(device):
+        AutoModelForCausalLM.from_config(settings, dtype=torch.float32).save_pretrained(folder)
+    tiny_model.build_tokenizer().save_pretrained(folder)
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def be_the_only_rank() -> None:
+    """Set the environment variables from which ``torch.distributed`` starts with one rank, on loopback."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    os.environ |= {
+        "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
 
 
 def worker(config: DictConfig) -> Any:

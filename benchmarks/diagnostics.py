@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import statistics
 import tempfile
 import time
@@ -22,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from benchmarks.actor import batch, configuration, sample, worker
+from benchmarks.actor import batch, be_the_only_rank, configuration, sample, worker
 from drpo_verl.run_folder.steps import METRICS_FILE, read_steps
 from drpo_verl.run_folder.worst_tokens import PATH_VARIABLE
 
@@ -58,11 +57,8 @@ def main() -> None:
 
     from drpo_verl.models.tiny_policy import ensure_tiny_policy
 
-    with socket.socket() as server, tempfile.TemporaryDirectory() as folder:
-        server.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
-        server.close()
-        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", **address}
+    with tempfile.TemporaryDirectory() as folder:
+        be_the_only_rank()
         config = configuration()
         config.actor_rollout_ref.model.path = str(ensure_tiny_policy(config.prepare.cache_dir))
         actor = worker(config).actor

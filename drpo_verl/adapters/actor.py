@@ -62,6 +62,7 @@ class TrustRegionTrainingWorker(TrainingWorker):
 
     def set_loss_fn(self, loss_fn: Callable[..., Any]) -> None:
         """Set the loss function; ours in the place of verl's PPO loss, when the configured objective is one of ours."""
+        self._loss = None
         settings = getattr(loss_fn, "keywords", {}).get("config")
         if isinstance(getattr(settings, "policy_loss", None), TrustRegionLossConfig):
             if getattr(loss_fn, "func", None) is ppo_loss:

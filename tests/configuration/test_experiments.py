@@ -152,6 +152,7 @@ SETTINGS = {
     ),
 }  # fmt: skip
 ON_THE_CPU = ["cpu_smollm2", "cpu_tiny", "cpu_tiny_moe"]
+ON_ONE_GPU = ["gpu_qwen3_0_6b", "gpu_smollm2", "gpu_tiny"]
 
 # By method: threshold (or the pair of clipping's), cap on the ratio (for verl's own clipping, clip_ratio_c). None: it
 # has none.
@@ -202,7 +203,7 @@ def _thresholds(config: DictConfig, method: str) -> tuple[Any, float | None]:
 
 
 def test_the_table_knows_every_experiment_and_method() -> None:
-    assert sorted([*SETTINGS, *ON_THE_CPU]) == EXPERIMENTS
+    assert sorted([*SETTINGS, *ON_THE_CPU, *ON_ONE_GPU]) == EXPERIMENTS
     assert set(DPPO_LARGE) == set(METHODS) and len(METHODS) == 15
 
 
@@ -437,3 +438,18 @@ def test_the_slim_copy_makes_no_difference(slim: None) -> None:
         patch.setattr(search_path, "verl_config_dir", lambda: VERL)
         full = _compose(*choice)
     assert ours == _without_the_rest(full)
+
+
+@pytest.mark.parametrize("card", [24, 80])
+@pytest.mark.parametrize("experiment", ON_ONE_GPU)
+def test_one_gpu_is_enough(experiment: str, card: int) -> None:
+    config = compose_run([f"experiment={experiment}", f"check.gpu_memory_gib={card}"])
+    findings = check_run(RunConfig(config))
+    assert {finding.rule for finding in findings} <= {"data_files"}, findings  # nobody has made them here
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node, config.trainer.device) == (1, 1, "cuda")
+    assert config.ray_kwargs.ray_init.address == "local"
+
+
+def test_the_sanity_test_fits_one_gpu() -> None:
+    findings = check_run(RunConfig(compose_run(["experiment=dppo/sanity_r1d", "hardware=1x1"])))
+    assert not [each for each in findings if each.level == "error" or each.rule == "memory"], findings

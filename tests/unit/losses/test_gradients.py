@@ -101,7 +101,7 @@ CASES = [
 ]  # fmt: skip
 
 
-def _near_a_boundary(case: Case, region: TrustRegion, batch: Batch) -> bool:
+def near_a_boundary(case: Case, region: TrustRegion, batch: Batch) -> bool:
     # A hard mask is a step: within fp32 rounding of its edge either side is right. And so is the clamp of log r, and
     # the sign of a move of less than fp32 can tell.
     log_pi, log_mu, anchor = batch.log_pi.double(), batch.log_mu.double(), batch.anchor(case.objective).double()
@@ -130,7 +130,7 @@ def test_gradient_is_that_of_the_papers_objective(
 ) -> None:
     assume(batch.mask.any())
     objective, region = case.objective, case.region(delta, region_delta)
-    assume(not _near_a_boundary(case, region, batch))
+    assume(not near_a_boundary(case, region, batch))
     exact_pi, exact_mu = batch.log_pi.double().requires_grad_(), batch.log_mu.double()
     anchor, advantage = batch.anchor(objective), batch.advantages.double()
     aggregate = partial(agg_loss, loss_mask=batch.mask, loss_agg_mode=aggregation)
