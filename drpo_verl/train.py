@@ -109,7 +109,7 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
          "interval_95": held_out_interval(accuracy, problems.get(source))}
         for step in steps for source, accuracy in step.validation.items()
     ]  # fmt: skip
-    summary = {"method": method, "steps": steps[-1].step, "validation": validation}
+    summary = {"method": method, "seed": config.run.seed, "steps": steps[-1].step, "validation": validation}
     (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
 
     console.print()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from drpo_verl.cpu import vllm_hooks
-from drpo_verl.cpu.vllm_hooks import keep_linear_weights, repack_experts
+from drpo_verl.cpu.vllm_hooks import INVARIANT_VARIABLE, invariant_linear, keep_linear_weights, repack_experts
 
 
 class _Kernel:
@@ -59,6 +59,30 @@ def test_a_linear_layer_reads_the_weight_that_it_has_now() -> None:
     assert layer.cpu_linear(torch.ones(1, 3), layer.weight, None).tolist() == [[6.0, 6.0]] and not packed
     module.dispatch_cpu_unquantized_gemm(SimpleNamespace(weight=torch.ones(2, 3, 4)), remove_weight=True)
     assert packed == [False]  # any other is packed, and keeps its parameter
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_of_an_invariant_linear_layer_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((130, 192), (576, 192), (576,)))
+    whole = invariant_linear(x, weight, bias)
+    assert torch.equal(whole, invariant_linear(x.reshape(2, 65, 192), weight, bias).reshape(130, 576))
+    torch.testing.assert_close(whole, torch.nn.functional.linear(x, weight, bias), rtol=2e-2, atol=2e-2)
+    for rows in (1, 2, 3, 7, 8, 16, 31, 32, 33, 100):
+        for start in (0, 1, 29):
+            assert torch.equal(invariant_linear(x[start : start + rows], weight, bias), whole[start : start + rows])
+    shuffled = torch.randperm(130, generator=generator)
+    assert torch.equal(invariant_linear(x[shuffled], weight, bias), whole[shuffled])
+
+
+def test_the_variable_decides_which_linear_function_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = _module(dispatch_cpu_unquantized_gemm=lambda layer, remove_weight: None)
+    keep_linear_weights(module)
+    layer = SimpleNamespace(weight=torch.ones(2, 3))
+    for value, function in (("1", invariant_linear), ("0", torch.nn.functional.linear)):
+        monkeypatch.setenv(INVARIANT_VARIABLE, value)
+        module.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
+        assert layer.cpu_linear is function
 
 
 @pytest.mark.parametrize(
