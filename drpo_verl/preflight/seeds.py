@@ -51,9 +51,7 @@ def repeatable(run: RunConfig) -> Findings:
             yield run.warning(name, message, f"{name}=False", _WITHOUT)
     name = f"{ROLLOUT}.agent.agent_loop_manager_class"
     if run.get(name) is not None:
-        message = (
-            f"may not give its samples the random numbers of {SETTING}={value}, as verl's AgentLoopManagerTQ does."
-        )
+        message = f"may not give its samples the random numbers of {SETTING}={value}, as verl's own manager does."
         yield run.warning(name, message, f"{name}=null", _WITHOUT)
     if run.get("critic.enable", False) or run.get("algorithm.adv_estimator") == "gae":
         message = f"of a critic, whose new weights do not follow {SETTING}={value}."

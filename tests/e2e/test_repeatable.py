@@ -14,6 +14,8 @@ SETTINGS = (
     "prepare.data.n_train=24", "actor_rollout_ref.actor.ppo_mini_batch_size=4",
     "actor_rollout_ref.actor.optim.lr_scheduler_type=cosine", "actor_rollout_ref.actor.optim.lr_warmup_steps=3",
     "+actor_rollout_ref.model.override_config.attention_dropout=0.1",
+    # Fewer tokens than the prompts of a step have: vLLM cuts one into parts, and prompts wait for others.
+    "actor_rollout_ref.rollout.max_num_batched_tokens=100",
 )  # fmt: skip
 ADAPTIVE = "method=drpo_adaptive"
 OF_THE_MACHINE = ("timing", "perf/", "actor/perf/", "training/num_preempted")
