@@ -55,13 +55,10 @@ def repeatable(run: RunConfig) -> Findings:
         yield run.warning(name, message, f"{name}=null", _WITHOUT)
     if run.get("critic.enable", False) or run.get("algorithm.adv_estimator") == "gae":
         message = f"of a critic, whose new weights do not follow {SETTING}={value}."
-        yield run.warning(
-            "algorithm.adv_estimator", message, "algorithm.adv_estimator=grpo critic.enable=False", _WITHOUT
-        )
+        name, without_critic = "algorithm.adv_estimator", "algorithm.adv_estimator=grpo critic.enable=False"
+        yield run.warning(name, message, without_critic, _WITHOUT)
     name = f"{ENVIRONMENT}.{_INVARIANT}"
     if not run.on_cpu and str(run.get(name, os.environ.get(_INVARIANT, "0"))) != "1":
-        message = (
-            f"while {SETTING}={value}: log-probabilities depend on what else is in a batch, and so does, rarely, a "
-        )
-        message += "token. With it, vLLM samples more slowly."
+        message = f"while {SETTING}={value}: log-probabilities depend on what else is in a batch, and so does a token "
+        message += "now and then. With it, vLLM samples more slowly."
         yield run.note(name, message, run.override(name, "'1'"))
