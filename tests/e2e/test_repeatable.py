@@ -16,6 +16,7 @@ SETTINGS = (
     "+actor_rollout_ref.model.override_config.attention_dropout=0.1",
     # Fewer tokens than the prompts of a step have: vLLM cuts one into parts, and prompts wait for others.
     "actor_rollout_ref.rollout.max_num_batched_tokens=100",
+    "actor_rollout_ref.rollout.max_num_seqs=32",
 )  # fmt: skip
 ADAPTIVE = "method=drpo_adaptive"
 OF_THE_MACHINE = ("timing", "perf/", "actor/perf/", "training/num_preempted")

@@ -6,7 +6,9 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from drpo_verl.configuration.compose import compose_run
+from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.seeds import seed_of
+from drpo_verl.preflight.facts import facts
 
 FOLLOWING = {
     "data.seed": 42,
@@ -50,3 +52,11 @@ def test_so_do_those_of_the_papers_experiments(experiment: str, engine: str) -> 
 def test_a_seed_where_there_is_none() -> None:
     assert seed_of(OmegaConf.create({})) is None
     assert seed_of({"custom": None}) is None and seed_of({"custom": {"drpo_verl": {"top_k": 20}}}) is None
+
+
+def test_the_check_tells_the_seed_and_those_that_do_not_follow_it() -> None:
+    def told(*overrides: str) -> str | None:
+        return facts(RunConfig(compose_run(["experiment=cpu_tiny", *overrides])), None).get("seed")
+
+    assert told() is None and told("run.seed=3") == "3"
+    assert told("run.seed=3", "data.seed=4", "prepare.policy.seed=0") == "3, but data.seed=4, prepare.policy.seed=0"
