@@ -17,8 +17,11 @@ _INVARIANT = "VLLM_BATCH_INVARIANT"
 @rule
 def seed(run: RunConfig) -> Findings:
     """The seed of a run is a number that all its random numbers can start from, and reaches them."""
-    value = run.get(SETTING)
+    value, name = run.get(SETTING), f"{ROLLOUT}.full_determinism"
     if value is None:
+        if run.get(name, False) and run.get("trainer.use_v1", True) and run.responses > 1:
+            message = "starts each request of a replica from one seed: the responses to a prompt are all the same one."
+            yield run.error(name, message, f"{name}=False", f"{SETTING}=0")
         return
     if not is_whole(value, 0) or value > LARGEST:
         advice = f"null means that samples differ from run to run; a seed is 0 to {LARGEST}."

@@ -81,6 +81,7 @@ WRONG = [
     (CPU, ["run.seed=2147483648"], "error", "seed", r"=2147483648 is no seed"),
     (CPU, ["run.seed=0.5"], "error", "seed", r"=0\.5 is no seed"),
     (DENSE, ["run.seed=1", f"{ROLLOUT}.name=sglang"], "error", "seed", r"='sglang' does not take the seed of a sample"),
+    (DENSE, [f"{ROLLOUT}.full_determinism=true"], "error", "seed", r"starts each request of a replica from one seed"),
     (ASYNC, ["run.seed=1"], "warning", "repeatable", r"separate_async.*run\.seed=1.*which weights.*not repeatable"),
     (DENSE, ["run.seed=1"], "note", "repeatable", r"VLLM_BATCH_INVARIANT while run\.seed=1: log-probabilities depend"),
     (DENSE, ["run.seed=1", "algorithm.filter_groups.enable=true"],
