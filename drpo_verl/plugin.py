@@ -63,6 +63,70 @@ def _replica(module: ModuleType) -> None:
     registry.register("vllm", load)
 
 
+@when_imported("verl.trainer.ppo.v1.agent_loop_tq", "A run with run.seed is not repeatable.")
+def _prompt_seeds(module: ModuleType) -> None:
+    manager = module.AgentLoopManagerTQ
+    expect_parameters(manager.generate_sequences, "AgentLoopManagerTQ.generate_sequences", "prompts")
+    from drpo_verl.adapters.seeds import give_seeds
+
+    manager.generate_sequences = give_seeds(manager.generate_sequences)
+
+
+@when_imported("verl.experimental.agent_loop.agent_loop", "A run with run.seed is not repeatable.")
+def _sample_seeds(module: ModuleType) -> None:
+    worker = module.AgentLoopWorker
+    names = ("sampling_params", "kwargs")  # the fields of a prompt, and the number of the sample, as session_id
+    expect_parameters(worker._run_agent_loop, "AgentLoopWorker._run_agent_loop", *names)
+    from drpo_verl.adapters.seeds import seed_samples, seed_worker
+
+    worker._run_agent_loop = seed_samples(worker._run_agent_loop)
+    worker.__init__ = seed_worker(worker.__init__, "agent loops")
+
+
+@when_imported("verl.workers.rollout.llm_server", "With run.seed, all turns of a sample have the same random numbers.")
+def _turn_seeds(module: ModuleType) -> None:
+    client = module.LLMServerClient
+    expect_parameters(client.generate, "LLMServerClient.generate", "request_id", "prompt_ids", "sampling_params")
+    from drpo_verl.adapters.seeds import seed_turns
+
+    client.generate = seed_turns(client.generate)
+
+
+@when_imported("verl.trainer.ppo.v1.replay_buffer", "With run.seed, samples are trained on in the order they finished.")
+def _sample_order(module: ModuleType) -> None:
+    buffer = module.ReplayBuffer
+    name = "ReplayBuffer._materialize_batch"
+    expect_parameters(buffer._materialize_batch, name, "partition_id", "selected_prompt_uids")
+    from drpo_verl.adapters.seeds import in_order_of_prompts
+
+    buffer._materialize_batch = in_order_of_prompts(buffer._materialize_batch)
+
+
+@when_imported("verl.workers.engine_workers", "run.seed reaches neither dropout nor the weights of a new adapter.")
+def _rank_seeds(module: ModuleType) -> None:
+    worker = module.ActorRolloutRefWorker
+    expect_parameters(worker.__init__, "ActorRolloutRefWorker.__init__", "config", "role")
+    from drpo_verl.adapters.seeds import seed_ranks
+
+    worker.init_model = seed_ranks(worker.init_model)
+
+
+@when_imported("verl.trainer.ppo.v1.trainer_base", "run.seed does not reach what a data sampler of yours draws.")
+def _trainer_seed(module: ModuleType) -> None:
+    expect_parameters(module.PPOTrainer.__init__, "PPOTrainer.__init__", "config")
+    from drpo_verl.adapters.seeds import seed_worker
+
+    module.PPOTrainer.__init__ = seed_worker(module.PPOTrainer.__init__, "trainer")
+
+
+@when_imported("verl.experimental.reward_loop.reward_loop", "run.seed does not reach what a reward of yours draws.")
+def _reward_seed(module: ModuleType) -> None:
+    expect_parameters(module.RewardLoopWorker.__init__, "RewardLoopWorker.__init__", "config")
+    from drpo_verl.adapters.seeds import seed_worker
+
+    module.RewardLoopWorker.__init__ = seed_worker(module.RewardLoopWorker.__init__, "rewards")
+
+
 @when_imported("verl.utils.tracking", "Alerts are not announced, and wandb has no worst tokens.")
 def _tracking(module: ModuleType) -> None:
     names = ("project_name", "experiment_name", "default_backend", "config")

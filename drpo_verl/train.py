@@ -30,6 +30,7 @@ from drpo_verl.configuration.compose import CompositionError, compose_run
 from drpo_verl.configuration.method import method_of
 from drpo_verl.configuration.run_config import WORKER_CPUS, RunConfig
 from drpo_verl.configuration.sections import ENVIRONMENT
+from drpo_verl.configuration.seeds import SETTING
 from drpo_verl.cpu.prefork import fork_server
 from drpo_verl.launch.cluster import (
     RAY_INIT,
@@ -109,7 +110,12 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
          "interval_95": held_out_interval(accuracy, problems.get(source))}
         for step in steps for source, accuracy in step.validation.items()
     ]  # fmt: skip
-    summary = {"method": method, "steps": steps[-1].step, "validation": validation}
+    summary = {
+        "method": method,
+        "seed": OmegaConf.select(config, SETTING),
+        "steps": steps[-1].step,
+        "validation": validation,
+    }
     (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
 
     console.print()

@@ -12,6 +12,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 import drpo_verl
+from drpo_verl.configuration import seeds as _registers_resolvers  # noqa: F401
 from drpo_verl.configuration.plugins import CONFIG_FOLDER, plugin_config_dirs
 
 

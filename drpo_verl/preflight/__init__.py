@@ -20,6 +20,7 @@ from drpo_verl.preflight import (
     precision,
     sampling,
     schedule,
+    seeds,
     settings,
     thresholds,
     verl,
@@ -28,7 +29,10 @@ from drpo_verl.preflight import (
 RULES = (
     *rules_of(settings),
     *check.RULES,
-    *rules_of(sampling, thresholds, optimisation, batches, parallel, lengths, precision, memory, schedule, files, verl),
+    *rules_of(
+        sampling, thresholds, optimisation, batches, parallel, lengths, precision, memory, schedule, seeds, files
+    ),
+    *rules_of(verl),
 )
 """The rules, in the order in which they are applied."""
 

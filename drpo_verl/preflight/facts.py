@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 
 from drpo_verl.configuration.run_config import RunConfig
-from drpo_verl.configuration.sections import ROLLOUT
+from drpo_verl.configuration.sections import ACTOR, ROLLOUT
+from drpo_verl.configuration.seeds import SETTING
 from drpo_verl.preflight.memory_estimate import Memory
+
+_SEEDS = ("data.seed", f"{ACTOR}.data_loader_seed", f"{ROLLOUT}.seed", "prepare.policy.seed", "prepare.data.seed")
+"""The seeds that follow the run's."""
 
 
 def facts(run: RunConfig, memory: Memory | None) -> dict[str, str]:
@@ -32,6 +36,10 @@ def facts(run: RunConfig, memory: Memory | None) -> dict[str, str]:
         statements["whole run"] = (
             f"{total:,} steps, {total * run.updates_per_rollout:,} optimiser steps, {total * samples:,} samples"
         )
+    if (seed := run.get(SETTING)) is not None:
+        others = {name: run.get(name) for name in _SEEDS}
+        named = ", ".join(f"{name}={value}" for name, value in others.items() if value not in (None, seed))
+        statements["seed"] = f"{seed}" + (f", but {named}" if named else "")
     if memory is not None and memory.kv_tokens is not None:
         longest = run.sequence_length
         statements["KV cache"] = (

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from drpo_verl.configuration import seeds as _registers_resolvers  # noqa: F401
 from drpo_verl.configuration.method import method_of
 from drpo_verl.run_folder import worst_tokens
 from drpo_verl.run_folder.environment import ENVIRONMENT_FILE

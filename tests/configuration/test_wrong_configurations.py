@@ -76,6 +76,18 @@ WRONG = [
      "error", "log_prob_micro_batch", r"dynamic_bsz=False, but.*use_dynamic_bsz=True"),
     (PARTS, [f"{ACTOR}.use_kl_loss=true"],
      "error", "log_prob_micro_batch", r"ref\.log_prob_micro_batch_size_per_gpu is not a whole"),
+    # The seed.
+    (CPU, ["run.seed=-1"], "error", "seed", r"run\.seed=-1 is no seed.*0 to 2147483647"),
+    (CPU, ["run.seed=2147483648"], "error", "seed", r"=2147483648 is no seed"),
+    (CPU, ["run.seed=0.5"], "error", "seed", r"=0\.5 is no seed"),
+    (DENSE, ["run.seed=1", f"{ROLLOUT}.name=sglang"], "error", "seed", r"='sglang' does not take the seed of a sample"),
+    (DENSE, [f"{ROLLOUT}.full_determinism=true"], "error", "seed", r"starts each request of a replica from one seed"),
+    (ASYNC, ["run.seed=1"], "warning", "repeatable", r"separate_async.*run\.seed=1.*which weights.*not repeatable"),
+    (DENSE, ["run.seed=1"], "note", "repeatable", r"VLLM_BATCH_INVARIANT while run\.seed=1: log-probabilities depend"),
+    (DENSE, ["run.seed=1", "algorithm.filter_groups.enable=true"],
+     "warning", "repeatable", r"enable=True.*how many prompts take the place of others"),
+    (DENSE, ["run.seed=1", f"{ROLLOUT}.agent.agent_loop_manager_class=mine.Manager"],
+     "warning", "repeatable", r"='mine\.Manager' may not give its samples"),
     # Parallel sizes.
     (EXPERTS, [f"{MEGATRON}.tensor_model_parallel_size=3"],
      "error", "trainer_parallel", r"=3 x pipeline 1 x context 1 = 3 does not divide the 32"),
