@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 OVERLAYS  := $(VENV)/megatron/.installed $(VENV)/verl-0.9.0/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-gpu demo demo-gpu smoke smollm2 test test-gpu bench-gpu test-unit test-configuration test-contract test-e2e browser lint docs methods top-k diagnostics weights probe bench lock clean
+.PHONY: study study-smoke help setup setup-gpu demo demo-gpu smoke smollm2 test test-gpu bench-gpu test-unit test-configuration test-contract test-e2e browser lint docs methods top-k diagnostics weights probe bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 32
@@ -105,6 +105,12 @@ probe: $(INSTALLED)  ## measure SmolLM2 in vLLM (bf16, fp8 KV cache) against fp3
 
 bench: $(INSTALLED)  ## time and memory of the losses against verl's
 	$(BIN)/python -m benchmarks.policy_loss
+
+study: $(INSTALLED)  ## the runs behind docs/study.md that are not there yet: many hours
+	$(BIN)/drpo-verl study studies/trust_region_map.yaml --out docs/study
+
+study-smoke: $(INSTALLED)  ## a study of four short runs
+	$(BIN)/drpo-verl study studies/smoke.yaml
 
 bench-gpu:  ## time and memory of the losses, and of an update with them, on one GPU
 	$(GPU_PYTHON) -m benchmarks.gpu --device $(DEVICE)

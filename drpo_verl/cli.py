@@ -202,6 +202,35 @@ def evaluate(
     typer.echo(f"\n{out / RESULT_FILE}\n{out / SAMPLES_FILE}")
 
 
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A study, as those in `studies/`.")],
+    parallel: Annotated[int, typer.Option(help="How many runs at a time; on GPUs each gets its own cards.")] = 1,
+    only: Annotated[str, typer.Option(help="Make only the runs with this in their names.")] = "",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make failed runs again.")] = False,
+    collect: Annotated[bool, typer.Option("--collect", help="Make no run, only the tables.")] = False,
+    runs: Annotated[Path, typer.Option(help="The folder of all studies' runs.")] = Path("outputs/study"),
+    out: Annotated[Path | None, typer.Option(help="Folder of the tables. Default: that of the study's runs.")] = None,
+) -> None:
+    """Make the runs of a study: a grid of methods, settings and seeds, each an ordinary run of `drpo_verl.train`.
+
+    A run that has ended is not made again, an interrupted one is started anew, and a failed one is a result like any
+    other. Writes a Parquet file of the runs, and one of their steps, after each run.
+
+    Example: `drpo-verl study studies/smoke.yaml`
+    """
+    from rich.console import Console
+
+    from drpo_verl.study.command import study as make
+    from drpo_verl.study.plan import read_plan
+
+    with exit_on_error(UserError):
+        make(
+            file, runs_folder=runs, out=out or runs / read_plan(file).name, parallel=parallel, only=only,
+            retry_failed=retry_failed, collect_only=collect, console=Console(),
+        )  # fmt: skip
+
+
 def main() -> None:
     """Run the command; the entry point of the package."""
     app()

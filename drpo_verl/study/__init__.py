@@ -1,0 +1,1 @@
+"""A grid of real training runs: planned in a file, run one after the other, and gathered into one table."""
