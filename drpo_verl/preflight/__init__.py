@@ -12,6 +12,7 @@ from drpo_verl.configuration.finding import Finding
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.preflight import (
     batches,
+    data,
     files,
     lengths,
     memory,
@@ -28,7 +29,9 @@ from drpo_verl.preflight import (
 RULES = (
     *rules_of(settings),
     *check.RULES,
-    *rules_of(sampling, thresholds, optimisation, batches, parallel, lengths, precision, memory, schedule, files, verl),
+    *rules_of(
+        sampling, thresholds, optimisation, batches, parallel, lengths, precision, memory, schedule, data, files, verl
+    ),
 )
 """The rules, in the order in which they are applied."""
 

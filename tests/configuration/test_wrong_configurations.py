@@ -8,8 +8,6 @@ import re
 from pathlib import Path
 
 import models
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from configurations import (
     ACTOR,
@@ -265,6 +263,15 @@ WRONG = [
     (DENSE, ["trainer.device=gpu"], "error", "engines", r"='gpu' is not a device.*cuda"),
     (DENSE, ["algorithm.adv_estimator=grop"], "error", "advantages", r"='grop' is not one of verl's: .*grpo"),
     (CPU, ["data.train_files=mine.parquet"], "error", "data_files", r"has no effect: prepare\.data makes"),
+    (CPU, ["prepare.data.n_train=48", "trainer.total_epochs=1", "trainer.total_training_steps=4"],
+     "error", "data_rows", r"steps=4 is more than the 2 steps that the data is enough for.*2 rollouts of 24 prompts"),
+    (CPU, ["prepare.data.n_train=10"], "error", "data_rows", r"n_train=10 problems are less than the 24 prompts"),
+    (CPU, ["prepare.data.n_train=20", "trainer.total_epochs=1"], "error", "data_rows", r"n_train=20 problems are less"),
+    (CPU, ["data.train_max_samples=10"], "error", "data_rows", r"train_max_samples=10 rows are less than the 24"),
+    (CPU, ["data.train_max_samples=30", "trainer.total_epochs=2"],
+     "error", "data_rows", r"more than the 2 steps.*30 rows are 1 rollout .*train_max_samples=30"),
+    (CPU, ["prepare.data.n_val=0"], "error", "data_rows", r"n_val=0 has no problem to validate on"),
+    (DENSE, ["data.train_files=train.csv"], "error", "data_files", r"verl reads \.parquet, \.json and \.jsonl only"),
     (CPU, [f"{MODEL}.path=mine"], "error", "model_path", r"has no effect: prepare\.policy makes"),
     (CPU, ["run.stall_seconds=0"], "error", "steps", r"stall_seconds=0 ends every run at once"),
     (DENSE, [f"{ACTOR}.loss_agg_mode=mean"],
@@ -336,6 +343,7 @@ def _remedies(finding: Finding) -> list[tuple[str, str]]:
 
 def test_every_rule_has_a_wrong_configuration() -> None:
     others = {"epochs", "reward_package", "verl_losses"}  # below
+    others |= {"data_values"}  # in test_data.py
     assert {row[3] for row in WRONG} | others == {rule.name for rule in preflight.RULES}
 
 
@@ -407,22 +415,6 @@ def test_a_rule_that_raises_is_a_warning_that_names_it() -> None:
 
     (finding,) = evaluate([Rule("broken", "", broken)], RunConfig(composed(DENSE)))
     assert finding.level == "warning" and "rule broken could not be evaluated (KeyError" in str(finding)
-
-
-def test_data_files_are_read(tmp_path: Path) -> None:
-    file = tmp_path / "train.parquet"
-    pq.write_table(pa.table({"prompt": [["a"]] * 40, "data_source": ["x"] * 40, "reward_model": ["y"] * 40}), file)
-    own = [f"data.train_files={file}", f"data.val_files={file}"]
-    (few,) = [each for each in findings(DENSE, *own) if each.rule == "data_files"]
-    assert "has 40 rows, less than the 64 prompts" in str(few) and few.overrides == ("data.train_batch_size=32",)
-    assert not findings_after(DENSE, own, few.overrides[0], "data_files")
-    pq.write_table(pa.table({"question": ["a"] * 64}), file)
-    columns = next(each for each in findings(DENSE, f"data.train_files=[{file}]") if each.rule == "data_files")
-    assert "without the columns prompt, data_source, reward_model" in str(columns)
-    file.write_text("no parquet")
-    assert "is no parquet file" in str(
-        next(each for each in findings(DENSE, f"data.train_files={file}") if each.rule == "data_files")
-    )
 
 
 def test_a_model_folder_is_read(tmp_path: Path) -> None:

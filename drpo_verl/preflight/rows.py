@@ -1,0 +1,153 @@
+"""How many rows of its data a run is left with, as far as files that exist tell, as verl's dataset counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drpo_verl.configuration.numbers import is_whole
+from drpo_verl.configuration.run_config import RunConfig
+from drpo_verl.configuration.sections import MODEL
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+GENERATED = "drpo_verl.rewards.arithmetic.write_parquet"
+"""What makes the CPU experiments' data, as many rows as it is told."""
+_TOKENIZED = 20_000
+"""As many prompts are tokenised, at most: some seconds."""
+_TEMPLATE_BYTES = 256
+"""What a chat template adds, generously. Tokens are bytes or more, so that shorter prompts need not be tokenised."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the training or validation data.
+
+    Attributes:
+        total: rows of the files, or that are generated.
+        selected: rows that `max_samples` leaves of them.
+        too_long: lengths, in tokens and ascending, of the prompts that are known to be above `data.max_prompt_length`
+            and are filtered out.
+    """
+
+    total: int
+    selected: int
+    too_long: tuple[int, ...] = ()
+
+    @property
+    def most(self) -> int:
+        """How many rows the run has, at most: which of them are selected, and all that are too long, is not known."""
+        return min(self.selected, self.total - len(self.too_long))
+
+
+def rows_of(run: RunConfig, split: str) -> Rows | None:
+    """Count the rows of a run's data; None where they are not known here.
+
+    Args:
+        run: the configuration.
+        split: "train" or "val".
+    """
+    too_long: tuple[int, ...] = ()
+    if run.get("prepare.data") is not None:
+        generated = run.get(f"prepare.data.n_{split}")
+        if run.get("prepare.data._target_") != GENERATED or not is_whole(generated, 0):
+            return None
+        total = int(generated)
+    else:
+        paths = parquet_files(run, split)
+        if paths is None or run.get("data.custom_cls.path") is not None:
+            return None
+        if any(schema_of(path) is None for path in paths):
+            return None
+        import pyarrow.parquet as pq
+
+        total = sum(pq.read_metadata(path).num_rows for path in paths)
+        if run.get("data.filter_overlong_prompts", False):
+            too_long = _too_long(run, paths)
+    selected = run.get(f"data.{split}_max_samples", -1)
+    return Rows(total, min(total, selected) if is_whole(selected, 1) else total, too_long)
+
+
+def parquet_files(run: RunConfig, split: str) -> list[Path] | None:
+    """The data files of a run; None unless all are parquet files on this machine."""
+    files = run.get(f"data.{split}_files")
+    paths = [Path(str(file)).expanduser() for file in ([files] if isinstance(files, str) else files or [])]
+    return paths if paths and all(path.suffix == ".parquet" and path.is_file() for path in paths) else None
+
+
+def schema_of(path: Path) -> pa.Schema | None:
+    """The columns of a parquet file; None when it can not be read as one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_schema(path)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _too_long(run: RunConfig, paths: Sequence[Path]) -> tuple[int, ...]:
+    limit, source = run.whole("data.max_prompt_length"), run.get(f"{MODEL}.tokenizer_path", run.get(f"{MODEL}.path"))
+    changed = ("tool_config_path", "function_tool_path", "chat_template_func")
+    # The first adds descriptions of tools to the prompts; a policy that is yet to be made has no tokenizer yet.
+    if any(run.get(f"data.{name}") for name in changed) or source is None or run.get("prepare.policy") is not None:
+        return ()
+    arguments = run.get("data.apply_chat_template_kwargs", {})
+    others = tuple(str(run.get(f"data.{name}_key", f"{name}s")) for name in ("image", "video", "audio"))
+    return _lengths_above(
+        limit, str(source), run.get(f"{MODEL}.custom_chat_template"), str(run.get("data.prompt_key", "prompt")),
+        tuple((path, path.stat().st_mtime_ns) for path in paths), tuple(sorted(arguments.items())), others,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=16)  # several rules ask
+def _lengths_above(
+    limit: int,
+    source: str,
+    template: str | None,
+    column: str,
+    files: tuple[tuple[Path, int], ...],
+    arguments: tuple[tuple[str, Any], ...],
+    others: tuple[str, ...],
+) -> tuple[int, ...]:
+    """The lengths above a limit, of as many prompts as are tokenised; verl drops what its tokenizer can not take."""
+    import pyarrow.parquet as pq
+    from transformers import AutoTokenizer
+    from verl.utils.tokenizer import normalize_token_ids
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(Path(source).expanduser(), local_files_only=True)
+    except Exception:  # it is not here, or needs code of its own, which is not run: nothing is known
+        return ()
+    if template is not None:
+        tokenizer.chat_template = template
+    lengths: list[int] = []
+    left = _TOKENIZED
+    options = {key: value for key, value in arguments if key not in ("tokenize", "return_dict", "return_tensors")}
+    for path, _ in files:
+        file = pq.ParquetFile(path)
+        if column not in file.schema_arrow.names or any(other in file.schema_arrow.names for other in others):
+            continue
+        for batch in file.iter_batches(columns=[column]):
+            for messages in batch.column(0).to_pylist():
+                if not isinstance(messages, list) or _bytes(messages) + _TEMPLATE_BYTES <= limit:
+                    continue
+                if not left:
+                    return tuple(sorted(lengths))
+                left -= 1
+                try:
+                    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, **options)
+                    length = len(normalize_token_ids(ids))
+                except Exception:
+                    length = limit + 1
+                if length > limit:
+                    lengths.append(length)
+    return tuple(sorted(lengths))
+
+
+def _bytes(messages: list[Any]) -> int:
+    return sum(len(str(value).encode()) for message in messages for value in (message or {}).values())
