@@ -19,6 +19,8 @@ from drpo_verl.preflight import (
     optimisation,
     parallel,
     precision,
+    resume,
+    rollout,
     sampling,
     schedule,
     settings,
@@ -29,9 +31,8 @@ from drpo_verl.preflight import (
 RULES = (
     *rules_of(settings),
     *check.RULES,
-    *rules_of(
-        sampling, thresholds, optimisation, batches, parallel, lengths, precision, memory, schedule, data, files, verl
-    ),
+    *rules_of(sampling, rollout, thresholds, optimisation, batches, parallel, lengths, precision, memory, schedule),
+    *rules_of(resume, data, files, verl),
 )
 """The rules, in the order in which they are applied."""
 
