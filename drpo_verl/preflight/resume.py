@@ -79,7 +79,9 @@ def _named_checkpoint(run: RunConfig, source: object) -> Findings:
 
 def _newest_checkpoint(run: RunConfig) -> Findings:
     """What verl finds in the run's own folder: it begins anew, without a word, where its note does not fit."""
-    folder = Path(str(run.get(_FOLDER, ""))).expanduser()
+    if run.get(_FOLDER) is None:
+        return
+    folder = Path(str(run.get(_FOLDER))).expanduser()
     found = {int(match[1]): path for path in folder.glob("global_step_*") if (match := _STEP.fullmatch(path.name))}
     note = folder / _NOTE
     if not note.is_file():
