@@ -15,6 +15,7 @@ from drpo_verl.preflight import (
     data,
     files,
     lengths,
+    megatron,
     memory,
     optimisation,
     parallel,
@@ -31,8 +32,8 @@ from drpo_verl.preflight import (
 RULES = (
     *rules_of(settings),
     *check.RULES,
-    *rules_of(sampling, rollout, thresholds, optimisation, batches, parallel, lengths, precision, memory, schedule),
-    *rules_of(resume, data, files, verl),
+    *rules_of(sampling, rollout, thresholds, optimisation, batches, parallel, megatron, lengths, precision),
+    *rules_of(memory, schedule, resume, data, files, verl),
 )
 """The rules, in the order in which they are applied."""
 

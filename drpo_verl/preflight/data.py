@@ -10,9 +10,10 @@ from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.finding import Finding
 from drpo_verl.configuration.numbers import is_whole
 from drpo_verl.configuration.run_config import RunConfig
+from drpo_verl.configuration.sections import ROLLOUT
 from drpo_verl.data.faults import Columns, faults
 from drpo_verl.preflight.files import REMOTE, is_our_reward
-from drpo_verl.preflight.rows import Rows, parquet_files, rows_of, schema_of
+from drpo_verl.preflight.rows import FILTER, Rows, lengths_above, parquet_files, rows_of, schema_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,6 +116,24 @@ def data_rows(run: RunConfig) -> Findings:
         yield from _validation(run, val)
 
 
+@rule
+def prompt_lengths(run: RunConfig) -> Findings:
+    """No prompt of the data is longer than the rollout takes, which would cut off its beginning."""
+    if run.get(FILTER, False) or run.get("prepare.data") is not None:
+        return
+    name, limit = "data.max_prompt_length", run.prompt_length
+    if run.get(name) != limit:
+        name = f"{ROLLOUT}.prompt_length"
+    for split in _SPLITS:
+        cut = lengths_above(run, split, limit)
+        if cut:
+            message = (
+                f"is less than {len(cut):,} of the prompts in data.{split}_files have tokens, and {FILTER} is off: "
+            )
+            message += "verl cuts off their beginning, and samples answers to the rest."
+            yield run.warning(name, message, f"{name}={cut[-1]}", f"{FILTER}=True")
+
+
 def _source(run: RunConfig, split: str) -> str:
     return f"prepare.data.n_{split}" if run.get("prepare.data") is not None else f"data.{split}_files"
 
@@ -130,7 +149,7 @@ def _no_rollout(run: RunConfig, rows: Rows) -> Finding:
         return run.error(name, message, _with_epochs(run, f"{name}=-1", short), *remedies)
     if rows.too_long and rows.total >= run.prompts:
         name = "data.max_prompt_length"
-        message = f"leaves {short:,} of the {rows.total:,} prompts (data.filter_overlong_prompts=True), {end}"
+        message = f"leaves {short:,} of the {rows.total:,} prompts ({FILTER}=True), {end}"
         longer = f"{name}={rows.too_long[run.prompts - short - 1]}"
         return run.error(name, message, _with_epochs(run, longer, run.prompts), *remedies)
     name = _source(run, "train")
@@ -170,7 +189,7 @@ def _validation(run: RunConfig, rows: Rows) -> Findings:
     elif rows.too_long:
         left = rows.total - len(rows.too_long)
         message = f"leaves out {len(rows.too_long):,} of the {rows.total:,} prompts to validate on "
-        message += "(data.filter_overlong_prompts=True), " + (
+        message += f"({FILTER}=True), " + (
             f"and the accuracy is that of the other {left:,}." if left else "so that there is none, and verl stops."
         )
         yield (run.warning if left else run.error)(name, message, f"{name}={rows.too_long[-1]}")

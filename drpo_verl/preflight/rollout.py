@@ -36,6 +36,18 @@ def agent_loop(run: RunConfig) -> Findings:
 
 
 @rule
+def skipped_rollout(run: RunConfig) -> Findings:
+    """Samples are made, and not read back from an earlier run, as verl does for debugging."""
+    for kind in ("rollout", "rollout_tq", "async_rollout"):
+        name = f"skip.{kind}.enable"
+        if run.get(name, False):
+            message = f"takes samples from {run.get(f'skip.{kind}.dump_dir')}, where there are some, and of whatever "
+            yield run.warning(
+                name, f"{message}policy: their behaviour policy is not the one of the run.", f"{name}=False"
+            )
+
+
+@rule
 def reward_manager(run: RunConfig) -> Findings:
     """The reward manager is one of verl's, a penalty on length fits the response, and a reward model has cards."""
     name = "reward.reward_manager.name"

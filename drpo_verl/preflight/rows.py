@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +13,9 @@ from drpo_verl.configuration.sections import MODEL
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from transformers import PreTrainedTokenizerBase
 
+FILTER = "data.filter_overlong_prompts"
 GENERATED = "drpo_verl.rewards.arithmetic.write_parquet"
 """What makes the CPU experiments' data, as many rows as it is told."""
 _TOKENIZED = 20_000
@@ -66,8 +67,8 @@ def rows_of(run: RunConfig, split: str) -> Rows | None:
         import pyarrow.parquet as pq
 
         total = sum(pq.read_metadata(path).num_rows for path in paths)
-        if run.get("data.filter_overlong_prompts", False):
-            too_long = _too_long(run, paths)
+        if run.get(FILTER, False):
+            too_long = lengths_above(run, split, run.whole("data.max_prompt_length"))
     selected = run.get(f"data.{split}_max_samples", -1)
     return Rows(total, min(total, selected) if is_whole(selected, 1) else total, too_long)
 
@@ -90,17 +91,25 @@ def schema_of(path: Path) -> pa.Schema | None:
         return None
 
 
-def _too_long(run: RunConfig, paths: Sequence[Path]) -> tuple[int, ...]:
-    limit, source = run.whole("data.max_prompt_length"), run.get(f"{MODEL}.tokenizer_path", run.get(f"{MODEL}.path"))
-    changed = ("tool_config_path", "function_tool_path", "chat_template_func")
-    # The first adds descriptions of tools to the prompts; a policy that is yet to be made has no tokenizer yet.
-    if any(run.get(f"data.{name}") for name in changed) or source is None or run.get("prepare.policy") is not None:
+def lengths_above(run: RunConfig, split: str, limit: int) -> tuple[int, ...]:
+    """The lengths above a limit, in tokens and ascending, of a run's prompts: those that can be told here, in seconds.
+
+    Args:
+        run: the configuration.
+        split: "train" or "val".
+        limit: in tokens.
+    """
+    paths = parquet_files(run, split)
+    source = run.get(f"{MODEL}.tokenizer_path", run.get(f"{MODEL}.path"))
+    changed = ("tool_config_path", "function_tool_path", "chat_template_func", "custom_cls.path")
+    # Tools add descriptions to the prompts; a policy that is yet to be made has no tokenizer yet.
+    if any(run.get(f"data.{name}") for name in changed) or None in (paths, source) or run.get("prepare.policy"):
         return ()
     arguments = run.get("data.apply_chat_template_kwargs", {})
     others = tuple(str(run.get(f"data.{name}_key", f"{name}s")) for name in ("image", "video", "audio"))
     return _lengths_above(
         limit, str(source), run.get(f"{MODEL}.custom_chat_template"), str(run.get("data.prompt_key", "prompt")),
-        tuple((path, path.stat().st_mtime_ns) for path in paths), tuple(sorted(arguments.items())), others,
+        tuple((path, path.stat().st_mtime_ns) for path in paths or ()), tuple(sorted(arguments.items())), others,
     )  # fmt: skip
 
 
@@ -116,37 +125,51 @@ def _lengths_above(
 ) -> tuple[int, ...]:
     """The lengths above a limit, of as many prompts as are tokenised; verl drops what its tokenizer can not take."""
     import pyarrow.parquet as pq
-    from transformers import AutoTokenizer
-    from verl.utils.tokenizer import normalize_token_ids
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(Path(source).expanduser(), local_files_only=True)
-    except Exception:  # it is not here, or needs code of its own, which is not run: nothing is known
-        return ()
-    if template is not None:
-        tokenizer.chat_template = template
+    tokenizer = None
     lengths: list[int] = []
     left = _TOKENIZED
     options = {key: value for key, value in arguments if key not in ("tokenize", "return_dict", "return_tensors")}
     for path, _ in files:
-        file = pq.ParquetFile(path)
-        if column not in file.schema_arrow.names or any(other in file.schema_arrow.names for other in others):
+        schema = schema_of(path)
+        if schema is None or column not in schema.names or any(other in schema.names for other in others):
             continue
-        for batch in file.iter_batches(columns=[column]):
+        for batch in pq.ParquetFile(path).iter_batches(columns=[column]):
             for messages in batch.column(0).to_pylist():
                 if not isinstance(messages, list) or _bytes(messages) + _TEMPLATE_BYTES <= limit:
                     continue
-                if not left:
+                tokenizer = tokenizer or _tokenizer(source, template)
+                if tokenizer is None or not left:
                     return tuple(sorted(lengths))
                 left -= 1
-                try:
-                    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, **options)
-                    length = len(normalize_token_ids(ids))
-                except Exception:
-                    length = limit + 1
-                if length > limit:
-                    lengths.append(length)
+                length = _length(tokenizer, messages, options)
+                if length is None or length > limit:
+                    lengths.append(limit + 1 if length is None else length)
     return tuple(sorted(lengths))
+
+
+def _tokenizer(source: str, template: str | None) -> PreTrainedTokenizerBase | None:
+    """The model's tokenizer, if it is on this machine and needs no code of its own, which is not run."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(Path(source).expanduser(), local_files_only=True)
+    except Exception:  # of many kinds
+        return None
+    if template is not None:
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+def _length(tokenizer: PreTrainedTokenizerBase, messages: list[Any], options: dict[str, Any]) -> int | None:
+    """The tokens of a prompt as verl's dataset counts them; None where its chat template can not take it."""
+    from verl.utils.tokenizer import normalize_token_ids
+
+    try:
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, **options)
+        return len(normalize_token_ids(ids))
+    except Exception:  # which verl takes for one that is too long
+        return None
 
 
 def _bytes(messages: list[Any]) -> int:

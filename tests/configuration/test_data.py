@@ -130,6 +130,19 @@ def test_prompts_that_are_filtered_out(tmp_path: Path, tokenizer: Path) -> None:
         assert not of("data_rows", findings(DENSE, *base, *limit, *steps, unknown))
 
 
+def test_prompts_that_are_cut(tmp_path: Path, tokenizer: Path) -> None:
+    train, val = tmp_path / "train.parquet", tmp_path / "val.parquet"
+    base = [*own(write(train, [row()] * 60 + [row("1+" * 20 + "1")] * 4), write(val, [row()] * 4))]
+    base += [f"{MODEL}.tokenizer_path={tokenizer}", "data.max_prompt_length=16", "data.filter_overlong_prompts=false"]
+    (cut,) = of("prompt_lengths", findings(DENSE, *base), "warning")
+    assert re.search(
+        r"=16 is less than 4 of the prompts in data\.train_files have tokens.*cuts off their beginning", str(cut)
+    )
+    for remedy in cut.overrides:
+        assert not findings_after(DENSE, base, remedy, "prompt_lengths")
+    assert len(cut.overrides) == 2
+
+
 def test_prompts_that_are_not_validated_on(tmp_path: Path, tokenizer: Path) -> None:
     train = write(tmp_path / "train.parquet", [row()] * 64)
     val = write(tmp_path / "val.parquet", [row()] * 3 + [row("1+" * 20 + "1")])

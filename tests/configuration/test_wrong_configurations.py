@@ -117,6 +117,24 @@ WRONG = [
     (ASYNC, [f"{ROLLOUT}.nnodes=0"], "error", "separate_rollout", r"nnodes=0, but trainer_mode=separate_async"),
     (ASYNC, [f"{ROLLOUT}.checkpoint_engine.backend=naive"],
      "error", "separate_rollout", r"backend='naive' copies weights within one process.*nccl"),
+    (ASYNC, [f"{ROLLOUT}.checkpoint_engine.backend=ncll"],
+     "error", "separate_rollout", r"'ncll' is not a checkpoint engine of verl's.*Set it to nccl"),
+    (EXPERTS, [f"{MEGATRON}.use_mbridge=false"], "error", "megatron", r"use_mbridge=False, but verl's engine asserts"),
+    (EXPERTS, [f"{MEGATRON}.pad_to_length=true", f"+{MEGATRON}.router_replay.mode=R3",
+               f"{ROLLOUT}.enable_rollout_routing_replay=true"],
+     "error", "megatron", r"pad_to_length=True is refused by verl's engine together with router replay"),
+    (EXPERTS, [f"{MEGATRON}.dynamic_context_parallel=true"],
+     "error", "megatron", r"max_seqlen_per_dp_cp_rank is not a whole number.*Set it to 17408"),
+    (EXPERTS, [f"{MEGATRON}.dynamic_context_parallel=true", f"{MEGATRON}.max_seqlen_per_dp_cp_rank=17408",
+               f"{MODEL}.use_remove_padding=false", f"{MEGATRON}.pad_to_length=true",
+               f"+{MEGATRON}.override_transformer_config.fp8=hybrid"],
+     "error", "megatron", r"pad_to_length=True, but .*dynamic_context_parallel=True is refused with it"),
+    (EXPERTS, [f"{MEGATRON}.dynamic_context_parallel=true", f"{MEGATRON}.max_seqlen_per_dp_cp_rank=17408",
+               f"{MEGATRON}.pipeline_model_parallel_size=2", f"{MEGATRON}.virtual_pipeline_model_parallel_size=2"],
+     "error", "megatron", r"virtual_pipeline_model_parallel_size=2, but .* is refused with it"),
+    (EXPERTS, [f"{MEGATRON}.dynamic_context_parallel=true", f"{MEGATRON}.max_seqlen_per_dp_cp_rank=17408",
+               "trainer.nnodes=1", f"{MEGATRON}.tensor_model_parallel_size=8"],
+     "error", "megatron", r"needs an even number of data- and context-parallel ranks, and there is 1"),
     (DENSE, ["check.cpus_per_node=16"], "error", "cpus", r"cpus_per_node=16 is less than the 24.*num_cpus=32"),
     # The method and what it is measured against.
     (DENSE, [f"{LOSS}.loss_mode=drppo"], "error", "loss_mode", r"'drppo' is not a loss mode; known:.*drpo"),
@@ -182,6 +200,7 @@ WRONG = [
     (DENSE, [f"{ROLLOUT}.agent.num_workers=0"], "error", "agent_loop", r"num_workers=0 is not a whole number"),
     (DENSE, [f"{ROLLOUT}.prometheus.enable=true", f"{ROLLOUT}.disable_log_stats=true"],
      "error", "agent_loop", r"disable_log_stats=True, but .*prometheus\.enable=True reads"),
+    (DENSE, ["skip.rollout_tq.enable=true"], "warning", "skipped_rollout", r"enable=True takes samples from ~/"),
     (DENSE, ["reward.reward_manager.name=naiv"], "error", "reward_manager", r"'naiv' is none of naive.*to naive"),
     (DENSE, ["reward.reward_manager.name=dapo",
              "+reward.reward_kwargs={overlong_buffer_cfg:{enable:true,len:4096},max_resp_len:2048}"],
@@ -352,6 +371,9 @@ WRONG = [
     (DENSE, [f"{ROLLOUT}.name=vlm"], "error", "engines", r"='vlm' is not an engine.*vllm, sglang"),
     (DENSE, [f"{ACTOR}.strategy=fsdp3"], "error", "engines", r"='fsdp3' is not an engine.*Set it to fsdp2"),
     (DENSE, ["trainer.device=gpu"], "error", "engines", r"='gpu' is not a device.*cuda"),
+    (CPU, [f"{ACTOR}.strategy=fsdp"], "error", "engines", r"strategy='fsdp' can not spread its parameters from a CPU"),
+    (CPU, [f"{MODEL}.override_config.attn_implementation=flash_attention_2"],
+     "error", "engines", r"'flash_attention_2' is verl's default, and needs a GPU.*Set it to sdpa"),
     (DENSE, ["algorithm.adv_estimator=grop"], "error", "advantages", r"='grop' is not one of verl's: .*grpo"),
     (CPU, ["data.train_files=mine.parquet"], "error", "data_files", r"has no effect: prepare\.data makes"),
     (CPU, ["prepare.data.n_train=48", "trainer.total_epochs=1", "trainer.total_training_steps=4"],
@@ -428,7 +450,7 @@ def _remedies(finding: Finding) -> tuple[str, ...]:
 
 def test_every_rule_has_a_wrong_configuration() -> None:
     others = {"epochs", "reward_package", "verl_losses"}  # below
-    others |= {"data_values"}  # in test_data.py
+    others |= {"data_values", "prompt_lengths"}  # in test_data.py
     assert {row[3] for row in WRONG} | others == {rule.name for rule in preflight.RULES}
 
 
