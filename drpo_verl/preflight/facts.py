@@ -7,6 +7,7 @@ import math
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ROLLOUT
 from drpo_verl.preflight.memory_estimate import Memory
+from drpo_verl.preflight.rows import rows_of
 
 
 def facts(run: RunConfig, memory: Memory | None) -> dict[str, str]:
@@ -27,7 +28,14 @@ def facts(run: RunConfig, memory: Memory | None) -> dict[str, str]:
         "optimiser steps per rollout": str(run.updates_per_rollout),
         "expected staleness": _staleness(run),
     }
+    rows = rows_of(run, "train")
     total = run.get("trainer.total_training_steps")
+    if rows is not None:
+        epochs, of_an_epoch = run.whole("trainer.total_epochs"), rows.most // run.prompts
+        statements["data"] = (
+            f"{rows.most:,} rows, {_counted(of_an_epoch, 'rollout')} an epoch, at most {epochs:,} epochs"
+        )
+        total = of_an_epoch * epochs if total is None else total
     if isinstance(total, int):
         statements["whole run"] = (
             f"{total:,} steps, {total * run.updates_per_rollout:,} optimiser steps, {total * samples:,} samples"

@@ -18,7 +18,7 @@ _TRAINING_ENGINES = ("fsdp2", "fsdp", "fsdp_turbo", "megatron", "veomni", "torch
 
 @rule
 def engines(run: RunConfig) -> Findings:
-    """The rollout engine, the training engine and the device are ones that verl has, and a CPU's are those that work."""
+    """The rollout engine, the training engine and the device are ones that verl has; on a CPU, ones that work there."""
     import torch
 
     name = f"{ROLLOUT}.name"
