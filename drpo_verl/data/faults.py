@@ -75,7 +75,8 @@ class Columns:
         prompt: the column with the messages; None to leave prompts alone.
         answers: whether there have to be answers, in the struct `reward_model`.
         data_source: whether the column `data_source` is read, and extra_info with it.
-        text_answers: whether the reward compares texts, as that of drpo-verl does. Another may take any value.
+        text_answers: whether the reward compares texts, as drpo-verl's and verl's own do. Another may take any value.
+        whole_answers: whether it takes a whole number for its text, as drpo-verl's does. To verl's own, 2 is not "2".
         text_prompts: whether a prompt may be text instead of messages.
     """
 
@@ -83,13 +84,12 @@ class Columns:
     answers: bool = True
     data_source: bool = True
     text_answers: bool = True
+    whole_answers: bool = True
     text_prompts: bool = False
 
 
 def faults(path: Path, columns: Columns) -> list[Fault]:
     """Find what is wrong with the rows of a parquet file.
-
-    A whole number as an answer is no fault: it is its text.
 
     Args:
         path: of the file, which has the columns.
@@ -144,7 +144,7 @@ def _examine(batch: pa.RecordBatch, columns: Columns) -> Iterator[_Found]:
     if columns.prompt is not None and columns.prompt in arrays:
         yield from _prompts(columns.prompt, arrays[columns.prompt], columns.text_prompts)
     if "reward_model" in arrays:
-        yield from _answers(arrays, columns.text_answers)
+        yield from _answers(arrays, columns)
     if "extra_info" in arrays:
         yield from _extra_info(arrays, columns.text_answers)
 
@@ -225,7 +225,7 @@ def _prompts(column: str, prompts: pa.Array, text_prompts: bool) -> Iterator[_Fo
         yield _Found(column, problem, _MESSAGES, any_of_a_row(_mask(pc.is_valid(content))))
 
 
-def _answers(arrays: dict[str, pa.Array], text_answers: bool) -> Iterator[_Found]:
+def _answers(arrays: dict[str, pa.Array], columns: Columns) -> Iterator[_Found]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -233,7 +233,7 @@ def _answers(arrays: dict[str, pa.Array], text_answers: bool) -> Iterator[_Found
     from drpo_verl.rewards.literals import NUMBER
 
     rewards, sources = arrays["reward_model"], arrays.get("data_source")
-    if text_answers and sources is not None:
+    if columns.text_answers and sources is not None:
         by = "It says how a response is scored: write it as text."
         if not _is_text(sources.type):
             yield _Found("data_source", f"is {sources.type}, not text.", by, _everywhere(sources))
@@ -250,7 +250,7 @@ def _answers(arrays: dict[str, pa.Array], text_answers: bool) -> Iterator[_Found
     if "ground_truth" not in {field.name for field in rewards.type}:
         yield _Found(TRUTH, "is missing.", struct, ~missing)
         return
-    if not text_answers:
+    if not columns.text_answers:
         return
     truth = _plain(pc.struct_field(rewards, "ground_truth"))
     yield _Found(TRUTH, "is null.", _TEXT, _mask(pc.is_null(truth)) & ~missing, True)
@@ -259,7 +259,7 @@ def _answers(arrays: dict[str, pa.Array], text_answers: bool) -> Iterator[_Found
         nan = _mask(pc.is_nan(truth))
         yield _Found(TRUTH, "is NaN.", _TEXT, nan, True)
         yield _Found(TRUTH, f"is {kind}, not text.", _TEXT, _mask(pc.is_valid(truth)) & ~nan)
-    elif not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+    elif not (_is_text(kind) or (pa.types.is_integer(kind) and columns.whole_answers) or pa.types.is_null(kind)):
         yield _Found(TRUTH, f"is {kind}, not text.", _TEXT, _mask(pc.is_valid(truth)))
     if not _is_text(kind):
         return

@@ -48,6 +48,10 @@ def data_files(run: RunConfig) -> Findings:
                     yield run.warning(name, message, advice=advice)
             elif path.suffix == ".parquet":
                 yield from _columns(run, name, path)
+            else:
+                yield run.note(
+                    name, f"has {path.name}, whose rows are not looked into: only those of parquet files are."
+                )
 
 
 def _columns(run: RunConfig, name: str, path: Path) -> Findings:
@@ -71,8 +75,12 @@ def data_values(run: RunConfig) -> Findings:
     """In every row of the data files the prompt is messages with text, and the right answer is there and is text."""
     if run.get("prepare.data") is not None or run.get("data.custom_cls.path") is not None:
         return
-    own = run.get("reward.custom_reward_function.path") is not None and not is_our_reward(run)
-    columns = Columns(prompt=str(run.get("data.prompt_key", "prompt")), text_answers=not own)
+    ours = is_our_reward(run)
+    columns = Columns(
+        prompt=str(run.get("data.prompt_key", "prompt")),
+        text_answers=ours or run.get("reward.custom_reward_function.path") is None,
+        whole_answers=ours,
+    )
     for split in _SPLITS:
         name = f"data.{split}_files"
         schemas = {path: schema for path in parquet_files(run, split) or () if (schema := schema_of(path)) is not None}

@@ -215,6 +215,23 @@ def test_a_reward_of_the_users_own_takes_any_answer(tmp_path: Path) -> None:
     assert not of("data_values", findings(DENSE, *own(file), *own_dataset))
 
 
+def test_to_verls_own_reward_a_number_is_no_text(tmp_path: Path) -> None:
+    file = write(tmp_path / "train.parquet", [row(truth=2)] * 64)
+    found = of("data_values", findings(DENSE, *own(file), "reward.custom_reward_function.path=null"))
+    assert len(found) == 2 and "ground_truth is int64, not text" in str(found[0])
+    from verl.utils.reward_score import default_compute_score
+
+    assert default_compute_score("openai/gsm8k", "#### 2", "2") == 1 and not default_compute_score(
+        "openai/gsm8k", "#### 2", 2
+    )
+
+
+def test_json_is_not_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    notes = of("data_files", findings(DENSE, *own(tmp_path / "train.jsonl")), "note")
+    assert len(notes) == 2 and "train.jsonl, whose rows are not looked into" in str(notes[0])
+
+
 @pytest.mark.parametrize(
     ("other", "joined"),
     [
