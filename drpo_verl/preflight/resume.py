@@ -35,6 +35,15 @@ def checkpoints(run: RunConfig) -> Findings:
         everything = ",".join(dict.fromkeys([*contents, *_RESUMED]))
         message = f"leaves out {', '.join(missing)}, which a run is resumed from."
         yield run.warning(name, message, f"{name}=[{everything}]", f"{_MODE}=disable")
+    name, loaded = f"{ACTOR}.checkpoint.load_contents", run.get(f"{ACTOR}.checkpoint.load_contents")
+    left = [part for part in contents or () if isinstance(loaded, list) and part in _RESUMED and part not in loaded]
+    if left and not missing and mode != "disable":
+        message = f"leaves out {', '.join(left)}, which is saved: a resumed run begins with it anew."
+        yield run.warning(name, message, f"{name}=[{','.join(dict.fromkeys([*loaded, *left]))}]", f"{_MODE}=disable")
+    name = f"{ACTOR}.checkpoint.async_save"
+    if run.get(name, False) and not run.is_megatron:
+        message = f"is Megatron's: verl would note no checkpoint of {run.strategy} as the newest, and resume_mode=auto "
+        yield run.error(name, f"{message}would find none.", f"{name}=False")
 
 
 @rule

@@ -137,6 +137,21 @@ def test_rows_are_counted_over_batches(tmp_path: Path, monkeypatch: pytest.Monke
     (fault,) = found(tmp_path, *[truth(None if row % 3 == 2 else "2") for row in range(20)])
     assert (fault.rows, fault.count) == ((2, 5, 8), 6)
     assert str(fault).startswith("rows 2, 5, 8 and 3 others")
+    two = [*MESSAGES, {"role": "assistant", "content": "2"}]
+    prompts = [
+        None,
+        two,
+        [],
+        MESSAGES,
+        [{"role": "user", "content": None}],
+        two,
+        two,
+        [{"role": "user", "content": ""}],
+    ]
+    problems = {each.problem: each.rows for each in found(tmp_path, *[{"prompt": prompt} for prompt in prompts])}
+    assert problems == {
+        "is null.": (0,), "is an empty list.": (2,), "has a message without content.": (4,), "has no text.": (7,)
+    }  # fmt: skip
 
 
 def test_a_hundred_thousand_rows_take_less_than_seconds(tmp_path: Path) -> None:
