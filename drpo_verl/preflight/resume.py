@@ -48,7 +48,7 @@ def checkpoints(run: RunConfig) -> Findings:
 
 @rule
 def resume(run: RunConfig) -> Findings:
-    """A run that is to go on from a checkpoint names one that is there, of its own ranks, and has steps left."""
+    """A run that is to go on from a checkpoint names one that is there and whole, of its ranks, and has steps left."""
     mode, source = run.get(_MODE, "auto"), run.get(_SOURCE)
     if mode == "resume_path":
         yield from _named_checkpoint(run, source)
@@ -80,7 +80,7 @@ def _named_checkpoint(run: RunConfig, source: object) -> Findings:
         overrides = [f"{_SOURCE}={newest}"] if newest is not None else []
         yield run.error(_SOURCE, message, *overrides, advice="Name the folder of one step.")
     elif path.is_dir():
-        yield from _of_these_ranks(run, path)
+        yield from _loadable(run, path, _SOURCE)
         yield from _steps_left(run, path, _SOURCE)
     elif not source.startswith("hdfs:"):
         yield run.warning(_SOURCE, "is no folder on this machine.", advice="Is it on the nodes?")
@@ -103,7 +103,7 @@ def _newest_checkpoint(run: RunConfig) -> Findings:
     elif int(text) not in found:
         yield _begins_anew(run, f"has no global_step_{text}, which its {_NOTE} names", found)
     else:
-        yield from _of_these_ranks(run, found[int(text)])
+        yield from _loadable(run, found[int(text)], _MODE)
         yield from _steps_left(run, found[int(text)], _MODE)
 
 
@@ -114,16 +114,31 @@ def _begins_anew(run: RunConfig, message: str, found: dict[int, Path]) -> Findin
     return run.error(_FOLDER, message, *goes_on, f"{_MODE}=disable")
 
 
-def _of_these_ranks(run: RunConfig, checkpoint: Path) -> Findings:
-    """An error where an FSDP checkpoint has the shards of another number of ranks, which verl can not load."""
-    shards = sorted((checkpoint / "actor").glob("model_world_size_*_rank_0.pt"))
-    worlds = {int(match[1]) for path in shards if (match := re.search(r"world_size_(\d+)_", path.name))}
+def _loadable(run: RunConfig, checkpoint: Path, name: str) -> Findings:
+    """What keeps verl from loading an FSDP checkpoint: shards of another number of ranks, missing or empty ones."""
+    shards = list((checkpoint / "actor").glob("*_world_size_*_rank_*.pt"))
+    sizes = {path.name: path.stat().st_size for path in shards}
+    worlds = {int(match[1]) for each in sizes if (match := re.search(r"world_size_(\d+)_", each))}
     if run.is_fsdp and worlds and run.world not in worlds:
-        name = "trainer.n_gpus_per_node"
+        setting = "trainer.n_gpus_per_node"
         message = f"x {run.nodes} node{'s' if run.nodes > 1 else ''} are {run.world} ranks, and {checkpoint} has the "
         message += f"shards of {max(worlds)}."
-        fitting = [f"{name}={max(worlds) // run.nodes}"] if max(worlds) % run.nodes == 0 else []
-        yield run.error(name, message, *fitting, f"{_MODE}=disable {_SOURCE}=null", advice="The last begins anew.")
+        fitting = [f"{setting}={max(worlds) // run.nodes}"] if max(worlds) % run.nodes == 0 else []
+        yield run.error(setting, message, *fitting, f"{_MODE}=disable {_SOURCE}=null", advice="The last begins anew.")
+    elif run.is_fsdp and worlds and run.nodes == 1:  # of several nodes, each may have its own
+        parts = {each.partition("_world_size_")[0] for each in sizes}
+        wanted = [
+            f"{part}_world_size_{run.world}_rank_{rank}.pt" for part in sorted(parts) for rank in range(run.world)
+        ]
+        broken = [each for each in wanted if not sizes.get(each)]
+        if broken:
+            message = f"goes on from {checkpoint}, in which {broken[0]} is missing or empty"
+            message += f" (one of {len(broken)})." if len(broken) > 1 else "."
+            advice = "Name an earlier checkpoint in trainer.resume_from_path."
+            yield run.error(name, message, f"{_MODE}=disable {_SOURCE}=null", advice=advice)
+    if not (checkpoint / "data.pt").is_file():
+        message = f"goes on from {checkpoint}, which has no data.pt: the order of the data begins anew."
+        yield run.warning(name, message, advice="What it has been trained on may come again.")
 
 
 def _steps_left(run: RunConfig, checkpoint: Path, name: str) -> Findings:

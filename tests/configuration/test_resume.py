@@ -15,8 +15,9 @@ def checkpoint(folder: Path, step: int, *, world: int = 8) -> Path:
     """A finished checkpoint of a step, of FSDP, as far as its names go."""
     actor = folder / f"global_step_{step}" / "actor"
     actor.mkdir(parents=True)
-    for rank in range(world):
-        (actor / f"model_world_size_{world}_rank_{rank}.pt").touch()
+    for part in ("model", "optim", "extra_state"):
+        for rank in range(world):
+            (actor / f"{part}_world_size_{world}_rank_{rank}.pt").write_text("shard")
     (actor.parent / "data.pt").touch()
     return actor.parent
 
@@ -97,6 +98,28 @@ def test_shards_of_other_ranks(tmp_path: Path) -> None:
     (finding,) = found(DENSE, *own)
     assert re.search(r"n_gpus_per_node=8 x 1 node are 8 ranks, and .*global_step_20 has the shards of 16", str(finding))
     mended(DENSE, own, finding)
+
+
+def test_a_checkpoint_that_is_cut_short(tmp_path: Path) -> None:
+    whole = checkpoint(tmp_path, 20)
+    note(tmp_path, "20")
+    own = [f"trainer.default_local_dir={tmp_path}"]
+    (whole / "actor" / "optim_world_size_8_rank_3.pt").write_text("")
+    (finding,) = found(DENSE, *own)
+    assert re.search(r"goes on from .*, in which optim_world_size_8_rank_3\.pt is missing or empty\.", str(finding))
+    mended(DENSE, own, finding)
+    (whole / "actor" / "optim_world_size_8_rank_3.pt").unlink()
+    (whole / "actor" / "model_world_size_8_rank_7.pt").unlink()
+    (finding,) = found(DENSE, *own)
+    assert "model_world_size_8_rank_7.pt is missing or empty (one of 2)." in str(finding)
+
+
+def test_a_checkpoint_without_the_place_in_the_data(tmp_path: Path) -> None:
+    whole = checkpoint(tmp_path, 20)
+    note(tmp_path, "20")
+    (whole / "data.pt").unlink()
+    (finding,) = found(DENSE, f"trainer.default_local_dir={tmp_path}")
+    assert finding.level == "warning" and "the order of the data begins anew" in str(finding)
 
 
 @pytest.mark.parametrize("path", ["", "/global_step_20/", "/global_step_20/actor"])
