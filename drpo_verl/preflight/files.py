@@ -69,7 +69,13 @@ def custom_code(run: RunConfig) -> Findings:
             report = run.error if str(path).startswith(_PACKAGE + "drpo_verl") else run.warning
             advice = "Correct it, or see that every node has it."
             yield report(name, "is no module that this machine has.", advice=advice)
-        elif function is not None and function not in _defined_names(source):
+            continue
+        try:
+            defined = _defined_names(source)
+        except (SyntaxError, ValueError) as error:  # the latter of what is no text
+            yield run.error(name, f"is no Python: {error}.", advice="Correct it.")
+            continue
+        if function is not None and function not in defined:
             yield run.error(f"{section}.name", f"is not defined in {path}.", advice="Correct one of the two.")
 
 

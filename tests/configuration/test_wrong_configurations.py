@@ -550,6 +550,16 @@ def test_a_rewards_file_is_parsed_and_not_run(tmp_path: Path) -> None:
     ]
 
 
+def test_a_rewards_file_that_is_no_python_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "reward.py"
+    for content in (b"def compute_score(:\n", b"\xff\xfe\x00"):
+        file.write_bytes(content)
+        found = [
+            each for each in findings(DENSE, f"reward.custom_reward_function.path={file}") if each.level == "error"
+        ]
+        assert [each.rule for each in found] == ["custom_code"] and "is no Python: " in str(found[0])
+
+
 def test_our_reward_without_its_package_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
