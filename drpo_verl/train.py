@@ -44,6 +44,7 @@ from drpo_verl.launch.console import Follower, logs_to_file
 from drpo_verl.metrics.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.preflight import check_run
 from drpo_verl.run_folder.environment import write_environment
+from drpo_verl.run_folder.shortfall import ShortfallError, require_all_steps
 from drpo_verl.run_folder.steps import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, held_out_interval, read_steps
 from drpo_verl.run_folder.worst_tokens import WORST_TOKENS_FILE
 
@@ -98,8 +99,8 @@ def _keep_under_another_name(path: Path) -> None:
 
 def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
     steps = read_steps(folder / METRICS_FILE)
-    if not steps:
-        raise ValueError("the run logged no step: was it resumed from a checkpoint of its last one?")
+    if not steps:  # which require_all_steps refuses
+        return
     method, delta = method_of(config), config.actor_rollout_ref.actor.policy_loss.get("delta")
     title = f"{config.trainer.experiment_name}: {method}" + (f", delta {delta}" if delta else "")
     problems = _held_out_problems(config)
@@ -204,6 +205,7 @@ def _run(config: DictConfig) -> None:
             OmegaConf.resolve(config)  # verl does it in a worker, whose environment (a cluster's) may be another
         _train(config, folder, cluster)
     _summarise(config, folder, Console())
+    require_all_steps(config, folder, sys.argv[1:])
 
 
 def _can_prefork(config: DictConfig) -> bool:
@@ -248,7 +250,7 @@ def _main(config: DictConfig) -> None:
         # Hydra wraps what a configured class raises; Ray, what a worker raised, with its whole traceback as text.
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         message = str(cause)
-        if not isinstance(cause, ValueError | AssertionError):
+        if not isinstance(cause, ValueError | AssertionError | ShortfallError):
             message = f"{type(cause).__name__}: {(message.strip().splitlines() or [''])[-1]}"
         log = Path(config.run.dir) / LOG_FILE
         with log.open("a") as file:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from drpo_verl.check.remedies import refused
 from drpo_verl.check.rule import Findings, Required, rule, unmet
 from drpo_verl.configuration.finding import Finding
 from drpo_verl.configuration.method import LOSS_MODE
@@ -88,7 +89,7 @@ def policy_loss(run: RunConfig) -> Findings:
 
         cause = error.__cause__
         if isinstance(cause, SettingError):
-            yield Finding("error", cause.setting, cause.value, cause.problem, cause.remedy)
+            yield refused(run, cause)
         else:
             yield Finding("error", POLICY_LOSS, None, f"is refused: {cause or error}", "Choose a method with +method=.")
 

@@ -6,12 +6,17 @@ from collections.abc import Mapping
 
 from drpo_verl.check.method import objective_of
 from drpo_verl.check.rule import Findings, Required, rule, unmet
+from drpo_verl.configuration.numbers import is_whole
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, MODEL, POLICY_LOSS, ROLLOUT
 
 _SINGLE_TURN = "the Top-K log-probabilities travel with verl's own single-turn samples only."
 _NO_SEQUENCE_PARALLEL = Required((1, None), "Top-K is not gathered across sequence-parallel ranks.")
 _NO_PADDING = Required((False, None, 0), "the rows of Top-K would not be those of the padded logits.")
+
+
+_MAX_LOGPROBS, _ALL = 20, -1
+"""vLLM's default for max_logprobs, and its value for no limit."""
 
 
 def _off(why: str) -> Required:
@@ -47,4 +52,9 @@ def top_k(run: RunConfig) -> Findings:
     name, wanted = f"{ROLLOUT}.custom.drpo_verl.top_k", run.get(f"{POLICY_LOSS}.top_k")
     if run.get(name) != wanted:
         message = f"but {POLICY_LOSS}.top_k={wanted}: the rollout has to return what the loss expects."
+        yield run.error(name, message, run.override(name, wanted), advice=f"+method={run.loss_mode} ties the two.")
+    name = f"{ROLLOUT}.engine_kwargs.vllm.max_logprobs"
+    listed = run.get(name, _MAX_LOGPROBS)
+    if is_whole(wanted) and is_whole(listed) and listed != _ALL and listed < wanted:
+        message = f"but {POLICY_LOSS}.top_k={wanted}: vLLM refuses to return more."
         yield run.error(name, message, run.override(name, wanted), advice=f"+method={run.loss_mode} ties the two.")

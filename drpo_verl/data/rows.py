@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.progress import Progress
 
+from drpo_verl.data.faults import NO_ANSWER, Columns, faults
 from drpo_verl.data.table import Part
 from drpo_verl.errors import UserError
 
@@ -41,21 +42,26 @@ class Counts:
     instructed: int = 0
 
 
-def read(part: Part, files: Mapping[str, Path], progress: Progress) -> tuple[list[dict[str, Any]], Counts]:
+def read(
+    part: Part, files: Mapping[str, Path], progress: Progress, *, drop_empty: bool = True
+) -> tuple[list[dict[str, Any]], Counts]:
     """Read the problems of a part.
 
     Args:
         part: a part of a data set of the table.
         files: paths of its files, by their names in the repository.
         progress: shows how many rows have been read.
+        drop_empty: whether rows without a prompt or an answer are dropped and counted; otherwise they are refused, as
+            are prompts and answers of a wrong kind in any case.
 
     Raises:
-        UserError: a file can not be read, or lacks a column.
+        UserError: a file can not be read, lacks a column, or has a row that is refused.
     """
     counts = Counts()
     answers: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     for path in files.values():
+        _refuse_faults(path, part, drop_empty)
         for row in _rows(path, part, progress):
             counts.read += 1
             prompt, answer = _messages(row["prompt"]), _answer(row["reward_model"])
@@ -84,26 +90,48 @@ def read(part: Part, files: Mapping[str, Path], progress: Progress) -> tuple[lis
     return rows, counts
 
 
+def _columns(part: Part) -> list[str]:
+    # extra_info is read only where it is needed: its type differs between the files of one repository.
+    return ["prompt", "reward_model", *(["extra_info"] if part.same == "index" else [])]
+
+
+def _refuse_faults(path: Path, part: Part, drop_empty: bool) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(path).names
+        missing = [column for column in _columns(part) if column not in names]
+        if missing:
+            raise UserError(
+                f"{path} has no column {missing[0]!r} (its columns: {', '.join(names)}): "
+                "it has not the shape that this data set had when drpo-verl learned to read it."
+            )
+        found = faults(path, Columns(text_prompts=True, data_source=False))
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(_truncated(path, error)) from error
+    refused = [fault for fault in found if not (fault.is_empty and drop_empty)]
+    if refused:
+        raise UserError(f"{path}, " + "; ".join(f"{fault} {fault.remedy}" for fault in refused))
+
+
+def _truncated(path: Path, error: Exception) -> str:
+    return f"{path} is truncated or no parquet file ({error}): download it again."
+
+
 def _rows(path: Path, part: Part, progress: Progress) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # extra_info is read only where it is needed: its type differs between the files of one repository.
-    columns = ["prompt", "reward_model", *(["extra_info"] if part.same == "index" else [])]
+    columns = _columns(part)
     try:
         file = pq.ParquetFile(path)
-        missing = [column for column in columns if column not in file.schema_arrow.names]
-        if missing:
-            raise UserError(
-                f"{path} has no column {missing[0]!r} (its columns: {', '.join(file.schema_arrow.names)}): "
-                "it has not the shape that this data set had when drpo-verl learned to read it."
-            )
         task = progress.add_task(f"reading {path.name}", total=file.metadata.num_rows)
         for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
             yield from batch.to_pylist()
             progress.advance(task, batch.num_rows)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is truncated or no parquet file ({error}): download it again.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(_truncated(path, error)) from error
 
 
 def _messages(prompt: Any) -> list[dict[str, str]]:
@@ -114,7 +142,8 @@ def _messages(prompt: Any) -> list[dict[str, str]]:
 
 def _answer(reward_model: Any) -> str:
     truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
-    return "" if truth is None else str(truth).strip()
+    answer = "" if truth is None else str(truth).strip()
+    return "" if answer.lower() in NO_ANSWER else answer
 
 
 def _key(part: Part, row: dict[str, Any], prompt: list[dict[str, str]]) -> str:

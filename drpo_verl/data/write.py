@@ -56,10 +56,13 @@ def from_source(name: str, copy: Path | None, out: Path, *, accept_changes: bool
             of_part = {file: files.paths[file] for file in sources.matching(part.files, files.paths)}
             if not of_part and (accept_changes or (copy is not None and copy.is_file())):
                 continue
-            rows, counts = reading.read(part, of_part, progress)
+            # An edition that is not known says by nothing but its rows whether they are whole.
+            rows, counts = reading.read(part, of_part, progress, drop_empty=not accept_changes)
             parts.append({**asdict(part), **asdict(counts)})
             if not accept_changes:
                 _require_count(dataset.repository, part, len(rows))
+            if not rows:
+                raise UserError(f"{', '.join(map(str, of_part.values()))} has no problem: give files with some.")
             outputs.setdefault(part.output, []).extend(rows)
     for rows in outputs.values():
         for index, row in enumerate(rows):

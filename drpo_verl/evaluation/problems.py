@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drpo_verl.data.faults import Columns, require_well_formed
 from drpo_verl.data.parquet import read_parquet
 from drpo_verl.errors import UserError
 
@@ -33,10 +34,12 @@ def read(path: Path) -> list[Problem]:
     """Return the problems of a parquet file in its order.
 
     Raises:
-        UserError: the file is not one that verl's trainer reads, or it is empty.
+        UserError: the file is not one that verl's trainer reads, a row can not be used, or it is empty.
     """
     problems: dict[tuple[str, str], Problem] = {}
-    for row in read_parquet("DATA", path, ("data_source", "prompt", "reward_model")).to_pylist():
+    table = read_parquet("DATA", path, ("data_source", "prompt", "reward_model"))
+    require_well_formed("DATA", path, Columns())
+    for row in table.to_pylist():
         key = (row["data_source"], repr(row["prompt"]))
         problems[key] = Problem(
             row["data_source"],

@@ -12,12 +12,16 @@ from drpo_verl.configuration.finding import Finding
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.preflight import (
     batches,
+    data,
     files,
     lengths,
+    megatron,
     memory,
     optimisation,
     parallel,
     precision,
+    resume,
+    rollout,
     sampling,
     schedule,
     seeds,
@@ -29,10 +33,8 @@ from drpo_verl.preflight import (
 RULES = (
     *rules_of(settings),
     *check.RULES,
-    *rules_of(
-        sampling, thresholds, optimisation, batches, parallel, lengths, precision, memory, schedule, seeds, files
-    ),
-    *rules_of(verl),
+    *rules_of(sampling, rollout, thresholds, optimisation, batches, parallel, megatron, lengths, precision),
+    *rules_of(memory, schedule, seeds, resume, data, files, verl),
 )
 """The rules, in the order in which they are applied."""
 

@@ -11,6 +11,7 @@ from drpo_verl.configuration.sections import ACTOR, REFERENCE, ROLLOUT
 
 _TRAIN_BATCH = "data.train_batch_size"
 _MINI_BATCH = f"{ACTOR}.ppo_mini_batch_size"
+_REFILL = "trainer.v1.sampler.sync_refill_failed_groups"
 
 
 @rule
@@ -30,6 +31,30 @@ def rollout_batch(run: RunConfig) -> Findings:
 
 
 @rule
+def generation_batch(run: RunConfig) -> Findings:
+    """`gen_batch_size`, the prompts of a fetch from the data, divides a rollout, and is left out where verl sets it."""
+    name = "data.gen_batch_size"
+    size = run.get(name)
+    if size is None:
+        return
+    if not is_whole(size, 1):
+        yield run.error(name, "is not a whole number of at least 1.", f"{name}=null", advice="That is a whole rollout.")
+    elif fetches_single_prompts(run):
+        if size != 1:
+            advice = "Asynchronous trainers, and those that replace groups of samples, fetch prompt by prompt."
+            yield run.warning(name, "is overridden by 1.", f"{name}=null", advice=advice)
+    elif run.prompts % size:
+        message = f"does not divide the {run.prompts} prompts of a rollout, which verl refuses in the first step."
+        yield run.error(name, message, f"{name}={_divisor(run.prompts, size)}", f"{name}=null")
+
+
+def fetches_single_prompts(run: RunConfig) -> bool:
+    """Whether verl fetches prompts one by one, whatever the configuration says, to replace groups exactly."""
+    replaced = run.get("algorithm.filter_groups.enable", False), run.get(_REFILL, False)
+    return run.trainer_mode != "sync" or any(replaced)
+
+
+@rule
 def mini_batch(run: RunConfig) -> Findings:
     """`ppo_mini_batch_size`, in prompts, fits into a rollout, divides it, and its samples divide over the ranks."""
     prompts, step = run.prompts // run.sync_step, run.data_parallel // math.gcd(run.data_parallel, run.responses)
@@ -38,6 +63,12 @@ def mini_batch(run: RunConfig) -> Findings:
         message = f"is not parameter_sync_step={run.sync_step} x ppo_mini_batch_size={run.mini_batch}, as verl's "
         override = f"{_TRAIN_BATCH}={run.sync_step * run.mini_batch}"
         yield run.error(_TRAIN_BATCH, message + "separate asynchronous trainer demands.", override)
+    elif run.prompts % run.sync_step:
+        message = (
+            f"prompts are not divided by parameter_sync_step={run.sync_step}, which verl asserts in the first step."
+        )
+        override = f"{_TRAIN_BATCH}={run.sync_step * max(1, prompts)}"
+        yield run.error(_TRAIN_BATCH, message, override, advice=f"Any multiple of {run.sync_step} will do.")
     elif run.mini_batch > prompts:
         message = f"is more than the {prompts} prompts of a rollout: verl refuses it, or adds empty samples."
         yield run.error(_MINI_BATCH, message, fitting, advice="A divisor of it means several updates a rollout.")

@@ -8,6 +8,7 @@ from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, ROLLOUT
 from drpo_verl.configuration.seeds import SETTING
 from drpo_verl.preflight.memory_estimate import Memory
+from drpo_verl.preflight.rows import rows_of
 
 _SEEDS = ("data.seed", f"{ACTOR}.data_loader_seed", f"{ROLLOUT}.seed", "prepare.policy.seed", "prepare.data.seed")
 """The seeds that follow the run's."""
@@ -31,7 +32,14 @@ def facts(run: RunConfig, memory: Memory | None) -> dict[str, str]:
         "optimiser steps per rollout": str(run.updates_per_rollout),
         "expected staleness": _staleness(run),
     }
+    rows = rows_of(run, "train")
     total = run.get("trainer.total_training_steps")
+    if rows is not None:
+        epochs, of_an_epoch = run.whole("trainer.total_epochs"), rows.most // run.prompts
+        statements["data"] = (
+            f"{rows.most:,} rows, {_counted(of_an_epoch, 'rollout')} an epoch, at most {epochs:,} epochs"
+        )
+        total = of_an_epoch * epochs if total is None else total
     if isinstance(total, int):
         statements["whole run"] = (
             f"{total:,} steps, {total * run.updates_per_rollout:,} optimiser steps, {total * samples:,} samples"

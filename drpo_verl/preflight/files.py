@@ -1,4 +1,4 @@
-"""Rules about what a run reads: data, reward, model, code of the user's own. Nothing of it is imported or run."""
+"""Rules about what a run reads beside its data: reward, model, code of the user's own. Nothing is imported or run."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import importlib.util
 from pathlib import Path
 
 from drpo_verl.check.rule import Findings, rule
-from drpo_verl.configuration.finding import Finding
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import MODEL, ROLLOUT
 
 _PACKAGE, _FILE = "pkg://", "file://"
 _OUR_REWARD = "drpo_verl.rewards.reward"
-_REMOTE = ("hdfs:", "s3:", "gs:", "http:", "https:")
+REMOTE = ("hdfs:", "s3:", "gs:", "http:", "https:")
+"""How a path begins that is not on a disk."""
 _PATHS = (
     f"{MODEL}.tokenizer_path",
     f"{MODEL}.hf_config_path",
@@ -50,61 +50,9 @@ def model_path(run: RunConfig) -> Findings:
 
 def _missing(run: RunConfig, name: str) -> Findings:
     path = str(run.get(name, ""))
-    local = path.startswith(("/", "~", ".")) or (path.count("/") > 1 and not path.startswith(_REMOTE))
+    local = path.startswith(("/", "~", ".")) or (path.count("/") > 1 and not path.startswith(REMOTE))
     if local and not Path(path).expanduser().exists():
         yield run.warning(name, "is not on this machine.", advice="Is it on every node?")
-
-
-@rule
-def data_files(run: RunConfig) -> Findings:
-    """The data files are set once and there, have the columns that are read, and enough rows for a rollout."""
-    if run.get("prepare.data") is not None:
-        for name in ("data.train_files", "data.val_files"):
-            if run.get(name) is not None:
-                message = "has no effect: prepare.data makes what the run takes."
-                yield run.error(name, message, f"{name}=null", advice="Files of your own need prepare.data to be null.")
-        return
-    for name in ("data.train_files", "data.val_files"):
-        files = run.get(name)
-        if not files:
-            yield run.error(name, "is not set.", advice="Set it to parquet files.")
-            continue
-        rows, complete = 0, True
-        for file in [files] if isinstance(files, str) else files:
-            path = Path(str(file)).expanduser()
-            if not path.is_file():
-                complete = False
-                if not str(file).startswith(_REMOTE):
-                    message = "is not on this machine." if isinstance(files, str) else f"has {file}, which is not here."
-                    advice = "Make it (`drpo-verl data` has the papers'), or see that every node has it."
-                    yield run.warning(name, message, advice=advice)
-            elif path.suffix == ".parquet":
-                count, findings = _read_parquet(run, name, path)
-                rows += count
-                yield from findings
-            else:
-                complete = False
-        if name == "data.train_files" and complete and rows < run.prompts:
-            message = f"has {rows} rows, less than the {run.prompts} prompts of a rollout: verl drops an incomplete"
-            # The largest rollout of whole mini-batches that so many rows are enough for.
-            prompts = rows // (run.mini_batch * run.sync_step) * run.mini_batch * run.sync_step
-            smaller = [f"data.train_batch_size={prompts}"] if prompts else []
-            yield run.error(name, message + " one, so there is no step.", *smaller, advice="Or train on more.")
-
-
-def _read_parquet(run: RunConfig, name: str, path: Path) -> tuple[int, list[Finding]]:
-    import pyarrow.parquet as pq
-
-    try:
-        metadata = pq.read_metadata(path)
-    except Exception as error:
-        return 0, [run.error(name, f"has {path}, which is no parquet file ({error}).", advice="Make it again.")]
-    columns = metadata.schema.to_arrow_schema().names
-    wanted = (run.get("data.prompt_key", "prompt"), run.get("data.reward_fn_key", "data_source"), "reward_model")
-    missing = [column for column in wanted if column not in columns]
-    message = f"has {path.name} without the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}."
-    advice = "Make it with `drpo-verl data`, or set data.prompt_key and data.reward_fn_key."
-    return metadata.num_rows, [run.error(name, message, advice=advice)] if missing else []
 
 
 @rule
@@ -121,7 +69,13 @@ def custom_code(run: RunConfig) -> Findings:
             report = run.error if str(path).startswith(_PACKAGE + "drpo_verl") else run.warning
             advice = "Correct it, or see that every node has it."
             yield report(name, "is no module that this machine has.", advice=advice)
-        elif function is not None and function not in _defined_names(source):
+            continue
+        try:
+            defined = _defined_names(source)
+        except (SyntaxError, ValueError) as error:  # the latter of what is no text
+            yield run.error(name, f"is no Python: {error}.", advice="Correct it.")
+            continue
+        if function is not None and function not in defined:
             yield run.error(f"{section}.name", f"is not defined in {path}.", advice="Correct one of the two.")
 
 
@@ -129,10 +83,15 @@ def custom_code(run: RunConfig) -> Findings:
 def reward_package(run: RunConfig) -> Findings:
     """Our reward has math-verify, whose grammar reads the answers."""
     name = "reward.custom_reward_function.path"
-    ours = str(run.get(name, "")).removeprefix(_PACKAGE).replace("/", ".") == _OUR_REWARD
-    if ours and importlib.util.find_spec("math_verify") is None:
+    if is_our_reward(run) and importlib.util.find_spec("math_verify") is None:
         advice = "Install it here and on every node: pip install math-verify, or all of 'drpo-verl[train]'."
         yield run.error(name, "needs math-verify, which is not installed here.", advice=advice)
+
+
+def is_our_reward(run: RunConfig) -> bool:
+    """Whether the reward is that of drpo-verl."""
+    path = str(run.get("reward.custom_reward_function.path", ""))
+    return path.removeprefix(_PACKAGE).replace("/", ".") == _OUR_REWARD
 
 
 def _source(path: str) -> Path | None:

@@ -11,6 +11,13 @@ from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, MODEL, ROLLOUT
 
 _KL_KINDS = ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3")
+_NOT_FED = {
+    "remax": "the rewards of greedy responses",
+    "gdpo": "the parts of the reward",
+    "optimal_token_baseline": "the sum of the squared probabilities",
+    "tir_optimal_token_baseline": "the sum of the squared probabilities",
+}
+"""Estimators whose inputs are none of the fields that ``PPOTrainer._compute_advantage`` fetches."""
 _PAPERS_HAVE = "The papers have 1e-6, and 1e-5 with LoRA."
 
 
@@ -47,12 +54,25 @@ def kl(run: RunConfig) -> Findings:
         name = f"{ACTOR}.kl_loss_type"
         if str(run.get(name, "low_var_kl")).removesuffix("+") not in _KL_KINDS:
             yield run.error(name, f"is none of {', '.join(_KL_KINDS)}.", f"{name}=low_var_kl")
-    name = "algorithm.kl_ctrl.kl_coef"
-    if run.get(in_reward, False) and run.number(name) < 0:
-        yield run.error(name, "rewards the distance from the reference.", f"{name}={-run.number(name)}")
+    if run.get(in_reward, False):
+        yield from _kl_in_reward(run)
     if run.needs_reference and objective_of(run) is not None:
         message = "adds a pull towards the reference model, and its memory and forward pass; neither paper has one."
         yield run.note(use_loss if used else in_reward, message)
+
+
+def _kl_in_reward(run: RunConfig) -> Findings:
+    name = "algorithm.kl_ctrl.kl_coef"
+    if run.number(name) < 0:
+        yield run.error(name, "rewards the distance from the reference.", f"{name}={-run.number(name)}")
+    name, kind = "algorithm.kl_penalty", str(run.get("algorithm.kl_penalty", "kl"))
+    if kind.removesuffix("+") not in _KL_KINDS:
+        yield run.error(name, f"is none of {', '.join(_KL_KINDS)}.", f"{name}=kl")
+    name, horizon = "algorithm.kl_ctrl.type", "algorithm.kl_ctrl.horizon"
+    if run.get(name, "fixed") not in ("fixed", "adaptive"):
+        yield run.error(name, "is neither fixed nor adaptive.", f"{name}=fixed")
+    elif run.get(name) == "adaptive" and not (is_number(run.get(horizon, 0)) and run.get(horizon, 0) > 0):
+        yield run.error(horizon, f"is not a number of samples above 0, and {name}=adaptive.", f"{horizon}=10000")
 
 
 @rule
@@ -81,7 +101,14 @@ def advantages(run: RunConfig) -> Findings:
         near = get_close_matches(estimator, known, n=1) or ["grpo"]
         yield run.error(name, f"is not one of verl's: {', '.join(known)}.", f"{name}={near[0]}")
         return
-    if run.responses == 1 and estimator.startswith(("grpo", "rloo", "gdpo", "opo")):
+    if estimator in _NOT_FED and run.get("trainer.use_v1", True):
+        message = f"needs {_NOT_FED[estimator]}, which verl's V1 trainer does not hand to it: the first step fails."
+        yield run.error(name, message, f"{name}=grpo")
+        return
+    if run.responses == 1 and estimator == "grpo_passk":
+        message = f"makes groups of one, and adv_estimator={estimator} refuses less than two."
+        yield run.error(f"{ROLLOUT}.n", message, f"{ROLLOUT}.n=8", advice="Or to 2 or more.")
+    elif run.responses == 1 and estimator.startswith(("grpo", "rloo", "gdpo", "opo")):
         message = f"makes groups of one for adv_estimator={estimator}, which has nothing to centre on: the advantage "
         message += "is the raw reward, and a wrong response teaches nothing."
         yield run.warning(f"{ROLLOUT}.n", message, f"{ROLLOUT}.n=8", advice="Or to more.")
@@ -115,7 +142,9 @@ def learning_rate(run: RunConfig) -> Findings:
     if is_number(ignored) and ignored not in (1.0, limit):
         message = f"is not read by verl's engines, which clip at {name}={limit}."
         yield run.warning(unread, message, f"{name}={ignored}")
-    if limit <= 0:
+    if run.has(name) and run.get(name) is None:
+        yield run.error(name, "is not set, which verl's engines assert in the first update.", f"{name}=1.0")
+    elif limit <= 0:
         yield run.error(name, "clips every gradient to nothing.", f"{name}=1.0")
     name, total = f"{ACTOR}.optim.lr_warmup_steps", run.get("trainer.total_training_steps")
     if is_number(total) and run.number(name) >= total * run.sync_step:

@@ -38,6 +38,10 @@ def _splits_heads(run: RunConfig, size: int) -> bool:
     return model is None or _splits(size, model.heads, model.kv_heads)
 
 
+_CHECKPOINT_ENGINES = ("nccl", "nixl", "mooncake", "kimi_ckpt_engine", "delta_sharded")
+"""What verl registers beside naive; its nccl stands for hccl on an NPU."""
+
+
 @rule
 def trainer_parallel(run: RunConfig) -> Findings:
     """The training engine's sizes (Megatron TP, PP, CP, EP; Ulysses; `fsdp_size`) divide the trainer's cards."""
@@ -187,6 +191,9 @@ def separate_rollout(run: RunConfig) -> Findings:
     if run.get(name, "naive") == "naive":
         message = "copies weights within one process, and the rollout of trainer_mode=separate_async has its own."
         yield run.error(name, message, f"{name}=nccl", advice="verl has nixl and mooncake, too.")
+    elif run.get(name) not in _CHECKPOINT_ENGINES and not run.get(f"{ROLLOUT}.checkpoint_engine.custom_backend_module"):
+        message = "is not a checkpoint engine of verl's, and no custom_backend_module brings one."
+        yield run.error(name, message, f"{name}=nccl", advice=f"verl has {', '.join(_CHECKPOINT_ENGINES)}.")
 
 
 @rule

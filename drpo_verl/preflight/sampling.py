@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drpo_verl.check.method import SAMPLING, objective_of
 from drpo_verl.check.rule import Findings, rule
-from drpo_verl.configuration.numbers import is_number
+from drpo_verl.configuration.numbers import is_number, is_whole
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import CORRECTION, ROLLOUT
 
@@ -47,12 +47,29 @@ def temperature(run: RunConfig) -> Findings:
             message = "can change vLLM's sampling behind the rollout's settings, which are what the actor gets."
             advice = f"Set {ROLLOUT}.{{temperature,top_p,top_k}} instead."
             yield run.warning(name, message, f"{name}=null", advice=advice)
+    yield from _validation(run)
+
+
+def _validation(run: RunConfig) -> Findings:
     do_sample, name, count = (f"{ROLLOUT}.val_kwargs.{key}" for key in ("do_sample", "temperature", "n"))
-    if run.get(do_sample, False) and run.number(name) <= 0:
+    sampled, value = bool(run.get(do_sample, False)), run.number(name)
+    if value < 0:
+        yield run.error(name, "is no temperature.", f"{name}=1.0", advice="0 takes the likeliest token.")
+    elif sampled and value == 0:
         yield run.error(name, f"but {do_sample}=True samples.", f"{name}=1.0", f"{do_sample}=False")
-    elif not run.get(do_sample, False) and run.whole(count) > 1:
+    elif not sampled and value > 0:
+        message = f"samples, whatever {do_sample}=False says: verl's V1 trainer reads the temperature only."
+        yield run.warning(name, message, f"{name}=0", f"{do_sample}=True")
+    elif value == 0 and run.whole(count) > 1:
         message = f"responses to each prompt are all the same one: {do_sample} is False."
         yield run.warning(count, message, f"{count}=1", f"{do_sample}=True {name}=1.0")
+    name = f"{ROLLOUT}.val_kwargs.top_p"
+    value = run.get(name, 1.0)
+    if not is_number(value) or not 0 < value <= 1:
+        yield run.error(name, "is not above 0 and at most 1, and vLLM refuses each request.", f"{name}=1.0")
+    name = f"{ROLLOUT}.val_kwargs.top_k"
+    if not is_whole(run.get(name, -1), -1):
+        yield run.error(name, "is neither -1 nor a number of tokens, and vLLM refuses each request.", f"{name}=-1")
 
 
 @rule

@@ -1,18 +1,16 @@
-"""Rules about the course of a run: staleness, steps, validation, checkpoints, loggers."""
+"""Rules about the course of a run: staleness, steps, validation, loggers."""
 
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.numbers import is_number, is_whole
 from drpo_verl.configuration.run_config import RunConfig
-from drpo_verl.configuration.sections import ACTOR, CORRECTION
+from drpo_verl.configuration.sections import CORRECTION
 
 _MODES = ("sync", "colocate_async", "separate_async")
 _SAMPLER = "trainer.v1.sampler"
-_RESUMED = ("model", "optimizer", "extra")
 _LONG_RUN = 50
 """Steps from which on a run should save and validate in its course."""
 _PACKAGES = {
@@ -59,7 +57,7 @@ def staleness(run: RunConfig) -> Findings:
 
 @rule
 def steps(run: RunConfig) -> Findings:
-    """The run has steps, and validates and saves in their course."""
+    """The run has steps that update the policy, and validates and saves in their course."""
     name = "trainer.total_training_steps"
     total = run.get(name)
     if total is not None and not is_whole(total, 1):
@@ -69,6 +67,7 @@ def steps(run: RunConfig) -> Findings:
     name = "run.stall_seconds"
     if run.number(name) <= 0:
         yield run.error(name, "ends every run at once.", f"{name}=900", advice="It has to be more than a step takes.")
+    yield from _only_part_of_a_run(run)
     is_long = total is None or total > _LONG_RUN
     for key, what, example in (("test_freq", "validates", 10), ("save_freq", "saves", 20)):
         name = f"trainer.{key}"
@@ -85,32 +84,24 @@ def steps(run: RunConfig) -> Findings:
             yield run.warning(name, "validates nothing.", f"{name}={example}")
 
 
-@rule
-def checkpoints(run: RunConfig) -> Findings:
-    """Checkpoints hold what a run is resumed from, are kept where every node finds them, and are found."""
-    resume, source_setting = "trainer.resume_mode", "trainer.resume_from_path"
-    mode, source = run.get(resume, "auto"), run.get(source_setting)
-    if mode not in ("auto", "disable", "resume_path"):
-        yield run.error(resume, "is none of auto, disable and resume_path.", f"{resume}=auto", f"{resume}=disable")
-    if mode == "resume_path":
-        if source is None:
-            message = "is not set, and resume_mode=resume_path reads it."
-            yield run.error(source_setting, message, f"{resume}=auto", advice="Or set it to a checkpoint's folder.")
-        elif not str(source).startswith("hdfs:") and not Path(source).expanduser().is_dir():
-            yield run.warning(source_setting, "is no folder on this machine.", advice="Is it on the nodes?")
-    name = "trainer.default_local_dir"
-    folder = run.get(name)
-    if folder is not None and run.nodes > 1 and not Path(str(folder)).is_absolute():
-        message = f"is relative, and each of {run.nodes} nodes saves its shards under a folder of its own."
-        advice = "Set it (or run.dir) to an absolute path on storage that all nodes share."
-        yield run.warning(name, message, advice=advice)
-    name = f"{ACTOR}.checkpoint.save_contents"
-    contents, frequency = run.get(name), run.get("trainer.save_freq")
-    missing = [part for part in _RESUMED if isinstance(contents, list) and part not in contents]
-    if is_whole(frequency, 1) and missing and mode != "disable":
-        everything = ",".join(dict.fromkeys([*contents, *_RESUMED]))
-        message = f"leaves out {', '.join(missing)}, which a run is resumed from."
-        yield run.warning(name, message, f"{name}=[{everything}]", f"{resume}=disable")
+def _only_part_of_a_run(run: RunConfig) -> Findings:
+    """What verl skips: training, with a validation only; updates, while a critic warms up that may not exist."""
+    name, before = "trainer.val_only", "trainer.val_before_train"
+    if run.get(name, False):
+        if not run.get(before, True):
+            message = f"is read after the validation before training only, and {before}=False: the run would train."
+            yield run.error(name, message, f"{before}=True", f"{name}=False")
+        else:
+            yield run.note(name, "validates, and trains nothing.")
+    name, total = "trainer.critic_warmup", run.get("trainer.total_training_steps")
+    warm_up = run.get(name, 0)
+    if not is_whole(warm_up, 0):
+        yield run.error(name, "is not a whole number of steps.", f"{name}=0")
+    elif warm_up > 1 and is_whole(total, 1) and warm_up > total:
+        yield run.error(name, f"is more than the {total} steps: the policy is never updated.", f"{name}=0")
+    elif warm_up > 1 and run.get("algorithm.adv_estimator", "gae") != "gae" and not run.get("critic.enable", False):
+        message = f"updates nothing in the first {warm_up - 1} steps: there is no critic to warm up."
+        yield run.error(name, message, f"{name}=0")
 
 
 @rule

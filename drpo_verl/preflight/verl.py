@@ -18,7 +18,7 @@ _TRAINING_ENGINES = ("fsdp2", "fsdp", "fsdp_turbo", "megatron", "veomni", "torch
 
 @rule
 def engines(run: RunConfig) -> Findings:
-    """The rollout engine is chosen, and it, the training engine and the device are ones that verl has."""
+    """The rollout engine, the training engine and the device are ones that verl has; on a CPU, ones that work there."""
     import torch
 
     name = f"{ROLLOUT}.name"
@@ -33,7 +33,21 @@ def engines(run: RunConfig) -> Findings:
     try:
         torch.device(run.get(name, "cuda"))
     except (RuntimeError, TypeError):
-        yield run.error(name, "is not a device of PyTorch's.", f"{name}=cuda", f"{name}=cpu")
+        advice = "Of a run on a CPU, the cpu groups of hardware and backend set it."
+        yield run.error(name, "is not a device of PyTorch's.", f"{name}=cuda", advice=advice)
+
+    if run.on_cpu:
+        yield from _on_a_cpu(run)
+
+
+def _on_a_cpu(run: RunConfig) -> Findings:
+    name = f"{ACTOR}.strategy"
+    if run.strategy == "fsdp":
+        message = "can not spread its parameters from a CPU (sync_module_states)."
+        yield run.error(name, message, f"{name}=fsdp2")
+    name = f"{MODEL}.override_config.attn_implementation"
+    if run.strategy.startswith("fsdp") and run.get(name, "flash_attention_2").startswith("flash"):
+        yield run.error(name, "is verl's default, and needs a GPU.", run.override(name, "sdpa"))
 
 
 @rule

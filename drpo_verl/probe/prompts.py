@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from drpo_verl.data.faults import Columns, require_well_formed
 from drpo_verl.data.parquet import read_parquet
 from drpo_verl.errors import UserError
 from drpo_verl.probe.settings import Settings
@@ -40,12 +41,10 @@ def _from_lines(path: Path) -> list[Messages]:
 
 
 def _from_parquet(path: Path) -> list[Messages]:
-    import pyarrow as pa
-
     column = read_parquet("--prompts", path, [_COLUMN], [_COLUMN])[_COLUMN]
-    if not pa.types.is_list(column.type):
-        raise UserError(f"--prompts={str(path)!r}: its column {_COLUMN!r} does not hold messages, which verl reads.")
-    return [messages for messages in column.to_pylist() if messages]
+    require_well_formed("--prompts", path, Columns(prompt=_COLUMN, answers=False))
+    prompts: list[Messages] = column.to_pylist()
+    return prompts
 
 
 def arithmetic(settings: Settings, model: str) -> list[Messages]:

@@ -116,6 +116,13 @@ def test_methods_of_one_loss_mode_go_by_their_own_names() -> None:
         assert facts["cards"].startswith("1 worker slot (CPU), ") and facts["update"].endswith("in 1 micro-batch of 48")
 
 
+def test_the_steps_that_the_epochs_come_to() -> None:
+    facts = check_command([*CPU, "prepare.data.n_train=100", "trainer.total_epochs=3", "trainer.save_freq=5",
+                           "trainer.test_freq=5", "trainer.total_training_steps=null"]).facts  # fmt: skip
+    assert facts is not None and facts["data"] == "100 rows, 4 rollouts an epoch, at most 3 epochs"
+    assert facts["whole run"].startswith("12 steps, 24 optimiser steps")
+
+
 def test_what_is_no_number_comes_to_nothing() -> None:
     result = check_command([*DENSE, "data.train_batch_size=0"])
     assert (result.ok, result.facts, result.memory) == (False, None, None)

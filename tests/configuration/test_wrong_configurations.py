@@ -8,8 +8,6 @@ import re
 from pathlib import Path
 
 import models
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from configurations import (
     ACTOR,
@@ -88,6 +86,16 @@ WRONG = [
      "warning", "repeatable", r"enable=True.*how many prompts take the place of others"),
     (DENSE, ["run.seed=1", f"{ROLLOUT}.agent.agent_loop_manager_class=mine.Manager"],
      "warning", "repeatable", r"='mine\.Manager' may not give its samples"),
+    (DENSE, ["data.gen_batch_size=192"],
+     "error", "generation_batch", r"=192 does not divide the 64 prompts.*Set it to 64, or set it to null"),
+    (DENSE, ["data.gen_batch_size=24"], "error", "generation_batch", r"=24 does not divide the 64.*Set it to 16"),
+    (DENSE, ["data.gen_batch_size=0"], "error", "generation_batch", r"=0 is not a whole number of at least 1"),
+    (DENSE, ["data.gen_batch_size=16", "trainer.v1.trainer_mode=colocate_async"],
+     "warning", "generation_batch", r"=16 is overridden by 1"),
+    (DENSE, ["data.gen_batch_size=16", "algorithm.filter_groups.enable=true"],
+     "warning", "generation_batch", r"=16 is overridden by 1"),
+    (DENSE, ["trainer.v1.trainer_mode=colocate_async", "trainer.v1.colocate_async.parameter_sync_step=3"],
+     "error", "mini_batch", r"train_batch_size=64 prompts are not divided by parameter_sync_step=3.*Set it to 63"),
     # Parallel sizes.
     (EXPERTS, [f"{MEGATRON}.tensor_model_parallel_size=3"],
      "error", "trainer_parallel", r"=3 x pipeline 1 x context 1 = 3 does not divide the 32"),
@@ -121,6 +129,24 @@ WRONG = [
     (ASYNC, [f"{ROLLOUT}.nnodes=0"], "error", "separate_rollout", r"nnodes=0, but trainer_mode=separate_async"),
     (ASYNC, [f"{ROLLOUT}.checkpoint_engine.backend=naive"],
      "error", "separate_rollout", r"backend='naive' copies weights within one process.*nccl"),
+    (ASYNC, [f"{ROLLOUT}.checkpoint_engine.backend=ncll"],
+     "error", "separate_rollout", r"'ncll' is not a checkpoint engine of verl's.*Set it to nccl"),
+    (EXPERTS, [f"{MEGATRON}.use_mbridge=false"], "error", "megatron", r"use_mbridge=False, but verl's engine asserts"),
+    (EXPERTS, [f"{MEGATRON}.pad_to_length=true", f"+{MEGATRON}.router_replay.mode=R3",
+               f"{ROLLOUT}.enable_rollout_routing_replay=true"],
+     "error", "megatron", r"pad_to_length=True is refused by verl's engine together with router replay"),
+    (EXPERTS, [f"{MEGATRON}.dynamic_context_parallel=true"],
+     "error", "megatron", r"max_seqlen_per_dp_cp_rank is not a whole number.*Set it to 17408"),
+    (EXPERTS, [f"{MEGATRON}.dynamic_context_parallel=true", f"{MEGATRON}.max_seqlen_per_dp_cp_rank=17408",
+               f"{MODEL}.use_remove_padding=false", f"{MEGATRON}.pad_to_length=true",
+               f"+{MEGATRON}.override_transformer_config.fp8=hybrid"],
+     "error", "megatron", r"pad_to_length=True, but .*dynamic_context_parallel=True is refused with it"),
+    (EXPERTS, [f"{MEGATRON}.dynamic_context_parallel=true", f"{MEGATRON}.max_seqlen_per_dp_cp_rank=17408",
+               f"{MEGATRON}.pipeline_model_parallel_size=2", f"{MEGATRON}.virtual_pipeline_model_parallel_size=2"],
+     "error", "megatron", r"virtual_pipeline_model_parallel_size=2, but .* is refused with it"),
+    (EXPERTS, [f"{MEGATRON}.dynamic_context_parallel=true", f"{MEGATRON}.max_seqlen_per_dp_cp_rank=17408",
+               "trainer.nnodes=1", f"{MEGATRON}.tensor_model_parallel_size=8"],
+     "error", "megatron", r"needs an even number of data- and context-parallel ranks, and there is 1"),
     (DENSE, ["check.cpus_per_node=16"], "error", "cpus", r"cpus_per_node=16 is less than the 24.*num_cpus=32"),
     # The method and what it is measured against.
     (DENSE, [f"{LOSS}.loss_mode=drppo"], "error", "loss_mode", r"'drppo' is not a loss mode; known:.*drpo"),
@@ -128,6 +154,19 @@ WRONG = [
      "error", "loss_mode", r"without its configuration\. Use \+method=drpo"),
     (DENSE, [f"{LOSS}.delta=-1"], "error", "policy_loss", r"delta=-1 must be a number above 0"),
     (DENSE, [f"{LOSS}.top_k=20"], "error", "policy_loss", r"top_k=20 has no effect on loss_mode='drpo'"),
+    (DENSE, [f"{LOSS}.delta=null"], "error", "policy_loss", r"delta is not set.*Set it to 12\.5\."),
+    (DENSE, [f"{LOSS}.penalty=k5"], "error", "policy_loss", r"penalty='k5' is not known\. Set it to null\..*chi2"),
+    (DENSE, [f"{LOSS}.restrict_to=both"], "error", "policy_loss", r"restrict_to='both'.*Set it to null\."),
+    (DENSE, [f"{LOSS}.penalty=l2", f"{LOSS}.advantage_weighted=false", f"{LOSS}.ratio_cap=5"],
+     "error", "policy_loss", r"ratio_cap=5 caps a penalty.*Set it to null"),
+    (DENSE, ["method=dppo_binary_tv", f"{LOSS}.ratio_cap=0"], "error", "policy_loss", r"ratio_cap=0 must be.*to 5\.0"),
+    (DENSE, ["method=dppo_topk_tv", f"{LOSS}.top_k=2.5"], "error", "policy_loss", r"top_k=2\.5 must be a whole.*to 20"),
+    (DENSE, ["method=drpo_adaptive", f"{LOSS}.target_outside=2"],
+     "error", "policy_loss", r"target_outside=2 is a share.*Set it to 0\.01"),
+    (DENSE, ["method=drpo_adaptive", f"{LOSS}.delta_min=0.3", f"{LOSS}.delta=0.2"],
+     "error", "policy_loss", r"delta=0\.2 is not within.*Set it to 0\.3"),
+    (DENSE, ["method=grpo", f"{LOSS}.delta=0.2"],
+     "error", "policy_loss", r"delta=0\.2 has no effect.*Set it to null\..*clip_ratio_low"),
     (DENSE, [f"{CORRECTION}.bypass_mode=false"],
      "error", "policy_loss", r"bypass_mode=False, but loss_mode='drpo' is anchored"),
     (DENSE, [f"{ROLLOUT}.calculate_log_probs=false"],
@@ -156,6 +195,44 @@ WRONG = [
     (EXPERTS, ["method=dppo_topk_tv", f"{ACTOR}.strategy=veomni"],
      "error", "top_k", r"strategy='veomni', but.*FSDP's and Megatron's engines.*Set it to fsdp"),
     (ASYNC, ["method=dppo_topk_kl"], "error", "top_k", r"'separate_async', but.*Set it to sync"),
+    (DENSE, ["method=dppo_topk_tv", f"{LOSS}.top_k=50", f"{ROLLOUT}.engine_kwargs.vllm.max_logprobs=20"],
+     "error", "top_k", r"max_logprobs=20, but .*top_k=50: vLLM refuses to return more\. Set it to 50"),
+    (DENSE, ["method=dppo_topk_tv", f"{LOSS}.top_k=50", f"{ROLLOUT}.engine_kwargs.vllm.max_logprobs=null"],
+     "error", "top_k", r"max_logprobs, but .*top_k=50"),
+    (DENSE, [f"+{ROLLOUT}.engine_kwargs.vllm.speculative_config={{method:ngram,num_speculative_tokens:3}}"],
+     "warning", "speculative_decoding", r"speculative_config=.*decodes speculatively.*rejection sampler"),
+    (DENSE, [f"{MODEL}.mtp.enable=true", f"{MODEL}.mtp.enable_rollout=true"],
+     "warning", "speculative_decoding", r"mtp\.enable_rollout=True decodes speculatively"),
+    (DENSE, [f"+{ROLLOUT}.engine_kwargs.vllm.speculative_config={{method:ngram,rejection_sample_method:synthetic}}"],
+     "error", "speculative_decoding", r"'synthetic' accepts drafts at a given rate"),
+    (CPU, [f"+{ROLLOUT}.engine_kwargs.vllm.speculative_config={{method:ngram,num_speculative_tokens:3}}"],
+     "error", "speculative_decoding", r"needs Triton: on a CPU the engine dies"),
+    (DENSE, [f"{ROLLOUT}.agent.default_agent_loop=single_turn"],
+     "error", "agent_loop", r"'single_turn' is not an agent loop of verl's.*Set it to single_turn_agent"),
+    (DENSE, [f"{ROLLOUT}.agent.num_workers=0"], "error", "agent_loop", r"num_workers=0 is not a whole number"),
+    (DENSE, [f"{ROLLOUT}.prometheus.enable=true", f"{ROLLOUT}.disable_log_stats=true"],
+     "error", "agent_loop", r"disable_log_stats=True, but .*prometheus\.enable=True reads"),
+    (DENSE, ["skip.rollout_tq.enable=true"], "warning", "skipped_rollout", r"enable=True takes samples from ~/"),
+    (DENSE, ["reward.reward_manager.name=naiv"], "error", "reward_manager", r"'naiv' is none of naive.*to naive"),
+    (DENSE, ["reward.reward_manager.name=dapo",
+             "+reward.reward_kwargs={overlong_buffer_cfg:{enable:true,len:4096},max_resp_len:2048}"],
+     "error", "reward_manager", r"overlong_buffer_cfg\.len=4096 is not above 0 and at most max_resp_len=2048"),
+    (DENSE, ["reward.reward_manager.name=dapo", "+reward.reward_kwargs={overlong_buffer_cfg:{enable:true,len:4096}}"],
+     "error", "reward_manager", r"max_resp_len is not a whole number.*Set it to 8192"),
+    (DENSE, ["reward.reward_model.enable=true", "reward.reward_model.enable_resource_pool=true"],
+     "error", "reward_manager", r"reward_model\.nnodes=0 has to be at least 1"),
+    (ASYNC, ["reward.reward_model.enable=true"],
+     "error", "reward_manager", r"enable_resource_pool=False, but the rollout of trainer_mode=separate_async never"),
+    (DENSE, ["algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=null"],
+     "error", "filter_groups", r"metric is not set"),
+    (DENSE, ["algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=score"],
+     "error", "filter_groups", r"'score' is not returned by drpo-verl's reward"),
+    (DENSE, ["algorithm.filter_groups.enable=true", "algorithm.filter_groups.max_inflight_gen_batches=0"],
+     "error", "filter_groups", r"max_inflight_gen_batches=0 is not a whole number"),
+    (DENSE, ["algorithm.filter_groups.enable=true", "algorithm.filter_groups.max_num_gen_batches=10"],
+     "warning", "filter_groups", r"max_num_gen_batches=10 is not read by verl's V1 trainer"),
+    (DENSE, ["algorithm.filter_groups.enable=true", "reward.reward_model.enable=true"],
+     "error", "filter_groups", r"needs the reward when groups are taken"),
     (DENSE, [f"{ROLLOUT}.temperature=0"], "error", "temperature", r"temperature=0 is no temperature to sample at"),
     (DENSE, [f"{ROLLOUT}.temperature=0.6"], "note", "temperature", r"temperature=0\.6 is what both engines divide"),
     (DENSE, [f"+{ROLLOUT}.engine_kwargs.vllm.override_generation_config={{temperature:0.5}}"],
@@ -163,6 +240,10 @@ WRONG = [
     (DENSE, [f"{ROLLOUT}.val_kwargs.n=16"], "warning", "temperature", r"val_kwargs\.n=16 responses.*all the same"),
     (DENSE, [f"{ROLLOUT}.val_kwargs.do_sample=true"],
      "error", "temperature", r"val_kwargs\.temperature=0, but.*do_sample=True samples"),
+    (DENSE, [f"{ROLLOUT}.val_kwargs.temperature=0.7"],
+     "warning", "temperature", r"val_kwargs\.temperature=0\.7 samples, whatever .*do_sample=False says"),
+    (DENSE, [f"{ROLLOUT}.val_kwargs.top_p=1.5"], "error", "temperature", r"top_p=1\.5 is not above 0 and at most 1"),
+    (DENSE, [f"{ROLLOUT}.val_kwargs.top_k=-2"], "error", "temperature", r"top_k=-2 is neither -1 nor"),
     (EXPERTS, [f"+{MEGATRON}.router_replay.mode=R2"],
      "error", "router_replay", r"mode='R2', but bypass_mode=True.*router_replay\.mode=R3 and"),
     (EXPERTS, [f"+{MEGATRON}.router_replay.mode=R3"],
@@ -187,9 +268,21 @@ WRONG = [
      "warning", "kl", r"kl_loss_coef=0 pays for a reference"),
     (DENSE, [f"{ACTOR}.use_kl_loss=true", f"{ACTOR}.kl_loss_type=k4"],
      "error", "kl", r"kl_loss_type='k4' is none of kl"),
+    (DENSE, ["algorithm.use_kl_in_reward=true", "algorithm.kl_penalty=k4"],
+     "error", "kl", r"kl_penalty='k4' is none of kl"),
+    (DENSE, ["algorithm.use_kl_in_reward=true", "algorithm.kl_ctrl.type=adaptative"],
+     "error", "kl", r"'adaptative' is neither fixed nor adaptive"),
+    (DENSE, ["algorithm.use_kl_in_reward=true", "algorithm.kl_ctrl.type=adaptive", "algorithm.kl_ctrl.horizon=0"],
+     "error", "kl", r"horizon=0 is not a number of samples above 0"),
     (DENSE, [f"{ACTOR}.entropy_coeff=-0.01"], "warning", "entropy", r"=-0\.01 penalises entropy"),
     (DENSE, [f"{ROLLOUT}.n=1"], "warning", "advantages", r"rollout\.n=1 makes groups of one"),
     (DENSE, ["algorithm.adv_estimator=gae"], "warning", "advantages", r"'gae' trains a critic"),
+    (DENSE, ["algorithm.adv_estimator=remax"],
+     "error", "advantages", r"'remax' needs the rewards of greedy responses, which verl's V1 trainer does not hand"),
+    (DENSE, ["algorithm.adv_estimator=optimal_token_baseline"], "error", "advantages", r"needs the sum of the squared"),
+    (DENSE, ["algorithm.adv_estimator=grpo_passk", f"{ROLLOUT}.n=1"],
+     "error", "advantages", r"n=1 makes groups of one, and adv_estimator=grpo_passk refuses"),
+    (DENSE, [f"{ACTOR}.optim.clip_grad=null"], "error", "learning_rate", r"clip_grad is not set, which verl's engines"),
     (DENSE, [f"{ACTOR}.optim.lr=1e-3"], "error", "learning_rate", r"lr=0\.001 destroys the policy.*1e-6"),
     (DENSE, [f"{ACTOR}.optim.lr=5e-5"], "warning", "learning_rate", r"lr=5e-05 is far above"),
     (DENSE, [f"{ACTOR}.optim.lr=0"], "error", "learning_rate", r"lr=0 learns nothing"),
@@ -241,7 +334,28 @@ WRONG = [
     (DENSE, ["trainer.test_freq=500"], "note", "steps", r"test_freq=500 is more than the 400 steps"),
     (EXPERTS, ["trainer.default_local_dir=checkpoints"],
      "warning", "checkpoints", r"='checkpoints' is relative, and each of 4 nodes"),
-    (DENSE, ["trainer.resume_mode=resume_path"], "error", "checkpoints", r"resume_from_path is not set"),
+    (DENSE, ["trainer.resume_mode=resume_path"], "error", "resume", r"resume_from_path is not set"),
+    (DENSE, [f"{ACTOR}.checkpoint.save_contents=[model]", "trainer.resume_mode=auto"],
+     "warning", "checkpoints", r"save_contents=.*leaves out optimizer, extra"),
+    (DENSE, [f"{ACTOR}.checkpoint.load_contents=[model,extra]"],
+     "warning", "checkpoints", r"load_contents=.*leaves out optimizer, which is saved: a resumed run begins"),
+    (DENSE, [f"{ACTOR}.checkpoint.async_save=true"],
+     "error", "checkpoints", r"async_save=True is Megatron's: verl would note no checkpoint of fsdp2"),
+    (DENSE, ["trainer.resume_mode=never"], "error", "resume", r"resume_mode='never' is none of auto"),
+    (DENSE, ["trainer.resume_mode=resume_path", "trainer.resume_from_path=/shared/checkpoints"],
+     "error", "resume", r"resume_from_path='/shared/checkpoints' has to end with global_step_N"),
+    (DENSE, ["trainer.resume_mode=resume_path", "trainer.resume_from_path=/shared/global_step_5/actor"],
+     "error", "resume", r"has to end with global_step_N.*Set it to /shared/global_step_5"),
+    (DENSE, ["trainer.resume_mode=resume_path", "trainer.resume_from_path=/shared/global_step_5"],
+     "warning", "resume", r"is no folder on this machine"),
+    (DENSE, ["trainer.resume_from_path=/shared/global_step_5"],
+     "error", "resume", r"is not read with resume_mode=auto.*resume_mode=resume_path"),
+    (DENSE, ["trainer.val_only=true", "trainer.val_before_train=false"],
+     "error", "steps", r"val_only=True is read after the validation before training only"),
+    (DENSE, ["trainer.val_only=true"], "note", "steps", r"validates, and trains nothing"),
+    (DENSE, ["trainer.critic_warmup=500"], "error", "steps", r"critic_warmup=500 is more than the 400 steps"),
+    (DENSE, ["trainer.critic_warmup=20"], "error", "steps", r"updates nothing in the first 19 steps"),
+    (DENSE, ["trainer.critic_warmup=-1"], "error", "steps", r"critic_warmup=-1 is not a whole number"),
     (DENSE, ["trainer.logger=[console,wanbd]"], "error", "loggers", r"has 'wanbd', which verl does not know"),
     (DENSE, ["alerts.kl.steps=0"], "error", "alerts", r"alerts\.kl\.steps=0 must be a whole number"),
     # What is read.
@@ -275,8 +389,20 @@ WRONG = [
     (DENSE, [f"{ROLLOUT}.name=vlm"], "error", "engines", r"='vlm' is not an engine.*vllm, sglang"),
     (DENSE, [f"{ACTOR}.strategy=fsdp3"], "error", "engines", r"='fsdp3' is not an engine.*Set it to fsdp2"),
     (DENSE, ["trainer.device=gpu"], "error", "engines", r"='gpu' is not a device.*cuda"),
+    (CPU, [f"{ACTOR}.strategy=fsdp"], "error", "engines", r"strategy='fsdp' can not spread its parameters from a CPU"),
+    (CPU, [f"{MODEL}.override_config.attn_implementation=flash_attention_2"],
+     "error", "engines", r"'flash_attention_2' is verl's default, and needs a GPU.*Set it to sdpa"),
     (DENSE, ["algorithm.adv_estimator=grop"], "error", "advantages", r"='grop' is not one of verl's: .*grpo"),
     (CPU, ["data.train_files=mine.parquet"], "error", "data_files", r"has no effect: prepare\.data makes"),
+    (CPU, ["prepare.data.n_train=48", "trainer.total_epochs=1", "trainer.total_training_steps=4"],
+     "error", "data_rows", r"steps=4 is more than the 2 steps that the data is enough for.*2 rollouts of 24 prompts"),
+    (CPU, ["prepare.data.n_train=10"], "error", "data_rows", r"n_train=10 problems are less than the 24 prompts"),
+    (CPU, ["prepare.data.n_train=20", "trainer.total_epochs=1"], "error", "data_rows", r"n_train=20 problems are less"),
+    (CPU, ["data.train_max_samples=10"], "error", "data_rows", r"train_max_samples=10 rows are less than the 24"),
+    (CPU, ["data.train_max_samples=30", "trainer.total_epochs=2"],
+     "error", "data_rows", r"more than the 2 steps.*30 rows are 1 rollout .*train_max_samples=30"),
+    (CPU, ["prepare.data.n_val=0"], "error", "data_rows", r"n_val=0 has no problem to validate on"),
+    (DENSE, ["data.train_files=train.csv"], "error", "data_files", r"verl reads \.parquet, \.json and \.jsonl only"),
     (CPU, [f"{MODEL}.path=mine"], "error", "model_path", r"has no effect: prepare\.policy makes"),
     (CPU, ["run.stall_seconds=0"], "error", "steps", r"stall_seconds=0 ends every run at once"),
     (DENSE, [f"{ACTOR}.loss_agg_mode=mean"],
@@ -298,7 +424,7 @@ def test_it_is_found(base: tuple[str, ...], overrides: list[str], level: str, ru
 
 WITHOUT_OVERRIDES = {
     "accepted_by_verl": "",  # verl's own words
-    "checkpoints": r"absolute path on storage|Is it on the nodes",
+    "checkpoints": r"absolute path on storage",
     "custom_code": r"Correct",
     "data_files": r"Set it to parquet files|see that every node has it|Make it again|or set data\.prompt_key",
     "interpolations": r"Set what it refers to",
@@ -306,6 +432,7 @@ WITHOUT_OVERRIDES = {
     "memory": r"more cards, or larger ones",
     "model_path": r"Is it on every node|a name on the hub",
     "paths": r"Is it on every node",
+    "resume": r"Is it on the nodes|Name the folder of one step",
     "reward_package": r"Install it",
 }
 """What no setting mends: the rule, and what its remedy says."""
@@ -319,9 +446,8 @@ def test_every_remedy_makes_its_finding_go_away(base: tuple[str, ...], overrides
     for finding in before:
         if finding.level == "note" or finding in known:
             continue
-        for remedy, left_out in _remedies(finding):
-            kept = [each for each in overrides if each.lstrip("+").partition("=")[0] != left_out]
-            after = findings_after(base, kept, remedy, finding.rule)
+        for remedy in _remedies(finding):
+            after = findings_after(base, overrides, remedy, finding.rule)
             assert _without_numbers(finding) not in [_without_numbers(each) for each in after], (remedy, finding)
             earlier = {each.setting for each in before if (each.level, each.rule) == ("error", finding.rule)}
             assert not [str(each) for each in after if each.level == "error" and each.setting not in earlier], remedy
@@ -331,23 +457,18 @@ def _without_numbers(finding: Finding) -> tuple[str, str, str]:
     return finding.rule, finding.setting, re.sub(r"\d[\d.]*", "", finding.message)
 
 
-def _remedies(finding: Finding) -> list[tuple[str, str]]:
-    """What to type, or which setting to leave out."""
-    if finding.rule == "policy_loss":  # the words of TrustRegionLossConfig
-        value = re.search(r"Set it to (\w+)\.", finding.remedy)
-        if value:
-            return [(f"{finding.setting}={value[1]}", "")]
-        assert re.search(r"Leave it out\.|\+method=\w+ sets a default\.", finding.remedy), finding.remedy
-        return [("", finding.setting)]
+def _remedies(finding: Finding) -> tuple[str, ...]:
+    """What to type, each of which mends it."""
     assert finding.overrides or re.search(WITHOUT_OVERRIDES[finding.rule], finding.remedy), str(finding)
     # Nothing else in the sentence looks like something to type.
     typed = {each.rstrip(".,") for each in re.findall(r"[\w.~+]+=[^\s]+", finding.remedy) if "+method" not in each}
     assert typed <= {change for each in finding.overrides for change in each.split(" ")}, finding
-    return [(each, "") for each in finding.overrides]
+    return finding.overrides
 
 
 def test_every_rule_has_a_wrong_configuration() -> None:
     others = {"epochs", "reward_package", "verl_losses"}  # below
+    others |= {"data_values", "prompt_lengths"}  # in test_data.py
     assert {row[3] for row in WRONG} | others == {rule.name for rule in preflight.RULES}
 
 
@@ -421,22 +542,6 @@ def test_a_rule_that_raises_is_a_warning_that_names_it() -> None:
     assert finding.level == "warning" and "rule broken could not be evaluated (KeyError" in str(finding)
 
 
-def test_data_files_are_read(tmp_path: Path) -> None:
-    file = tmp_path / "train.parquet"
-    pq.write_table(pa.table({"prompt": [["a"]] * 40, "data_source": ["x"] * 40, "reward_model": ["y"] * 40}), file)
-    own = [f"data.train_files={file}", f"data.val_files={file}"]
-    (few,) = [each for each in findings(DENSE, *own) if each.rule == "data_files"]
-    assert "has 40 rows, less than the 64 prompts" in str(few) and few.overrides == ("data.train_batch_size=32",)
-    assert not findings_after(DENSE, own, few.overrides[0], "data_files")
-    pq.write_table(pa.table({"question": ["a"] * 64}), file)
-    columns = next(each for each in findings(DENSE, f"data.train_files=[{file}]") if each.rule == "data_files")
-    assert "without the columns prompt, data_source, reward_model" in str(columns)
-    file.write_text("no parquet")
-    assert "is no parquet file" in str(
-        next(each for each in findings(DENSE, f"data.train_files={file}") if each.rule == "data_files")
-    )
-
-
 def test_a_model_folder_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**models.QWEN3_4B, "max_position_embeddings": 8192}))
     context = next(
@@ -455,6 +560,16 @@ def test_a_rewards_file_is_parsed_and_not_run(tmp_path: Path) -> None:
     assert not [
         each for each in findings(DENSE, f"reward.custom_reward_function.path={file}") if each.rule == "custom_code"
     ]
+
+
+def test_a_rewards_file_that_is_no_python_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "reward.py"
+    for content in (b"def compute_score(:\n", b"\xff\xfe\x00"):
+        file.write_bytes(content)
+        found = [
+            each for each in findings(DENSE, f"reward.custom_reward_function.path={file}") if each.level == "error"
+        ]
+        assert [each.rule for each in found] == ["custom_code"] and "is no Python: " in str(found[0])
 
 
 def test_our_reward_without_its_package_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

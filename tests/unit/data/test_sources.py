@@ -154,6 +154,11 @@ def test_what_is_not_the_source_is_refused(filtered: Path, tmp_path: Path, monke
            "aime", tmp_path / "empty", out)  # fmt: skip
     refuse("has none of the files", "aime", filtered / "train" / "a.parquet", out)
 
+    # Of another edition nothing but its rows says that it is whole: none is dropped.
+    refuse(r"train/b\.parquet, row 4 \(counted from 0\): prompt has no text\..*; row 3 .*is null\..*; row 2 .*is empty",
+           "dapo_math", filtered, out, accept_changes=True)  # fmt: skip
+    assert not out.exists()
+    write(filtered / "train" / "b.parquet", [verl_row("What is 1+3?", " 4 ", index=0, split="train")])
     assert make("dapo_math", filtered, out, accept_changes=True)["changes_accepted"]
     expect(monkeypatch, "dapo_math", 3)
     make("dapo_math", filtered, out)
@@ -163,11 +168,42 @@ def test_what_is_not_the_source_is_refused(filtered: Path, tmp_path: Path, monke
     refuse(r"a\.parquet has changed since the manifest was written \(sha256 [0-9a-f]{12}, was [0-9a-f]{12}\)",
            "dapo_math", filtered, out)  # fmt: skip
     assert (out / "train.parquet").read_bytes() == before
-    expect(monkeypatch, "dapo_math", 5)
+    expect(monkeypatch, "dapo_math", 4)
     make("dapo_math", filtered, out, accept_changes=True)
     make("dapo_math", filtered, out)  # what was accepted is what is known now
     (out / "manifest.json").write_text("{")
     refuse("manifest.json is damaged: delete it", "dapo_math", filtered, out)
+
+
+@pytest.mark.parametrize("accept_changes", [False, True])
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (
+            [["1"], ["2"]],
+            r"rows 0, 1 \(counted from 0\): reward_model\.ground_truth is list<element: string>, not text",
+        ),
+        ([1.0, float("nan")], r"row 0 .*ground_truth is double, not text"),
+        ([None, None], r"is null\.|gives 0 problems, not 2"),
+        (["nan", "2"], r"a missing value written as text|gives 1 problems, not 2"),
+    ],
+)
+def test_answers_of_a_wrong_kind_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[Any], message: str, accept_changes: bool
+) -> None:
+    expect(monkeypatch, "sanity_r1d", 2)
+    file = write(tmp_path / "math_1460.parquet", [verl_row(f"{n}?", answer) for n, answer in enumerate(answers)])
+    refuse(message, "sanity_r1d", file, tmp_path / "out", accept_changes=accept_changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_whole_numbers_and_text_are_answers_and_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expect(monkeypatch, "sanity_r1d", 2)
+    rows = [{**verl_row("", 7 * n), "prompt": f"{n} times 7?"} for n in (1, 2)]  # type: ignore[arg-type]
+    make("sanity_r1d", write(tmp_path / "math_1460.parquet", rows), tmp_path / "out")
+    first, _ = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()
+    assert first["reward_model"]["ground_truth"] == "7"
+    assert first["prompt"] == [{"role": "user", "content": f"1 times 7?{INSTRUCTION}"}]
 
 
 def test_a_truncated_copy_is_refused(filtered: Path, tmp_path: Path) -> None:

@@ -49,6 +49,29 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, r"row 1 \(counted from 0\): reward_model\.ground_truth is null"),
+        ("", r"row 1 .*ground_truth is empty"),
+        (["2"], r"rows 0, 1 .*ground_truth is list<element: string>, not text"),
+        ("nan", r"row 1 .*a missing value written as text"),
+    ],
+)
+def test_problems_without_an_answer_are_refused(tmp_path: Path, answer: Any, message: str) -> None:
+    path = tmp_path / "test.parquet"
+    first = answer if isinstance(answer, list) else "2"
+    pq.write_table(pa.Table.from_pylist([row("1+1", first, "a"), row("1+2", answer, "a")]), path)
+    with pytest.raises(UserError, match=rf"DATA='.*test\.parquet', {message}"):
+        read(path)
+
+
+def test_a_whole_number_is_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "test.parquet"
+    pq.write_table(pa.Table.from_pylist([row("1+1", 2, "drpo_verl/arithmetic")]), path)  # type: ignore[arg-type]
+    assert read(path)[0].ground_truth == "2"
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [
         ({"k": 0}, "--k=0 must be at least 1"),

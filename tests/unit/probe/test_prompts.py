@@ -71,7 +71,8 @@ def test_a_parquet_without_messages(tmp_path: Path) -> None:
     path = tmp_path / "other.parquet"
     for table, message in (
         ({"question": ["1+1"]}, r"has no column 'prompt' \(its columns: question\)"),
-        ({"prompt": ["1+1"]}, "its column 'prompt' does not hold messages"),
+        ({"prompt": ["1+1"]}, r"row 0 \(counted from 0\): prompt is text, not a list of messages"),
+        ({"prompt": [[{"role": "user", "content": "1+1"}], []]}, r"row 1 .*: prompt is an empty list"),
     ):
         pq.write_table(pa.table(table), path)
         with pytest.raises(UserError, match=message):

@@ -1,0 +1,81 @@
+"""Says when verl has ended a run before the steps that it was asked for, which verl itself does not."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drpo_verl.run_folder.environment import ENVIRONMENT_FILE
+from drpo_verl.run_folder.steps import METRICS_FILE, read_steps
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_TRAINED = "training/global_step"
+"""A metric that verl logs with each training step, and not with a validation alone."""
+_LATEST = "latest_checkpointed_iteration.txt"
+
+
+class ShortfallError(RuntimeError):
+    """A run has ended without an error, and without the steps that it was asked for."""
+
+
+def require_all_steps(config: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
+    """Refuse the end of a run from which verl's trainer has returned as if all were done.
+
+    It returns when the epochs are over, whatever steps were asked for, and has neither saved nor validated then; and
+    when it goes on from a checkpoint behind which no step is left.
+
+    Args:
+        config: the run's configuration.
+        folder: the run's folder, with its metrics.
+        overrides: the arguments with which the run was started, for the command that goes on.
+
+    Raises:
+        ShortfallError: with the number of steps that were done, the reason and the command that goes on.
+    """
+    total, epochs = config.trainer.total_training_steps, config.trainer.total_epochs
+    steps = read_steps(folder / METRICS_FILE)
+    trained = [step.step for step in steps if _TRAINED in step.metrics]
+    saved = _checkpoint(config, folder)
+    last = max((step.step for step in steps), default=saved)
+    # verl reads val_only after the validation before training, and nowhere else.
+    only_validates = config.trainer.get("val_only", False) and config.trainer.get("val_before_train", True)
+    if only_validates or (trained and (total is None or last >= total)):
+        return
+    if total is None or last >= total:
+        more = f"trainer.total_epochs={2 * epochs}" if total is None else f"trainer.total_training_steps={2 * last}"
+        raise ShortfallError(
+            f"the run trained nothing: it went on from the checkpoint of step {last}, behind which no step is left. "
+            f"To train longer: {_command(overrides, more)}"
+        )
+    changes = [f"trainer.total_epochs={math.ceil(total * epochs / last) if trained else total}"]
+    if saved:
+        changes.append("trainer.resume_mode=auto")
+    kept = f"There is a checkpoint of step {saved}" if saved else "No checkpoint was saved, so that it begins again"
+    raise ShortfallError(
+        f"the run ended after {last} of {total} steps: trainer.total_epochs={epochs} "
+        f"{'passes over its data are' if epochs > 1 else 'pass over its data is'} no more. {kept}. "
+        f"To go on: {_command(overrides, *changes)}"
+    )
+
+
+def _checkpoint(config: DictConfig, folder: Path) -> int:
+    """The step of the newest checkpoint that the run has finished, or has gone on from; 0 if there is none."""
+    note = Path(config.trainer.default_local_dir) / _LATEST
+    try:
+        step, written = int(note.read_text()), note.stat().st_mtime
+        # A run that starts anew leaves the checkpoints of an earlier one in its folder.
+        own = config.trainer.resume_mode != "disable" or written >= (folder / ENVIRONMENT_FILE).stat().st_mtime
+    except (OSError, ValueError):
+        return 0
+    return step if own and (note.parent / f"global_step_{step}").is_dir() else 0
+
+
+def _command(overrides: Sequence[str], *changes: str) -> str:
+    changed = {change.partition("=")[0] for change in changes}
+    kept = [each for each in overrides if each.lstrip("+").partition("=")[0] not in changed]
+    return shlex.join(["python", "-m", "drpo_verl.train", *kept, *changes])
