@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -150,7 +151,11 @@ def _cells(run: ReportRun) -> dict[str, str]:
 
 def _worst(run: ReportRun) -> list[WorstToken]:
     """Those of all steps on which the two policies differ most, the worst first."""
-    return sorted(run.worst_tokens, key=lambda worst: worst.abs_prob_diff, reverse=True)[:_WORST_TOKENS]
+    return sorted(run.worst_tokens, key=_how_bad, reverse=True)[:_WORST_TOKENS]
+
+
+def _how_bad(worst: WorstToken) -> float:
+    return math.inf if math.isnan(worst.abs_prob_diff) else worst.abs_prob_diff
 
 
 def _context(worst: WorstToken) -> str:
