@@ -213,7 +213,7 @@ def _train(config: DictConfig, folder: Path, cluster: str | None) -> None:
     with logs_to_file(log) as console:
         if cluster is not None:
             require_free_cluster(cluster)
-        monitor = Monitor(parse_alerts(config.get(SECTION)))
+        monitor = Monitor(parse_alerts(config.get(SECTION)), nan="NaN or infinite")
         follower = Follower(
             folder, console, config.trainer.total_training_steps, config.run.stall_seconds, log, monitor
         )

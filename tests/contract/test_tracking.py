@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import verl.utils.tracking
 from verl.utils.tracking import Tracking
@@ -63,6 +65,27 @@ def test_an_offline_run_read_back_has_metrics_configuration_and_alert(
     assert (alert["title"], alert["level"]) == ("mismatch/kl above 0.0045", "WARN")
     assert alert["text"] == "step 2: mismatch/kl is 0.00498, above 0.0045 (alerts.kl). Look at it."
     assert _warnings(caplog) == [f"drpo-verl: {alert['text']}"]
+
+
+def test_a_loss_that_is_not_finite_is_an_alert_at_once_and_read_back(
+    offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "metrics.jsonl"))
+    tracking = Tracking("drpo-verl", "a_run", ["file", "wandb"], config={"trainer": {}})
+    with caplog.at_level(logging.WARNING, logger="drpo_verl"):
+        for step, (loss, norm) in enumerate([(0.1, 1.0), (math.nan, np.float32("inf")), (math.nan, -math.inf)], 1):
+            tracking.log(data={"actor/pg_loss": loss, "actor/grad_norm": norm}, step=step)
+    tracking.finish()
+    (alert,) = of_type("alert", records(offline))
+    assert (alert["title"], alert["level"]) == ("actor/pg_loss is NaN", "ERROR")
+    assert alert["text"].startswith("step 2: actor/pg_loss is NaN, actor/grad_norm is +inf. What is not finite")
+    assert _warnings(caplog) == [f"drpo-verl: {alert['text']}"]
+
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "nan" not in text.lower() and "inf" not in text.lower()  # neither is JSON
+    read = [step.metrics for step in read_steps(tmp_path / "metrics.jsonl")]
+    assert read[0] == {"actor/pg_loss": 0.1, "actor/grad_norm": 1.0}
+    assert all(math.isnan(value) for metrics in read[1:] for value in metrics.values()) and len(read) == 3
 
 
 def test_without_a_wandb_run_an_alert_is_a_warning_only(caplog: pytest.LogCaptureFixture) -> None:

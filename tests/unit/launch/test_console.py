@@ -66,3 +66,16 @@ def test_a_line_that_is_no_step_is_said_and_the_run_is_followed_further(tmp_path
     assert "step   1/4" in shown and "step   4/4" in shown
     assert f"warning: left out: {tmp_path / 'metrics.jsonl'}, line 2: is not JSON" in shown
     assert "line 2: is not JSON" in (tmp_path / "train.log").read_text()
+
+
+def test_a_loss_that_is_not_finite_is_said_on_the_terminal_and_in_the_log(tmp_path: Path) -> None:
+    # As verl's file logger writes it, whether it was NaN or infinity.
+    lines = (json.dumps({"step": step, "data": {"actor/pg_loss": loss}}) for step, loss in ((1, 0.1), (2, None)))
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    screen = io.StringIO()
+    console = Console(file=screen, width=200)
+    follower = Follower(tmp_path, console, 2, 60, tmp_path / "train.log", Monitor([], nan="NaN or infinite"))
+    follower.start()
+    follower.finish()
+    for said in (screen.getvalue(), (tmp_path / "train.log").read_text()):
+        assert said.count("warning: step 2: actor/pg_loss is NaN or infinite. What is not finite") == 1
