@@ -41,6 +41,7 @@ from drpo_verl.launch.cluster import (
 from drpo_verl.launch.console import Follower, logs_to_file
 from drpo_verl.metrics.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.preflight import check_run
+from drpo_verl.preflight.resume import go_on_from_a_whole_step
 from drpo_verl.run_folder.environment import write_environment
 from drpo_verl.run_folder.parts import keep_earlier, read_run
 from drpo_verl.run_folder.shortfall import ShortfallError, require_all_steps
@@ -180,6 +181,7 @@ def _run(config: DictConfig) -> None:
         with logs_to_file(log) as console:
             console.print(f"checking the configuration; logs: {_display_path(log)}", highlight=False, soft_wrap=True)
             validate(config, console)
+            go_on_from_a_whole_step(config)
             if cluster is not None:
                 console.print(f"joining the Ray cluster at {cluster}", highlight=False, soft_wrap=True)
                 if config.trainer.device in ("cpu", "cuda"):  # another accelerator goes by its own name in Ray
