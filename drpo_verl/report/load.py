@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,21 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """That a run ended early.
+
+    Attributes:
+        steps: the last step that was finished.
+        of: how many were to be; None when that is not known.
+        why: in words; empty when that is not known, as of a run that is still going on.
+    """
+
+    steps: int
+    of: int | None
+    why: str
+
+
+@dataclass(frozen=True)
 class ReportRun:
     """A run as a report shows it.
 
@@ -54,6 +70,7 @@ class ReportRun:
         problems: over how many held-out problems the accuracy is, by data source, as far as known.
         worst_tokens: of each step, the token on which pi and mu differ most; empty when not kept.
         unreadable: what of its files could not be read, and why.
+        ended: set where the run ended before its last step.
     """
 
     name: str
@@ -65,6 +82,7 @@ class ReportRun:
     problems: dict[str, int] = field(default_factory=dict)
     worst_tokens: Sequence[WorstToken] = ()
     unreadable: Sequence[str] = ()
+    ended: Ended | None = None
 
     def values(self, metric: str) -> dict[int, float]:
         """A metric by step, without the steps that do not have it or have NaN."""
@@ -74,6 +92,16 @@ class ReportRun:
     def last(self, metric: str) -> float | None:
         """The mean of a metric over the last ``LAST_STEPS`` steps that have it; None when none has."""
         return mean(list(self.values(metric).values())[-LAST_STEPS:])
+
+    @cached_property
+    def not_finite(self) -> dict[str, list[int]]:
+        """The metrics that are NaN or infinite anywhere, each with the steps at which it is."""
+        steps: dict[str, list[int]] = {}
+        for step in self.steps:
+            for name, value in step.metrics.items():
+                if not math.isfinite(value):
+                    steps.setdefault(name, []).append(step.step)
+        return steps
 
     @property
     def trained_steps(self) -> int:
@@ -148,10 +176,10 @@ def _load(file: Path, run: RecordedRun, name: str, unreadable: list[str]) -> Rep
         return ReportRun(name, run.steps, unreadable=unreadable)
     folder, left_out = file.parent, unreadable.append
     method, config, derived = _read_config(folder / ".hydra" / "config.yaml", left_out)
-    # Of the latest start that came to its end: one that is going on has none yet.
-    summary = next(
-        (read for path in all_parts(folder / SUMMARY_FILE)[::-1] if (read := _read_json(path, left_out))), {}
-    )
+    summaries = [_read_json(path, left_out) for path in all_parts(folder / SUMMARY_FILE)]
+    # A start that is going on, or has failed, does not know the held-out problems, which are those of the start before.
+    with_problems: dict[str, Any] = next((each for each in reversed(summaries) if each.get("validation")), {})
+    own = summaries[-1] if (folder / SUMMARY_FILE).exists() else {}
     return ReportRun(
         name=name,
         steps=run.steps,
@@ -159,10 +187,23 @@ def _load(file: Path, run: RecordedRun, name: str, unreadable: list[str]) -> Rep
         config=config,
         derived=derived,
         environment=_read_json(folder / ENVIRONMENT_FILE, left_out),
-        problems=_problems(summary, {source for step in run.steps for source in step.validation}),
+        problems=_problems(with_problems, {source for step in run.steps for source in step.validation}),
         worst_tokens=run.worst_tokens,
         unreadable=unreadable,
+        ended=_ended(own, config, run.steps[-1].step),
     )
+
+
+def _ended(summary: Mapping[str, Any], config: Mapping[str, str], steps: int) -> Ended | None:
+    """How a run ended according to its summary, or to the number of steps that it was to have."""
+    planned = config.get("trainer.total_training_steps", "")
+    of = int(planned) if planned.isdecimal() else None
+    told = summary.get("ended")
+    if isinstance(told, dict):
+        done, asked = told.get("steps"), told.get("of")
+        of = asked if isinstance(asked, int) else of
+        return Ended(done if isinstance(done, int) else steps, of, " ".join(str(told.get("why") or "").split()))
+    return Ended(steps, of, "") if of is not None and steps < of else None
 
 
 def _names(files: Sequence[Path]) -> list[str]:

@@ -17,6 +17,7 @@ from drpo_verl.metrics import names
 from drpo_verl.metrics.catalogue import SECTIONS
 from drpo_verl.metrics.description import Section
 from drpo_verl.report.axes import FONT
+from drpo_verl.report.ends import steps_of, why_ended
 from drpo_verl.report.figures import Drawn, draw_section, style
 from drpo_verl.report.groups import (
     METHOD,
@@ -28,11 +29,15 @@ from drpo_verl.report.groups import (
     settings_by_value,
 )
 from drpo_verl.report.load import LAST_STEPS, Accuracy, ReportRun, load_runs, mean
+from drpo_verl.report.pairs import MOST_BASELINES, PairedDifference, compare
 from drpo_verl.run_folder.worst_tokens import WorstToken
 
 _NOTHING = "–"
 _WORST_TOKENS = 5
 _CONTEXT_CHARACTERS = 60
+_MOST_NOT_FINITE = 12
+_FEWEST_TO_SMOOTH = 12
+_SMOOTHED_PART = 20
 _HOW_DRAWN = {
     "lines": "",
     "bins": f"Mean of the last {LAST_STEPS} steps.",
@@ -77,6 +82,7 @@ def _render(runs: Sequence[ReportRun], groups: Sequence[Group], group_by: str) -
         loader=PackageLoader("drpo_verl.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"caption": _caption, "code": _code, "breakable": _breakable, "data": _data}
+    environment.globals |= {"steps_of": steps_of, "why_ended": why_ended, "difference": _difference}
     environment.globals |= {"style": {group.label: style(index) for index, group in enumerate(groups)}}
     drawn: list[tuple[Section, list[Drawn]]] = [(section, draw_section(section, groups)) for section in SECTIONS]
     return environment.get_template("page.html.jinja").render(
@@ -91,6 +97,10 @@ def _render(runs: Sequence[ReportRun], groups: Sequence[Group], group_by: str) -
             settings_by_value({run.name: run.environment for run in runs if run.environment}), groups
         ),
         without_environment=[run.name for run in runs if not run.environment],
+        comparisons=_comparisons(groups),
+        ended=[run for group in groups for run in group.runs if run.ended],
+        not_finite=[(run, _not_finite(run)) for group in groups for run in group.runs if run.not_finite],
+        smoothing=_smoothing(max(run.trained_steps for run in runs)),
         worst_tokens=[(run, _worst(run)) for group in groups for run in group.runs if run.worst_tokens],
         context=_context,
         last_steps=LAST_STEPS,
@@ -139,7 +149,7 @@ def _cells(run: ReportRun) -> dict[str, str]:
     largest = run.values(names.ABS_PROB_DIFF_MAX).values()
     return {
         "Method": _breakable(run.method or _NOTHING),
-        "Steps": str(run.trained_steps),
+        "Steps": steps_of(run),
         "Reward at the end": _number(run.last(names.REWARD), ".3f"),
         "Outside": _number(mean(run.values(names.OUTSIDE).values()), ".2%"),
         "Held-out before": _accuracies(before),
@@ -147,6 +157,45 @@ def _cells(run: ReportRun) -> dict[str, str]:
         "abs(π − μ), mean": _number(mean(run.values(names.ABS_PROB_DIFF_MEAN).values()), ".2g"),
         "abs(π − μ), largest": _number(max(largest, default=None), ".2g"),
     }
+
+
+def _comparisons(groups: Sequence[Group]) -> list[tuple[Group, list[PairedDifference]]]:
+    """Each group that others can be compared with, at the same seeds, and the differences to it."""
+    if len(groups) < 2:
+        return []
+    compared = [(baseline, compare(baseline, groups)) for baseline in groups[:MOST_BASELINES]]
+    return [(baseline, differences) for baseline, differences in compared if differences]
+
+
+def _difference(value: float, is_share: bool) -> str:
+    # A share's difference is in percentage points, which a per cent sign would hide.
+    return (f"{100 * value:+.1f} points" if is_share else f"{value:+.3f}").replace("-", "−")
+
+
+def _smoothing(steps: int) -> tuple[int, int] | None:
+    """Over how many steps the curves are averaged at first, and at most; both odd. None for runs too short for it."""
+    if steps < _FEWEST_TO_SMOOTH:
+        return None
+    return steps // _SMOOTHED_PART // 2 * 2 + 1, steps // 3 // 2 * 2 + 1
+
+
+def _not_finite(run: ReportRun) -> list[tuple[str, str]]:
+    """The metrics that are NaN or infinite, and the steps at which they are, the first to be so first."""
+    named = sorted(run.not_finite.items(), key=lambda item: item[1][0])
+    shown = [(name, _ranges(steps)) for name, steps in named[:_MOST_NOT_FINITE]]
+    more = len(named) - len(shown)
+    return [*shown, *([(f"and {more} more", "")] if more else [])]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers in order, those that follow each other as ranges."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(f"{first}" if first == last else f"{first}–{last}" for first, last in ranges)
 
 
 def _worst(run: ReportRun) -> list[WorstToken]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from drpo_verl.cli import app
 from drpo_verl.report import write_report
 from drpo_verl.report.groups import group_runs
-from drpo_verl.report.load import load_runs
+from drpo_verl.report.load import Ended, load_runs
 from drpo_verl.run_folder.steps import wilson_interval
 
 
@@ -201,3 +201,41 @@ def test_what_can_not_be_read_is_said_on_the_page_and_by_the_command(make_run, t
     page = out.read_text()
     for what, warning in zip(wanted, warnings, strict=True):
         assert what in warning and str(escape(what)) in page
+
+
+@pytest.mark.parametrize(
+    ("summary", "planned", "expected"),
+    [
+        ({"ended": {"steps": 3, "of": 20, "why": "vLLM\nwas killed"}}, 20, Ended(3, 20, "vLLM was killed")),
+        ({"ended": {"steps": 0, "of": None, "why": "a reward was NaN"}}, None, Ended(0, None, "a reward was NaN")),
+        ({"ended": {}}, 20, Ended(3, 20, "")),
+        ({"ended": {"steps": "x", "of": [], "why": None}}, 20, Ended(3, 20, "")),
+        ({"ended": None}, 3, None),
+        ({"steps": 3}, 20, Ended(3, 20, "")),  # of an earlier version
+        (None, 20, Ended(3, 20, "")),  # killed, or still going on
+        (None, 3, None),
+        (None, None, None),
+    ],
+)  # fmt: skip
+def test_how_a_run_ended(summary, planned, expected, make_run) -> None:
+    folder = make_run("one", **{"trainer.total_training_steps": planned})
+    (folder / "summary.json").unlink()
+    if summary is not None:
+        (folder / "summary.json").write_text(json.dumps(summary))
+    (run,) = load_runs([folder])
+    assert run.ended == expected
+
+
+def test_the_summary_of_an_earlier_start_does_not_say_how_this_one_ended(make_run) -> None:
+    folder = make_run("one", **{"trainer.total_training_steps": 3})
+    earlier = {"ended": {"steps": 2, "of": 3, "why": "killed"}, "validation": [{"problems": 16}]}
+    (folder / "summary.json").rename(folder / "summary.1.json")
+    (folder / "summary.1.json").write_text(json.dumps(earlier))
+    (run,) = load_runs([folder])
+    assert run.ended is None and run.problems == {"drpo_verl/arithmetic": 16}
+
+
+def test_metrics_that_are_not_finite_are_known_by_their_steps(make_run) -> None:
+    by_step = {1: {"a": 1.0, "b": None}, 2: {"a": None, "b": 2.0}, 3: {"a": None}, 4: {"a": 1.0}}
+    (run,) = load_runs([make_run("one", metrics=by_step)])
+    assert run.not_finite == {"b": [1], "a": [2, 3]}
