@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -48,7 +49,7 @@ def describe(step: Step) -> str:
     if names.REWARD in metrics:
         parts.append(f"reward {metrics[names.REWARD]:.3f}")
     if names.ABS_PROB_DIFF_MEAN in metrics:
-        largest = metrics[names.ABS_PROB_DIFF_MAX]
+        largest = metrics.get(names.ABS_PROB_DIFF_MAX, math.nan)
         parts.append(f"|pi-mu| {metrics[names.ABS_PROB_DIFF_MEAN]:.1e} max {largest:.1e}")
     if names.OUTSIDE in metrics:
         parts.append(f"outside {metrics[names.OUTSIDE]:.2%}")

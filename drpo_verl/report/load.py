@@ -108,7 +108,7 @@ class ReportRun:
         """The last step's number: 0 for a run that was only validated."""
         return max((step.step for step in self.steps), default=0)
 
-    @property
+    @cached_property
     def accuracies(self) -> list[Accuracy]:
         """Held-out accuracy at each step at which it was measured, on each data source."""
         return [

@@ -47,6 +47,8 @@ _HOW_DRAWN = {
     "the step are left out.",
 }
 
+Comparison = tuple[Group, list[tuple[Group, dict[str, PairedDifference]]]]
+
 
 def write_report(
     paths: Sequence[Path],
@@ -81,9 +83,17 @@ def _render(runs: Sequence[ReportRun], groups: Sequence[Group], group_by: str) -
     environment = Environment(
         loader=PackageLoader("drpo_verl.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"caption": _caption, "code": _code, "breakable": _breakable, "data": _data}
-    environment.globals |= {"steps_of": steps_of, "why_ended": why_ended, "difference": _difference}
+    environment.filters |= {
+        "caption": _caption,
+        "code": _code,
+        "breakable": _breakable,
+        "data": _data,
+        "difference": _difference,
+        "interval": _interval,
+    }
+    environment.globals |= {"steps_of": steps_of, "why_ended": why_ended}
     environment.globals |= {"style": {group.label: style(index) for index, group in enumerate(groups)}}
+    comparisons = _comparisons(groups)
     drawn: list[tuple[Section, list[Drawn]]] = [(section, draw_section(section, groups)) for section in SECTIONS]
     return environment.get_template("page.html.jinja").render(
         runs=runs,
@@ -97,7 +107,8 @@ def _render(runs: Sequence[ReportRun], groups: Sequence[Group], group_by: str) -
             settings_by_value({run.name: run.environment for run in runs if run.environment}), groups
         ),
         without_environment=[run.name for run in runs if not run.environment],
-        comparisons=_comparisons(groups),
+        comparisons=comparisons,
+        quantities=list(dict.fromkeys(what for _, rows in comparisons for _, cells in rows for what in cells)),
         ended=[run for group in groups for run in group.runs if run.ended],
         not_finite=[(run, _not_finite(run)) for group in groups for run in group.runs if run.not_finite],
         smoothing=_smoothing(max(run.trained_steps for run in runs)),
@@ -159,17 +170,31 @@ def _cells(run: ReportRun) -> dict[str, str]:
     }
 
 
-def _comparisons(groups: Sequence[Group]) -> list[tuple[Group, list[PairedDifference]]]:
-    """Each group that others can be compared with, at the same seeds, and the differences to it."""
-    if len(groups) < 2:
-        return []
-    compared = [(baseline, compare(baseline, groups)) for baseline in groups[:MOST_BASELINES]]
-    return [(baseline, differences) for baseline, differences in compared if differences]
+def _comparisons(groups: Sequence[Group]) -> list[Comparison]:
+    """Each group that others can be compared with at the same seeds, and each of these with its differences by name."""
+    comparisons: list[Comparison] = []
+    for baseline in groups[:MOST_BASELINES] if len(groups) > 1 else ():
+        by_group: dict[str, dict[str, PairedDifference]] = {}
+        for each in compare(baseline, groups):
+            by_group.setdefault(each.group.label, {})[each.what] = each
+        rows = [(group, by_group[group.label]) for group in groups if group.label in by_group]
+        comparisons += [(baseline, rows)] if rows else []
+    return comparisons
 
 
-def _difference(value: float, is_share: bool) -> str:
-    # A share's difference is in percentage points, which a per cent sign would hide.
-    return (f"{100 * value:+.1f} points" if is_share else f"{value:+.3f}").replace("-", "−")
+def _difference(one: PairedDifference) -> str:
+    return f"{_signed(one.mean, one.is_share)}{' points' if one.is_share else ''}{'*' if one.early else ''}"
+
+
+def _interval(one: PairedDifference) -> str:
+    """The interval of a mean difference, if it has one, and how many of the pairs have its sign."""
+    between = " to ".join(_signed(end, one.is_share) for end in one.interval or ())
+    return f"{between}{', ' if between else ''}{one.same_sign} of {len(one.differences)}"
+
+
+def _signed(value: float, is_share: bool) -> str:
+    # A share's difference is in percentage points, for which a per cent sign would be wrong.
+    return f"{100 * value if is_share else value:+.{1 if is_share else 3}f}".replace("-", "−")
 
 
 def _smoothing(steps: int) -> tuple[int, int] | None:

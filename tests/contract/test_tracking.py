@@ -104,7 +104,9 @@ def test_without_the_section_verls_logger_is_as_it_was(config: Any, caplog: pyte
     assert list(tracking.logger) == ["console"] and not _warnings(caplog)
 
 
-def test_worst_tokens_are_a_table_that_grows(offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worst_tokens_are_a_table_that_grows(
+    offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "worst_tokens.jsonl"
     monkeypatch.setenv(worst_tokens.PATH_VARIABLE, str(path))
     tracking = Tracking("drpo-verl", "a_run", ["wandb"], config=CONFIG)
@@ -112,8 +114,11 @@ def test_worst_tokens_are_a_table_that_grows(offline: Path, tmp_path: Path, monk
     lines = [WorstToken(step, 0.25, 0.5, 0.75, -1.0, 2, f"token {step}", "12\u2028+3") for step in (1, 2)]
     for line in lines:
         worst_tokens.append(line, path)
+        with path.open("ab") as file:
+            file.write(b"no line of the table\n")
         tracking.log(data={"a": 1.0}, step=line.step)
     tracking.finish()
+    assert len(_warnings(caplog)) == 2 and "line 2: is not JSON" in _warnings(caplog)[0]
 
     assert history(records(offline)) == {step: {"a": 1} for step in (0, 1, 2)}
     assert sorted(table(offline, WORST_TOKENS)) == [list(astuple(line)) for line in lines]

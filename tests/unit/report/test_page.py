@@ -239,9 +239,9 @@ def test_noisy_runs_in_the_tables(noisy_runs: list[Path], tmp_path: Path) -> Non
     assert "grpo-2 25 of 40 the vLLM server <was> killed" in _text(page, "ended")
     assert _text(page, "not_finite").count("critic/score/mean 20–21") == 2
     pairs = _text(page, "pairs")
-    assert re.search(
-        r"grpo less drpo reward at the end\* 2 [+−]0\.\d{3} [+−]0\.\d{3} to [+−]0\.\d{3} [012] of 2", pairs
-    )
+    number = r"[+−]0\.\d{3}"
+    assert re.search(rf"grpo less drpo ({number}\*  ?{number} to {number}, [012] of 2 ){{2}}", pairs), pairs
+    assert "Group Reward at the end Reward, mean over the run drpo" not in pairs  # the first group is the baseline
     assert "drpo less grpo" in pairs  # for the reader who chooses it
     marks = re.findall(r'\{[^{}]*"customdata":\["grpo-2: ended early, after step 25 of 40[^\]]*\]', page)
     assert len(marks) == 2  # a chart of the reward, and one of the gradient norm
