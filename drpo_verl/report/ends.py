@@ -28,7 +28,7 @@ def end_marks(group: Group, colour: str, metric: Metric, log: bool) -> list[go.S
             mode="markers",
             name=f"{group.label}, ended early",
             legendgroup=group.label,
-            marker={"symbol": "x", "size": 10, "color": colour, "line": {"width": 1.5, "color": "#fff"}},
+            marker={"symbol": "x", "size": 10, "color": colour, "line": {"width": 1, "color": "#8a8f98"}},
             hovertemplate="%{customdata}<extra></extra>",
         )
     ]
