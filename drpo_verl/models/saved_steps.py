@@ -25,6 +25,8 @@ _SHARD = re.compile(r"(model|optim|extra_state)_world_size_(\d+)_rank_(\d+)\.pt"
 _SHARD_OF = {"model": "model", "optimizer": "optim", "extra": "extra_state"}
 """How the shards of what is saved begin (``actor.checkpoint.save_contents``)."""
 _DATA = "data.pt"
+_QUEUE_BEING_WRITTEN = "transfer_queue.tmp"
+"""What TransferQueue, whose samples an asynchronous trainer saves last, renames when it has written all of it."""
 _OF_MEGATRON = "ckpt_contents.json"
 """What verl's Megatron actor writes when all else is saved."""
 
@@ -83,6 +85,8 @@ def inspect_step(number: int, folder: Path, contents: Sequence[str], *, all_rank
         problem = shards_problem(folder / "critic", contents, all_ranks=all_ranks)
     if not problem and not zipfile.is_zipfile(folder / _DATA):
         problem = f"{_DATA} is {_missing_or_short(folder / _DATA)}"
+    if not problem and (folder / _QUEUE_BEING_WRITTEN).is_dir():
+        problem = "transfer_queue/ was not written to its end"
     return SavedStep(number, folder, problem)
 
 

@@ -99,6 +99,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no data": (lambda step: (step / "data.pt").unlink(), "data.pt is missing"),
     "no actor": (lambda step: shutil.rmtree(step / "actor"), "actor/ is missing"),
     "an empty actor": (lambda step: (shutil.rmtree(step / "actor"), (step / "actor").mkdir()), "actor/ is empty"),
+    "of an asynchronous trainer": (lambda step: (step / "transfer_queue.tmp").mkdir(),
+                                   "transfer_queue/ was not written to its end"),
     "of a critic": (lambda step: (step / "critic").mkdir(), "critic/ is empty"),
     "of Megatron": (lambda step: (shutil.rmtree(step / "actor"), (step / "actor" / "model").mkdir(parents=True)),
                     "actor/ckpt_contents.json is missing"),
