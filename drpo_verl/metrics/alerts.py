@@ -175,8 +175,8 @@ class _NotFinite:
         self._said: dict[str, int] = {}
 
     def _is_watched(self, name: str) -> bool:
-        told = name.startswith(_FINITE) or "loss" in name or "grad_norm" in name or name in self._watched
-        return told and not name.endswith(_UNDEFINED_WHERE_CONSTANT)
+        listed = name.startswith(_FINITE) or "loss" in name or "grad_norm" in name or name in self._watched
+        return listed and not name.endswith(_UNDEFINED_WHERE_CONSTANT)
 
     def observe(self, step: int, metrics: Mapping[str, Any]) -> Notice | None:
         """Take a step's metrics; one notice about all that were finite before, or were never said not to be."""

@@ -8,6 +8,7 @@ step that is not there, training starts from the beginning; a step that is half-
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from collections.abc import Sequence
@@ -67,8 +68,8 @@ class ResumePoint:
 
 def steps_in(folder: Path) -> dict[int, Path]:
     """The folders ``global_step_N`` in a folder, by N in order."""
-    found = {int(match[1]): path for path in folder.glob("global_step_*") if (match := _STEP.fullmatch(path.name))}
-    return dict(sorted((number, path) for number, path in found.items() if path.is_dir()))
+    folders = (path for path in folder.glob("global_step_*") if path.is_dir())
+    return dict(sorted((int(match[1]), path) for path in folders if (match := _STEP.fullmatch(path.name))))
 
 
 def inspect_step(number: int, folder: Path, contents: Sequence[str], *, all_ranks: bool = True) -> SavedStep:
@@ -115,9 +116,16 @@ def shards_problem(actor: Path, contents: Sequence[str], *, all_ranks: bool = Tr
 
 
 def world_size(actor: Path) -> int | None:
-    """How many ranks have saved an FSDP checkpoint, the most where several numbers have; None when it has no shards."""
-    sizes = [int(match[2]) for path in actor.iterdir() if (match := _SHARD.fullmatch(path.name))]
-    return max(sizes, default=None)
+    """How many ranks have saved an FSDP checkpoint; None when it has no shards.
+
+    Where several numbers of ranks have saved into one folder, verl's own file says which did last; without it, the most.
+    """
+    sizes = {int(match[2]) for path in actor.iterdir() if (match := _SHARD.fullmatch(path.name))}
+    try:
+        last = json.loads((actor / FSDP_CONFIG).read_bytes()).get("world_size")
+    except (OSError, ValueError, AttributeError):
+        last = None
+    return last if last in sizes else max(sizes, default=None)
 
 
 def _missing_or_short(file: Path) -> str:

@@ -179,7 +179,7 @@ def _load(file: Path, run: RecordedRun, name: str, unreadable: list[str]) -> Rep
     summaries = [_read_json(path, left_out) for path in all_parts(folder / SUMMARY_FILE)]
     # A start that is going on, or has failed, does not know the held-out problems, which are those of the start before.
     with_problems: dict[str, Any] = next((each for each in reversed(summaries) if each.get("validation")), {})
-    own = summaries[-1] if (folder / SUMMARY_FILE).exists() else {}
+    of_this_start = summaries[-1] if (folder / SUMMARY_FILE).exists() else {}
     return ReportRun(
         name=name,
         steps=run.steps,
@@ -190,7 +190,7 @@ def _load(file: Path, run: RecordedRun, name: str, unreadable: list[str]) -> Rep
         problems=_problems(with_problems, {source for step in run.steps for source in step.validation}),
         worst_tokens=run.worst_tokens,
         unreadable=unreadable,
-        ended=_ended(own, config, run.steps[-1].step),
+        ended=_ended(of_this_start, config, run.steps[-1].step),
     )
 
 
@@ -198,11 +198,11 @@ def _ended(summary: Mapping[str, Any], config: Mapping[str, str], steps: int) ->
     """How a run ended according to its summary, or to the number of steps that it was to have."""
     planned = config.get("trainer.total_training_steps", "")
     of = int(planned) if planned.isdecimal() else None
-    told = summary.get("ended")
-    if isinstance(told, dict):
-        done, asked = told.get("steps"), told.get("of")
+    entry = summary.get("ended")
+    if isinstance(entry, dict):
+        done, asked = entry.get("steps"), entry.get("of")
         of = asked if isinstance(asked, int) else of
-        return Ended(done if isinstance(done, int) else steps, of, " ".join(str(told.get("why") or "").split()))
+        return Ended(done if isinstance(done, int) else steps, of, " ".join(str(entry.get("why") or "").split()))
     return Ended(steps, of, "") if of is not None and steps < of else None
 
 

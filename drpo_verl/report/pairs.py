@@ -81,7 +81,7 @@ def compare(baseline: Group, groups: Sequence[Group]) -> list[PairedDifference]:
     for group in groups:
         pairs = [] if group is baseline else _pairs(group, baseline, varying)
         for quantity in quantities if pairs else ():
-            of_pairs = [quantity.of(ours, theirs) for ours, theirs in pairs]
+            of_pairs = [quantity.of(*pair) for pair in pairs]
             differences = [pair[0] - pair[1] for pair in of_pairs if pair is not None]
             if differences:
                 centre, interval = bootstrap(differences)
@@ -96,20 +96,20 @@ def _pairs(group: Group, baseline: Group, varying: Sequence[str]) -> list[tuple[
     """A run of each for every combination of seeds that both have; of several with the same ones, the first."""
 
     def by_seeds(runs: Iterable[ReportRun]) -> dict[Seeds, ReportRun]:
-        found: dict[Seeds, ReportRun] = {}
+        firsts: dict[Seeds, ReportRun] = {}
         for run in runs:
             if run.config:
-                found.setdefault(tuple(run.config.get(key, NOT_SET) for key in varying), run)
-        return found
+                firsts.setdefault(tuple(run.config.get(key, NOT_SET) for key in varying), run)
+        return firsts
 
-    ours, theirs = by_seeds(group.runs), by_seeds(baseline.runs)
-    return [(ours[seeds], theirs[seeds]) for seeds in ours if seeds in theirs]
+    of_group, of_baseline = by_seeds(group.runs), by_seeds(baseline.runs)
+    return [(of_group[seeds], of_baseline[seeds]) for seeds in of_group if seeds in of_baseline]
 
 
-def _common_rewards(ours: ReportRun, theirs: ReportRun) -> list[tuple[float, float]]:
+def _common_rewards(run: ReportRun, baseline: ReportRun) -> list[tuple[float, float]]:
     """The rewards of two runs at the steps that both have, so that one that ended early is compared until then."""
-    mine, other = ours.values(names.REWARD), theirs.values(names.REWARD)
-    return [(mine[step], other[step]) for step in sorted(mine.keys() & other.keys())]
+    rewards, of_baseline = run.values(names.REWARD), baseline.values(names.REWARD)
+    return [(rewards[step], of_baseline[step]) for step in sorted(rewards.keys() & of_baseline.keys())]
 
 
 def _means(rewards: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
@@ -117,12 +117,12 @@ def _means(rewards: Sequence[tuple[float, float]]) -> tuple[float, float] | None
     return None if first is None or second is None else (first, second)
 
 
-def _last_rewards(ours: ReportRun, theirs: ReportRun) -> tuple[float, float] | None:
-    return _means(_common_rewards(ours, theirs)[-LAST_STEPS:])
+def _last_rewards(run: ReportRun, baseline: ReportRun) -> tuple[float, float] | None:
+    return _means(_common_rewards(run, baseline)[-LAST_STEPS:])
 
 
-def _mean_rewards(ours: ReportRun, theirs: ReportRun) -> tuple[float, float] | None:
-    return _means(_common_rewards(ours, theirs))
+def _mean_rewards(run: ReportRun, baseline: ReportRun) -> tuple[float, float] | None:
+    return _means(_common_rewards(run, baseline))
 
 
 def _held_out(source: str, sources: Sequence[str]) -> str:
@@ -132,13 +132,13 @@ def _held_out(source: str, sources: Sequence[str]) -> str:
 def _accuracies(source: str) -> Callable[[ReportRun, ReportRun], tuple[float, float] | None]:
     """The held-out accuracies after the last step of training at which both runs have one."""
 
-    def last(ours: ReportRun, theirs: ReportRun) -> tuple[float, float] | None:
-        mine, other = (
-            {each.step: each.value for each in run.accuracies if each.source == source and each.step > 0}
-            for run in (ours, theirs)
+    def last(run: ReportRun, baseline: ReportRun) -> tuple[float, float] | None:
+        measured, of_baseline = (
+            {each.step: each.value for each in one.accuracies if each.source == source and each.step > 0}
+            for one in (run, baseline)
         )
-        both = mine.keys() & other.keys()
-        return (mine[max(both)], other[max(both)]) if both else None
+        both = measured.keys() & of_baseline.keys()
+        return (measured[max(both)], of_baseline[max(both)]) if both else None
 
     return last
 

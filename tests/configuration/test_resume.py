@@ -161,6 +161,16 @@ def test_a_step_that_was_chosen_is_looked_at_too(checkpoints: Path) -> None:
         assert _found(checkpoints, *chosen, *override.split(" ")) == []
 
 
+def test_of_several_numbers_of_ranks_in_one_folder_the_last_one_counts(checkpoints: Path) -> None:
+    actor = checkpoints / "global_step_10" / "actor"
+    for shard in [*actor.glob("*_world_size_1_rank_0.pt")]:
+        for rank in range(4):  # of an earlier run in the same folder
+            shutil.copy(shard, actor / shard.name.replace("1_rank_0", f"4_rank_{rank}"))
+    assert [finding.setting for finding in _found(checkpoints)] == ["trainer.n_gpus_per_node"]
+    (actor / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": 1}')
+    assert _found(checkpoints) == []
+
+
 def test_only_what_is_loaded_has_to_be_there(checkpoints: Path) -> None:
     (checkpoints / "global_step_10" / "actor" / "optim_world_size_1_rank_0.pt").unlink()
     assert _found(checkpoints, f"{ACTOR}.checkpoint.load_contents=[model,extra]") == []
