@@ -118,7 +118,8 @@ def shards_problem(actor: Path, contents: Sequence[str], *, all_ranks: bool = Tr
 def world_size(actor: Path) -> int | None:
     """How many ranks have saved an FSDP checkpoint; None when it has no shards.
 
-    Where several numbers of ranks have saved into one folder, verl's own file says which did last; without it, the most.
+    Where several numbers of ranks have saved into one folder, verl's own file says which one did last; without it, the
+    largest is taken.
     """
     sizes = {int(match[2]) for path in actor.iterdir() if (match := _SHARD.fullmatch(path.name))}
     try:
