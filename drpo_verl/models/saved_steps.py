@@ -46,6 +46,11 @@ class SavedStep:
     folder: Path
     problem: str
 
+    @property
+    def has_place_in_data(self) -> bool:
+        """Whether a run that goes on from it takes up the data where it was."""
+        return (self.folder / _DATA).exists()
+
 
 @dataclass(frozen=True)
 class ResumePoint:
@@ -72,7 +77,9 @@ def steps_in(folder: Path) -> dict[int, Path]:
     return dict(sorted((int(match[1]), path) for path in folders if (match := _STEP.fullmatch(path.name))))
 
 
-def inspect_step(number: int, folder: Path, contents: Sequence[str], *, all_ranks: bool = True) -> SavedStep:
+def inspect_step(
+    number: int, folder: Path, contents: Sequence[str], *, all_ranks: bool = True, finished: bool = False
+) -> SavedStep:
     """Look whether a run can be resumed from a step. Only names and the ends of files are read.
 
     Args:
@@ -80,11 +87,13 @@ def inspect_step(number: int, folder: Path, contents: Sequence[str], *, all_rank
         folder: ``global_step_N``.
         contents: what is loaded (``actor.checkpoint.load_contents``).
         all_ranks: whether the shards of all ranks are to be here; not so on one of several nodes with own disks.
+        finished: whether it is known that verl had finished it: without ``data.pt``, which is saved last, somebody has
+            then removed that, and verl does without.
     """
     problem = shards_problem(folder / "actor", contents, all_ranks=all_ranks)
     if not problem and (folder / "critic").is_dir():
         problem = shards_problem(folder / "critic", contents, all_ranks=all_ranks)
-    if not problem and not zipfile.is_zipfile(folder / _DATA):
+    if not problem and not zipfile.is_zipfile(folder / _DATA) and ((folder / _DATA).exists() or not finished):
         problem = f"{_DATA} is {_missing_or_short(folder / _DATA)}"
     if not problem and (folder / _QUEUE_BEING_WRITTEN).is_dir():
         problem = "transfer_queue/ was not written to its end"
@@ -164,7 +173,7 @@ def resume_point(folder: Path, contents: Sequence[str], *, all_ranks: bool = Tru
     broken: list[SavedStep] = []
     newest = None
     for each in reversed(steps):
-        step = inspect_step(each, steps[each], contents, all_ranks=all_ranks)
+        step = inspect_step(each, steps[each], contents, all_ranks=all_ranks, finished=each == number)
         if step.problem:
             broken.append(step)
             continue

@@ -15,7 +15,7 @@ from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.numbers import is_whole
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR
-from drpo_verl.models.saved_steps import ResumePoint, inspect_step, resume_point, world_size
+from drpo_verl.models.saved_steps import ResumePoint, SavedStep, inspect_step, resume_point, world_size
 from drpo_verl.preflight.rows import rows_of
 
 _MODE, _SOURCE, _FOLDER = "trainer.resume_mode", "trainer.resume_from_path", "trainer.default_local_dir"
@@ -100,15 +100,15 @@ def _named_checkpoint(run: RunConfig, source: object) -> Findings:
         overrides = [f"{_SOURCE}={newest}"] if newest is not None else []
         yield run.error(_SOURCE, message, *overrides, advice="Name the folder of one step.")
     elif path.is_dir():
-        step = inspect_step(int(path.name.rpartition("_")[2]), path, _contents(run), all_ranks=_all_ranks(run))
+        number = int(path.name.rpartition("_")[2])
+        step = inspect_step(number, path, _contents(run), all_ranks=_all_ranks(run), finished=True)
         if step.problem:
             newest_whole = resume_point(path.parent, _contents(run), all_ranks=_all_ranks(run)).step
             overrides = [f"{_SOURCE}={newest_whole.folder}"] if newest_whole else []
             beginning = f"{_MODE}=disable {_SOURCE}=null"
             yield run.error(_SOURCE, f"is not whole: {step.problem}.", *overrides, beginning, advice=_ANEW)
             return
-        yield from _of_these_ranks(run, path)
-        yield from _steps_left(run, path, _SOURCE)
+        yield from _goes_on(run, step, _SOURCE)
     elif not source.startswith("hdfs:"):
         yield run.warning(_SOURCE, "is no folder on this machine.", advice="Is it on the nodes?")
 
@@ -131,8 +131,7 @@ def _own_checkpoint(run: RunConfig, point: ResumePoint) -> Findings:
         advice = f"The run goes on from {point.step.folder.name}."
         yield run.warning(_FOLDER, f"has a step that was never finished: {why}.", advice=advice)
     if point.step is not None:
-        yield from _of_these_ranks(run, point.step.folder)
-        yield from _steps_left(run, point.step.folder, _MODE)
+        yield from _goes_on(run, point.step, _MODE)
 
 
 def _resume_point(run: RunConfig) -> ResumePoint | None:
@@ -149,6 +148,15 @@ def _contents(run: RunConfig) -> Sequence[str]:
 def _all_ranks(run: RunConfig) -> bool:
     # Of several machines, each may have the shards of its own ranks on a disk of its own.
     return run.nodes == 1
+
+
+def _goes_on(run: RunConfig, step: SavedStep, name: str) -> Findings:
+    """What is to be known of going on from a whole step, which the setting of that name has chosen."""
+    yield from _of_these_ranks(run, step.folder)
+    yield from _steps_left(run, step.folder, name)
+    if not step.has_place_in_data:
+        message = f"goes on from {step.folder}, which has no data.pt: the order of the data begins anew."
+        yield run.warning(name, message, advice="What it has been trained on may come again.")
 
 
 def _of_these_ranks(run: RunConfig, checkpoint: Path) -> Findings:

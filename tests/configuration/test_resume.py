@@ -118,8 +118,8 @@ def test_a_half_written_step_is_named_with_the_step_that_is_resumed(what: str, c
     assert f"global_step_10 is not whole ({problem})" in finding.message
     assert _resumed(checkpoints) == checkpoints / "global_step_5"
     # And where the note names it, or nothing.
-    for note in ("10", ""):
-        (checkpoints / NOTE).write_text(note)
+    for text in ("10", "") if what != "no data" else ("",):
+        (checkpoints / NOTE).write_text(text)
         (finding,) = _found(checkpoints)
         assert finding.level == "warning" and "goes on from global_step_5" in finding.remedy
         assert f"global_step_10 is not whole ({problem})" in finding.message
@@ -128,9 +128,9 @@ def test_a_half_written_step_is_named_with_the_step_that_is_resumed(what: str, c
 
 def test_nothing_to_go_on_from(checkpoints: Path) -> None:
     for step in (5, 10):
-        (checkpoints / f"global_step_{step}" / "data.pt").unlink()
-    for note in ("10", ""):
-        (checkpoints / NOTE).write_text(note)
+        _cut(checkpoints / f"global_step_{step}" / "data.pt")
+    for text in ("10", ""):
+        (checkpoints / NOTE).write_text(text)
         (finding,) = _found(checkpoints)
         assert finding.level == "error" and finding.overrides == ("trainer.resume_mode=disable",)
         assert "global_step_5 is not whole" in finding.message and "global_step_10 is not whole" in finding.message
@@ -147,6 +147,15 @@ def test_nothing_to_go_on_from(checkpoints: Path) -> None:
     (checkpoints / NOTE).write_text("10")
     (finding,) = _found(checkpoints)
     assert finding.level == "error" and "names step 10, which is not there" in finding.message
+
+
+def test_a_finished_step_without_the_place_in_the_data_is_resumed_with_a_warning(checkpoints: Path) -> None:
+    ten = checkpoints / "global_step_10"
+    (ten / "data.pt").unlink()
+    for settings in ((), ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={ten}")):
+        (finding,) = _found(checkpoints, *settings)
+        assert finding.level == "warning" and "the order of the data begins anew" in finding.message
+    assert _resumed(checkpoints) == ten
 
 
 def test_a_step_that_was_chosen_is_looked_at_too(checkpoints: Path) -> None:
