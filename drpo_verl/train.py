@@ -7,7 +7,6 @@ the logs of ten processes, ends a run that hangs, and says where everything is.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import shlex
@@ -43,9 +42,11 @@ from drpo_verl.launch.cluster import (
 from drpo_verl.launch.console import Follower, logs_to_file
 from drpo_verl.metrics.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.preflight import check_run
+from drpo_verl.preflight.resume import go_on_from_a_whole_step
 from drpo_verl.run_folder.environment import write_environment
+from drpo_verl.run_folder.parts import keep_earlier, read_run
 from drpo_verl.run_folder.shortfall import ShortfallError, require_all_steps
-from drpo_verl.run_folder.steps import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, held_out_interval, read_steps
+from drpo_verl.run_folder.steps import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, held_out_interval
 from drpo_verl.run_folder.worst_tokens import WORST_TOKENS_FILE
 
 LOG_FILE = "train.log"
@@ -90,15 +91,11 @@ def run_verl(config: DictConfig) -> None:
     main_ppo.main.__wrapped__(config)
 
 
-def _keep_under_another_name(path: Path) -> None:
-    # verl's file logger truncates what it finds: a run resumed or repeated in the same folder would lose it.
-    if path.exists() and path.stat().st_size:
-        names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
-        path.rename(next(name for name in names if not name.exists()))
-
-
 def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
-    steps = read_steps(folder / METRICS_FILE)
+    def warn(problem: str) -> None:
+        console.print(f"warning: left out: {problem}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    steps = read_run(folder, warn).steps
     if not steps:  # which require_all_steps refuses
         return
     method, delta = method_of(config), config.actor_rollout_ref.actor.policy_loss.get("delta")
@@ -170,7 +167,7 @@ def _run(config: DictConfig) -> None:
     folder = Path(config.run.dir).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     log, metrics = folder / LOG_FILE, folder / METRICS_FILE
-    _keep_under_another_name(log)
+    keep_earlier(folder, [LOG_FILE])
     with open_dict(config):
         config.run.dir = str(folder)
         loggers = config.trainer.logger
@@ -190,6 +187,7 @@ def _run(config: DictConfig) -> None:
         with logs_to_file(log) as console:
             console.print(f"checking the configuration; logs: {_display_path(log)}", highlight=False, soft_wrap=True)
             validate(config, console)
+            go_on_from_a_whole_step(config)
             if cluster is not None:
                 console.print(f"joining the Ray cluster at {cluster}", highlight=False, soft_wrap=True)
                 if config.trainer.device in ("cpu", "cuda"):  # another accelerator goes by its own name in Ray
@@ -197,8 +195,8 @@ def _run(config: DictConfig) -> None:
                     # The cards that verl reserves (worker slots, on a CPU).
                     workers = run.world + (run.rollout_world if run.standalone_rollout else 0)
                     require_resources(cluster, gpus=workers, cpus=WORKER_CPUS * workers)
-        for name in (METRICS_FILE, WORST_TOKENS_FILE, PICTURE_FILE, SUMMARY_FILE):  # only now: it may have been refused
-            _keep_under_another_name(folder / name)
+        # Only now: the run may have been refused.
+        keep_earlier(folder, (METRICS_FILE, WORST_TOKENS_FILE, PICTURE_FILE, SUMMARY_FILE))
         write_environment(folder)
         with open_dict(config):
             prepare(config)
@@ -223,7 +221,7 @@ def _train(config: DictConfig, folder: Path, cluster: str | None) -> None:
     with logs_to_file(log) as console:
         if cluster is not None:
             require_free_cluster(cluster)
-        monitor = Monitor(parse_alerts(config.get(SECTION)))
+        monitor = Monitor(parse_alerts(config.get(SECTION)), nan="NaN or infinite")
         follower = Follower(
             folder, console, config.trainer.total_training_steps, config.run.stall_seconds, log, monitor
         )

@@ -28,12 +28,18 @@ class _WorstTokensInWandb:
         self._path = os.environ.get(worst_tokens.PATH_VARIABLE)
         self._latest: worst_tokens.WorstToken | None = None
         self._table: Any = None
+        self._left_out: set[str] = set()
+
+    def _warn_once(self, problem: str) -> None:
+        if problem not in self._left_out:  # the file is read again at each step
+            self._left_out.add(problem)
+            seams.warn(f"left out: {problem}")
 
     def update(self, run: Any, step: int) -> None:
         if self._path is None:
             return
         # Not by their step, of which an asynchronous trainer's updates share one.
-        latest_first = reversed(worst_tokens.read(Path(self._path)))
+        latest_first = reversed(worst_tokens.read(Path(self._path), self._warn_once))
         new = [*takewhile(lambda line: line != self._latest, latest_first)][::-1]
         if not new:
             return

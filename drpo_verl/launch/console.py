@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -48,7 +49,7 @@ def describe(step: Step) -> str:
     if names.REWARD in metrics:
         parts.append(f"reward {metrics[names.REWARD]:.3f}")
     if names.ABS_PROB_DIFF_MEAN in metrics:
-        largest = metrics[names.ABS_PROB_DIFF_MAX]
+        largest = metrics.get(names.ABS_PROB_DIFF_MAX, math.nan)
         parts.append(f"|pi-mu| {metrics[names.ABS_PROB_DIFF_MEAN]:.1e} max {largest:.1e}")
     if names.OUTSIDE in metrics:
         parts.append(f"outside {metrics[names.OUTSIDE]:.2%}")
@@ -86,7 +87,7 @@ class Follower(threading.Thread):
         monitor: Monitor,
     ) -> None:
         super().__init__(name="follow-metrics", daemon=True)
-        self._reader = StepReader(folder / METRICS_FILE)
+        self._reader = StepReader(folder / METRICS_FILE, left_out=lambda line: self._warn(f"left out: {line}"))
         self._console = console
         self._total = total_steps
         self._stall_seconds = stall_seconds
@@ -121,19 +122,19 @@ class Follower(threading.Thread):
                         f"step {step.step:>3}{of}  {describe(step)}", highlight=False, soft_wrap=True
                     )
                     for notice in self._monitor.observe(step.step, step.metrics):
-                        # A style of print's own would colour the progress bar, too.
-                        progress.console.print(
-                            Text(f"warning: {notice.text}", style="bold yellow"),
-                            soft_wrap=not self._console.is_terminal,
-                        )
-                        with self._log.open("a") as log:
-                            log.write(f"warning: {notice.text}\n")
+                        self._warn(notice.text)
                     progress.update(task, description="training", completed=step.step)
                     last_sign_of_life = time.monotonic()
                 if finished:
                     return
                 if time.monotonic() - last_sign_of_life > self._stall_seconds:
                     self._give_up(progress)
+
+    def _warn(self, text: str) -> None:
+        # A style of print's own would colour the progress bar, too.
+        self._console.print(Text(f"warning: {text}", style="bold yellow"), soft_wrap=not self._console.is_terminal)
+        with self._log.open("a") as log:
+            log.write(f"warning: {text}\n")
 
     def _give_up(self, progress: Progress) -> None:
         progress.stop()

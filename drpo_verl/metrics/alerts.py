@@ -1,9 +1,9 @@
-"""Thresholds on logged metrics, watched step by step: mismatch and entropy move before the reward falls."""
+"""Logged metrics, watched step by step: what is not finite, and thresholds, since mismatch moves before the reward."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from numbers import Real
@@ -17,6 +17,11 @@ ENTROPY = "entropy"
 
 _LONGEST_TITLE = 63  # wandb's limit
 _PATIENCE = 10
+_MOST_NAMED = 4
+
+_FINITE = ("actor/", "critic/", *names.NAMESPACES, *names.OF_VERL)
+"""The beginnings of the names of metrics that are finite as long as training is sound."""
+_UNDEFINED_WHERE_CONSTANT = "pearson_corr"
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,12 @@ class Alert:
         return threshold
 
     def value(self, metrics: Mapping[str, Any]) -> float | None:
-        """The watched value among a step's metrics; None when it is not there or NaN, which says nothing."""
+        """The watched value among a step's metrics, which may be NaN; None when there is no number."""
         sign, name = 1.0, self.metric
         if name == ENTROPY:
             sign, name = (1.0, names.ENTROPY) if names.ENTROPY in metrics else (-1.0, names.BEHAVIOUR_LOG_PROB)
         value = metrics.get(name)
-        return sign * float(value) if isinstance(value, Real) and not math.isnan(value) else None
+        return sign * float(value) if isinstance(value, Real) else None
 
 
 def parse_alerts(section: Any) -> list[Alert]:
@@ -135,7 +140,7 @@ class Notice:
 
     title: str
     text: str
-    level: Literal["WARN", "INFO"]
+    level: Literal["ERROR", "WARN", "INFO"]
 
 
 class _Watch:
@@ -148,8 +153,10 @@ class _Watch:
         self._run = 0
 
     def crosses(self, value: float) -> bool:
-        """Take a step's value; true in the step in which the threshold counts as crossed."""
+        """Take a step's value; true in the step in which the threshold counts as crossed. NaN is on neither side."""
         self.seen = True
+        if math.isnan(value):
+            return False
         contrary = self.alert.is_back(value) if self._raised else self.alert.is_beyond(value)
         self._run = self._run + 1 if contrary else 0
         if self._run < self.alert.steps:
@@ -159,11 +166,42 @@ class _Watch:
         return self._raised
 
 
-class Monitor:
-    """Watches the metrics of a run: one notice for each crossing, and none while a metric stays where it is."""
+class _NotFinite:
+    """The metrics that have been said to be not finite, each with how many steps in a row it has been finite since."""
 
-    def __init__(self, alerts: list[Alert]) -> None:
+    def __init__(self, watched: Iterable[str], nan: str) -> None:
+        self._watched = frozenset(watched)
+        self._nan = nan
+        self._said: dict[str, int] = {}
+
+    def _is_watched(self, name: str) -> bool:
+        listed = name.startswith(_FINITE) or "loss" in name or "grad_norm" in name or name in self._watched
+        return listed and not name.endswith(_UNDEFINED_WHERE_CONSTANT)
+
+    def observe(self, step: int, metrics: Mapping[str, Any]) -> Notice | None:
+        """Take a step's metrics; one notice about all that were finite before, or were never said not to be."""
+        numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, Real)}
+        broken = {name: value for name, value in numbers.items() if not math.isfinite(value) and self._is_watched(name)}
+        new = [name for name in broken if name not in self._said]
+        steps_since = {name: 0 if name in broken else since + (name in numbers) for name, since in self._said.items()}
+        self._said = {name: since for name, since in steps_since.items() if since < _PATIENCE} | dict.fromkeys(new, 0)
+        return _not_finite(step, {name: broken[name] for name in new}, self._nan) if new else None
+
+
+class Monitor:
+    """Watches the metrics of a run: one notice for each crossing, and none while a metric stays where it is.
+
+    A loss, a gradient norm, a mismatch or another metric of the training that is not finite is announced in the step in
+    which it is so for the first time, and again only after it has been finite for ten steps; without any alert, too.
+
+    Args:
+        alerts: the thresholds.
+        nan: what NaN is called: in verl's metrics file it may have been infinity.
+    """
+
+    def __init__(self, alerts: Sequence[Alert], nan: str = "NaN") -> None:
         self._watches = [_Watch(alert) for alert in alerts]
+        self._not_finite = _NotFinite((alert.metric for alert in alerts), nan)
         self._logged = 0
 
     def observe(self, step: int, metrics: Mapping[str, Any]) -> list[Notice]:
@@ -171,7 +209,8 @@ class Monitor:
 
         Any of the watched metrics may be missing, and those that are not numbers are passed over.
         """
-        notices = []
+        not_finite = self._not_finite.observe(step, metrics)
+        notices = [not_finite] if not_finite else []
         for watch in self._watches:
             value = watch.alert.value(metrics)
             if value is not None and watch.crosses(value):
@@ -180,6 +219,22 @@ class Monitor:
         if self._logged == _PATIENCE:
             notices += [_never_logged(watch.alert, metrics) for watch in self._watches if not watch.seen]
         return notices
+
+
+def _not_finite(step: int, broken: Mapping[str, float], nan: str) -> Notice:
+    def weight(name: str) -> int:  # losses and gradient norms before what is computed beside them
+        return next(place for place, part in enumerate(("loss", "grad_norm", "")) if part in name)
+
+    called = {name: nan if math.isnan(value) else f"{value:+}" for name, value in broken.items()}
+    first, *others = (f"{name} is {called[name]}" for name in sorted(broken, key=weight))
+    named, more = others[: _MOST_NAMED - 1], len(others) - (_MOST_NAMED - 1)
+    told = ", ".join([first, *named, *([f"and {more} more metrics are not finite"] if more > 0 else [])])
+    advice = (
+        "What is not finite in the loss or the gradient is not learned from, and may have spoilt the weights: look at "
+        "the steps before, and if it lasts, go on from a checkpoint before it with a lower learning rate or a higher "
+        "precision."
+    )
+    return Notice(first[:_LONGEST_TITLE], f"step {step}: {told}. {advice}", "ERROR")
 
 
 def _crossing(alert: Alert, step: int, value: float) -> Notice:

@@ -1,22 +1,28 @@
-"""Rules about checkpoints: what is saved, where, and what a run goes on from. Nothing of a checkpoint is loaded."""
+"""Rules about checkpoints: what is saved, where, and what a run goes on from. Nothing of a checkpoint is loaded.
+
+Where verl would not find the newest whole step by itself, ``go_on_from_a_whole_step`` names it to verl.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig, open_dict
+
 from drpo_verl.check.rule import Findings, rule
-from drpo_verl.configuration.finding import Finding
 from drpo_verl.configuration.numbers import is_whole
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR
+from drpo_verl.models.saved_steps import ResumePoint, SavedStep, inspect_step, resume_point, world_size
 from drpo_verl.preflight.rows import rows_of
 
 _MODE, _SOURCE, _FOLDER = "trainer.resume_mode", "trainer.resume_from_path", "trainer.default_local_dir"
 _RESUMED = ("model", "optimizer", "extra")
 _STEP = re.compile(r"global_step_(\d+)")
-_NOTE = "latest_checkpointed_iteration.txt"
-"""verl's note of the newest checkpoint that it has finished, beside the checkpoints."""
+_MOST_NAMED = 3
+_ANEW = "The last begins anew."
 
 
 @rule
@@ -48,7 +54,7 @@ def checkpoints(run: RunConfig) -> Findings:
 
 @rule
 def resume(run: RunConfig) -> Findings:
-    """A run that is to go on from a checkpoint names one that is there and whole, of its ranks, and has steps left."""
+    """A run that is to go on from a checkpoint has one that is there and whole, of its own ranks, with steps left."""
     mode, source = run.get(_MODE, "auto"), run.get(_SOURCE)
     if mode == "resume_path":
         yield from _named_checkpoint(run, source)
@@ -60,8 +66,22 @@ def resume(run: RunConfig) -> Findings:
             "begin anew." if mode == "disable" else "go on from the newest of its own checkpoints, or begin anew."
         )
         yield run.error(_SOURCE, message, f"{_MODE}=resume_path", f"{_SOURCE}=null")
-    elif mode == "auto":
-        yield from _newest_checkpoint(run)
+    elif mode == "auto" and (point := _resume_point(run)) is not None:
+        yield from _own_checkpoint(run, point)
+
+
+def go_on_from_a_whole_step(config: DictConfig) -> None:
+    """Have verl resume the newest whole step where it would not find it itself; the rule ``resume`` has said so.
+
+    Args:
+        config: of a run with ``trainer.resume_mode=auto``, which is changed to ``resume_path``; otherwise untouched.
+    """
+    run = RunConfig(config)
+    point = _resume_point(run) if run.get(_MODE, "auto") == "auto" else None
+    if point is not None and point.step is not None and not point.trusted:
+        with open_dict(config):
+            config.trainer.resume_mode = "resume_path"
+            config.trainer.resume_from_path = str(point.step.folder.absolute())
 
 
 def _named_checkpoint(run: RunConfig, source: object) -> Findings:
@@ -80,65 +100,75 @@ def _named_checkpoint(run: RunConfig, source: object) -> Findings:
         overrides = [f"{_SOURCE}={newest}"] if newest is not None else []
         yield run.error(_SOURCE, message, *overrides, advice="Name the folder of one step.")
     elif path.is_dir():
-        yield from _loadable(run, path, _SOURCE)
-        yield from _steps_left(run, path, _SOURCE)
+        number = int(path.name.rpartition("_")[2])
+        step = inspect_step(number, path, _contents(run), all_ranks=_all_ranks(run), finished=True)
+        if step.problem:
+            newest_whole = resume_point(path.parent, _contents(run), all_ranks=_all_ranks(run)).step
+            overrides = [f"{_SOURCE}={newest_whole.folder}"] if newest_whole else []
+            beginning = f"{_MODE}=disable {_SOURCE}=null"
+            yield run.error(_SOURCE, f"is not whole: {step.problem}.", *overrides, beginning, advice=_ANEW)
+            return
+        yield from _goes_on(run, step, _SOURCE)
     elif not source.startswith("hdfs:"):
         yield run.warning(_SOURCE, "is no folder on this machine.", advice="Is it on the nodes?")
 
 
-def _newest_checkpoint(run: RunConfig) -> Findings:
-    """What verl finds in the run's own folder: it begins anew, without a word, where its note does not fit."""
-    if run.get(_FOLDER) is None:
-        return
-    folder = Path(str(run.get(_FOLDER))).expanduser()
-    found = {int(match[1]): path for path in folder.glob("global_step_*") if (match := _STEP.fullmatch(path.name))}
-    note = folder / _NOTE
-    if not note.is_file():
-        if found:
-            yield _begins_anew(run, f"has checkpoints and no {_NOTE}", found)
-        return
-    text = note.read_text(errors="replace").strip()
-    if not re.fullmatch(r"\d+", text):
-        yield _begins_anew(run, f"has {text!r} in its {_NOTE}, which is no step", found)
-    elif int(text) not in found:
-        yield _begins_anew(run, f"has no global_step_{text}, which its {_NOTE} names", found)
-    else:
-        yield from _loadable(run, found[int(text)], _MODE)
-        yield from _steps_left(run, found[int(text)], _MODE)
+def _own_checkpoint(run: RunConfig, point: ResumePoint) -> Findings:
+    """What is to be known of the steps in the run's own folder, of which verl alone may take a wrong one, or none."""
+    named = [f"{step.folder.name} is not whole ({step.problem})" for step in point.broken[:_MOST_NAMED]]
+    why = "; ".join([*([point.note_problem] if point.note_problem else []), *named])
+    if point.step is None and not point.trusted:
+        message = f"has no step to go on from: {why}. verl would fail, or begin anew without a word."
+        yield run.error(_FOLDER, message, f"{_MODE}=disable", advice=_ANEW)
+    elif point.step is None and why:
+        yield run.warning(_FOLDER, f"has no step that was finished: {why}. The run starts from the beginning.")
+    elif point.step is not None and not point.trusted:
+        override = f"{_MODE}=resume_path {_SOURCE}={point.step.folder.absolute()}"
+        message = f"is not as verl needs it to go on: {why}."
+        advice = f"`python -m drpo_verl.train` does, and goes on from {point.step.folder.name}."
+        yield run.warning(_FOLDER, message, override, advice=advice)
+    elif point.step is not None and why:
+        advice = f"The run goes on from {point.step.folder.name}."
+        yield run.warning(_FOLDER, f"has a step that was never finished: {why}.", advice=advice)
+    if point.step is not None:
+        yield from _goes_on(run, point.step, _MODE)
 
 
-def _begins_anew(run: RunConfig, message: str, found: dict[int, Path]) -> Finding:
-    message += f": with {_MODE}=auto verl would fail, or begin anew and overwrite what is there."
-    whole = [step for step, path in found.items() if (path / "actor").is_dir() and (path / "data.pt").is_file()]
-    goes_on = [f"{_MODE}=resume_path {_SOURCE}={found[max(whole)]}"] if whole else []
-    return run.error(_FOLDER, message, *goes_on, f"{_MODE}=disable")
+def _resume_point(run: RunConfig) -> ResumePoint | None:
+    folder = Path(str(run.get(_FOLDER, ""))).expanduser()
+    there = run.get(_FOLDER) is not None and folder.is_dir()
+    return resume_point(folder, _contents(run), all_ranks=_all_ranks(run)) if there else None
 
 
-def _loadable(run: RunConfig, checkpoint: Path, name: str) -> Findings:
-    """What keeps verl from loading an FSDP checkpoint: shards of another number of ranks, missing or empty ones."""
-    shards = list((checkpoint / "actor").glob("*_world_size_*_rank_*.pt"))
-    sizes = {path.name: path.stat().st_size for path in shards}
-    worlds = {int(match[1]) for each in sizes if (match := re.search(r"world_size_(\d+)_", each))}
-    if run.is_fsdp and worlds and run.world not in worlds:
-        setting = "trainer.n_gpus_per_node"
-        message = f"x {run.nodes} node{'s' if run.nodes > 1 else ''} are {run.world} ranks, and {checkpoint} has the "
-        message += f"shards of {max(worlds)}."
-        fitting = [f"{setting}={max(worlds) // run.nodes}"] if max(worlds) % run.nodes == 0 else []
-        yield run.error(setting, message, *fitting, f"{_MODE}=disable {_SOURCE}=null", advice="The last begins anew.")
-    elif run.is_fsdp and worlds and run.nodes == 1:  # of several nodes, each may have its own
-        parts = {each.partition("_world_size_")[0] for each in sizes}
-        wanted = [
-            f"{part}_world_size_{run.world}_rank_{rank}.pt" for part in sorted(parts) for rank in range(run.world)
-        ]
-        broken = [each for each in wanted if not sizes.get(each)]
-        if broken:
-            message = f"goes on from {checkpoint}, in which {broken[0]} is missing or empty"
-            message += f" (one of {len(broken)})." if len(broken) > 1 else "."
-            advice = "Name an earlier checkpoint in trainer.resume_from_path."
-            yield run.error(name, message, f"{_MODE}=disable {_SOURCE}=null", advice=advice)
-    if not (checkpoint / "data.pt").is_file():
-        message = f"goes on from {checkpoint}, which has no data.pt: the order of the data begins anew."
+def _contents(run: RunConfig) -> Sequence[str]:
+    contents = run.get(f"{ACTOR}.checkpoint.load_contents")
+    return contents if isinstance(contents, list) else _RESUMED
+
+
+def _all_ranks(run: RunConfig) -> bool:
+    # Of several machines, each may have the shards of its own ranks on a disk of its own.
+    return run.nodes == 1
+
+
+def _goes_on(run: RunConfig, step: SavedStep, name: str) -> Findings:
+    """What is to be known of going on from a whole step, which the setting of that name has chosen."""
+    yield from _of_these_ranks(run, step.folder)
+    yield from _steps_left(run, step.folder, name)
+    if not step.has_place_in_data:
+        message = f"goes on from {step.folder}, which has no data.pt: the order of the data begins anew."
         yield run.warning(name, message, advice="What it has been trained on may come again.")
+
+
+def _of_these_ranks(run: RunConfig, checkpoint: Path) -> Findings:
+    """An error where an FSDP checkpoint has the shards of another number of ranks, which verl can not load."""
+    actor = checkpoint / "actor"
+    ranks = world_size(actor) if run.is_fsdp and actor.is_dir() else None
+    if ranks is not None and run.world != ranks:
+        name = "trainer.n_gpus_per_node"
+        message = f"x {run.nodes} node{'s' if run.nodes > 1 else ''} are {run.world} ranks, and {checkpoint} has the "
+        message += f"shards of {ranks}."
+        fitting = [f"{name}={ranks // run.nodes}"] if ranks % run.nodes == 0 else []
+        yield run.error(name, message, *fitting, f"{_MODE}=disable {_SOURCE}=null", advice=_ANEW)
 
 
 def _steps_left(run: RunConfig, checkpoint: Path, name: str) -> Findings:
@@ -150,6 +180,4 @@ def _steps_left(run: RunConfig, checkpoint: Path, name: str) -> Findings:
         total, more = of_an_epoch * run.whole(setting), 2 * done // of_an_epoch if of_an_epoch else 0
     if is_whole(total, 1) and done >= total:
         message = f"goes on from {checkpoint}, and {setting} ends at step {total}: nothing is left to train."
-        yield run.error(
-            name, message, f"{setting}={more}", f"{_MODE}=disable {_SOURCE}=null", advice="The last begins anew."
-        )
+        yield run.error(name, message, f"{setting}={more}", f"{_MODE}=disable {_SOURCE}=null", advice=_ANEW)

@@ -78,7 +78,7 @@ def set_value_axis(figure: go.Figure, panel: Panel, axis_range: Range | None) ->
     """Title, range and ticks of a vertical axis; without a range that it shares with others, that of the traces."""
     ticks_as: dict[str, Any] = {"tickformat": "~%"} if panel.is_share else {"exponentformat": "power"}
     figure.update_yaxes(title_text=panel.unit, **ticks_as)
-    values = [value for trace in figure.data for value in trace.y]
+    values = [value for trace in figure.data for value in trace.y if value is not None]
     if not values:
         return
     if axis_range is not None:

@@ -25,7 +25,8 @@ from drpo_verl.report.axes import (
     set_value_axis,
     shared_ranges,
 )
-from drpo_verl.report.groups import Group, Point
+from drpo_verl.report.ends import end_marks
+from drpo_verl.report.groups import Group, Point, not_finite_steps
 from drpo_verl.report.load import ReportRun, mean
 
 # Legible on white and on near-black, and told apart by people who are colour-blind, with the shape beside them.
@@ -38,6 +39,8 @@ _EDGES = [f"{edge:g}" for edge in PROBABILITY_BINS.values()][:-1]
 _BINS = (f"≤ {_EDGES[0]}", *(f"{low}–{high}" for low, high in itertools.pairwise(_EDGES)), f"> {_EDGES[-1]}")
 _MOST_MARKERS = 12
 _SMALLEST_PHASE = 0.01
+SMOOTHED, BAND = "line", "band"
+"""The ``meta`` of traces over steps, by which the page's script knows what to smooth."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,12 @@ def _lines(panel: Panel, styles: Styles, axis_range: Range | None) -> Drawn:
         if len(group.runs) > 1:
             figure.add_traces([_band(group, look, line, panel.log) for line in lines.values()])
         for metric, line in lines.items():
-            figure.add_trace(_line(group, look, line, dashes[metric], metric.label, panel.is_share))
+            gaps = not_finite_steps(group, metric.name)
+            figure.add_trace(_line(group, look, line, dashes[metric], metric.label, panel.is_share, gaps))
             longest = max(longest, line[-1].step)
         if lines:
             present.append(group)
+            figure.add_traces(end_marks(group, look.colour, shown[0], panel.log))
     set_steps_axis(figure, longest)
     set_value_axis(figure, panel, axis_range)
     if panel.reference is not None:
@@ -115,15 +120,20 @@ def _has_values(panel: Panel, metric: Metric, styles: Styles) -> bool:
     return any(values) if panel.unless_zero else bool(values)
 
 
-def _line(group: Group, look: Style, line: Sequence[Point], dash: str, label: str, share: bool) -> go.Scatter:
+def _line(
+    group: Group, look: Style, line: Sequence[Point], dash: str, label: str, share: bool, gaps: Sequence[int]
+) -> go.Scatter:
     number = "%{y:.3~%}" if share else "%{y:.4~g}"
     name = f"{group.label}, {label}" if label else group.label
     of = f"<br>mean of %{{customdata}} of {len(group.runs)} runs" if len(group.runs) > 1 else ""
+    known = {point.step: point for point in line}
+    steps = sorted({*known, *gaps})
     return go.Scatter(
-        x=[point.step for point in line],
-        y=[rounded(point.mean) for point in line],
-        customdata=[point.count for point in line] if of else None,
+        x=steps,
+        y=[rounded(known[step].mean) if step in known else None for step in steps],
+        customdata=[known[step].count if step in known else 0 for step in steps] if of else None,
         mode="lines+markers",
+        meta=SMOOTHED,
         name=name,
         legendgroup=group.label,
         line={"color": look.colour, "width": 2, "dash": dash},
@@ -145,6 +155,7 @@ def _band(group: Group, look: Style, line: Sequence[Point], log: bool) -> go.Sca
         fillcolor=f"rgba{(*hex_to_rgb(look.colour), 0.18)}",
         hoverinfo="skip",
         legendgroup=group.label,
+        meta=BAND,
         name=f"{group.label}, range",
     )
 

@@ -17,7 +17,8 @@ _NON_TRAINING = (
     "actor_rollout_ref.rollout.trace.project_name",
 )  # fmt: skip
 _MOST_NAMED = 2
-_NOT_SET = "(not set)"
+NOT_SET = "(not set)"
+"""In the place of a value that a run does not have."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ def curve(group: Group, metric: str, *, scale: float = 1.0) -> list[Point]:
     ]
 
 
+def not_finite_steps(group: Group, metric: str) -> list[int]:
+    """The steps at which a metric is NaN or infinite in every run of a group that has logged it."""
+    broken = {step for run in group.runs for step in run.not_finite.get(metric, ())}
+    return sorted(broken - {step for run in group.runs for step in run.values(metric)})
+
+
 def group_runs(runs: Sequence[ReportRun], by: str = METHOD) -> list[Group]:
     """Group runs, in the order in which they are given.
 
@@ -92,7 +99,7 @@ def _by_setting(runs: Sequence[ReportRun], key: str) -> list[Group]:
         )
     by_value: dict[str, list[ReportRun]] = {}
     for run in runs:
-        by_value.setdefault(run.config.get(key, _NOT_SET), []).append(run)
+        by_value.setdefault(run.config.get(key, NOT_SET), []).append(run)
     return [Group(f"{_last_part(key)}={value}", members) for value, members in by_value.items()]
 
 
@@ -104,7 +111,7 @@ def _labelled(method: str, variants: Sequence[ReportRun]) -> list[tuple[ReportRu
     if len(keys) > _MOST_NAMED:
         return [(run, f"{method} #{number}") for number, run in enumerate(variants, 1)]
     return [
-        (run, ", ".join([method, *(f"{_last_part(key)}={run.config.get(key, _NOT_SET)}" for key in keys)]))
+        (run, ", ".join([method, *(f"{_last_part(key)}={run.config.get(key, NOT_SET)}" for key in keys)]))
         for run in variants
     ]
 
@@ -114,7 +121,12 @@ def _last_part(key: str) -> str:
 
 
 def _trains(key: str) -> bool:
-    return not key.startswith(_NON_TRAINING) and not _last_part(key).endswith("seed")
+    return not key.startswith(_NON_TRAINING) and not is_seed(key)
+
+
+def is_seed(key: str) -> bool:
+    """Whether a setting is a seed, by its name."""
+    return _last_part(key).endswith("seed")
 
 
 def config_differences(runs: Iterable[ReportRun]) -> list[Difference]:
@@ -138,7 +150,7 @@ def settings_by_value(settings: Mapping[str, Mapping[str, str]]) -> list[Differe
     by_key: dict[str, dict[str, list[str]]] = {key: {} for of_run in settings.values() for key in of_run}
     for key, names in by_key.items():
         for run, of_run in settings.items():
-            names.setdefault(of_run.get(key, _NOT_SET), []).append(run)
+            names.setdefault(of_run.get(key, NOT_SET), []).append(run)
     return [Difference(key, sorted(by_key[key].items(), key=lambda item: len(item[1]))) for key in by_key]
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from drpo_verl.configuration import seeds as _registers_resolvers  # noqa: F401
 from drpo_verl.configuration.method import method_of
-from drpo_verl.run_folder import worst_tokens
 from drpo_verl.run_folder.environment import ENVIRONMENT_FILE
+from drpo_verl.run_folder.lines import parse_json
+from drpo_verl.run_folder.parts import RecordedRun, all_parts, read_run
 from drpo_verl.run_folder.steps import METRICS_FILE, SUMMARY_FILE, Step, held_out_interval, read_steps
 from drpo_verl.run_folder.worst_tokens import WorstToken
 
@@ -39,6 +42,21 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """That a run ended early.
+
+    Attributes:
+        steps: the last step that was finished.
+        of: how many were to be; None when that is not known.
+        why: in words; empty when that is not known, as of a run that is still going on.
+    """
+
+    steps: int
+    of: int | None
+    why: str
+
+
+@dataclass(frozen=True)
 class ReportRun:
     """A run as a report shows it.
 
@@ -52,6 +70,8 @@ class ReportRun:
         environment: as ``drpo_verl.run_folder.environment`` writes it; empty when not known.
         problems: over how many held-out problems the accuracy is, by data source, as far as known.
         worst_tokens: of each step, the token on which pi and mu differ most; empty when not kept.
+        unreadable: what of its files could not be read, and why.
+        ended: set where the run ended before its last step.
     """
 
     name: str
@@ -62,6 +82,8 @@ class ReportRun:
     environment: dict[str, str] = field(default_factory=dict)
     problems: dict[str, int] = field(default_factory=dict)
     worst_tokens: Sequence[WorstToken] = ()
+    unreadable: Sequence[str] = ()
+    ended: Ended | None = None
 
     def values(self, metric: str) -> dict[int, float]:
         """A metric by step, without the steps that do not have it or have NaN."""
@@ -72,12 +94,22 @@ class ReportRun:
         """The mean of a metric over the last ``LAST_STEPS`` steps that have it; None when none has."""
         return mean(list(self.values(metric).values())[-LAST_STEPS:])
 
+    @cached_property
+    def not_finite(self) -> dict[str, list[int]]:
+        """The metrics that are NaN or infinite anywhere, each with the steps at which it is."""
+        steps: dict[str, list[int]] = {}
+        for step in self.steps:
+            for name, value in step.metrics.items():
+                if not math.isfinite(value):
+                    steps.setdefault(name, []).append(step.step)
+        return steps
+
     @property
     def trained_steps(self) -> int:
         """The last step's number: 0 for a run that was only validated."""
         return max((step.step for step in self.steps), default=0)
 
-    @property
+    @cached_property
     def accuracies(self) -> list[Accuracy]:
         """Held-out accuracy at each step at which it was measured, on each data source."""
         return [
@@ -100,52 +132,79 @@ def load_runs(paths: Sequence[Path], left_out: Callable[[str], None] = lambda re
     Args:
         paths: of run folders or metrics files. Configuration, environment and summary are looked for beside a file
             called ``metrics.jsonl``; another name is that of an earlier run in the same folder, or of a lone file.
-        left_out: told of each of several paths that holds no step (``outputs/*`` has more than runs), and why.
+        left_out: told of each of several paths that holds no step (``outputs/*`` has more than runs), of each line that
+            is none, and of other files that can not be read, and why.
 
     Raises:
         FileNotFoundError: when a path does not exist, or the only one has no metrics file.
         ValueError: when the only one holds no step, or none does, or a path is given twice.
     """
-    runs: list[tuple[Path, list[Step]]] = []
+    runs: list[tuple[Path, RecordedRun, list[str]]] = []
     for path in paths:
-        file = path / METRICS_FILE if path.is_dir() else path
+        file, problems = path / METRICS_FILE if path.is_dir() else path, list[str]()
         try:
-            runs.append((file, _read_steps(file)))
+            runs.append((file, _read(file, problems), problems))
         except (FileNotFoundError, ValueError) as error:
             if len(paths) == 1 or not path.exists():
                 raise type(error)(f"{error}. {_WANTED}") from error
             left_out(str(error))
     if not runs:
         raise ValueError(f"none of the {len(paths)} paths holds a step of a run. {_WANTED}")
-    names = _names([file.absolute() for file, _ in runs])
-    return [_load(file, steps, name) for (file, steps), name in zip(runs, names, strict=True)]
+    names = _names([file.absolute() for file, _, _ in runs])
+    loaded = [_load(file, run, name, problems) for (file, run, problems), name in zip(runs, names, strict=True)]
+    for each in loaded:
+        for problem in each.unreadable:
+            left_out(problem)
+    return loaded
 
 
-def _read_steps(file: Path) -> list[Step]:
-    try:
-        steps = read_steps(file)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is not a metrics file as verl's file logger writes it: {error!r}") from error
-    if not steps:
-        raise ValueError(f"{file} has no step")
-    return steps
+def _read(file: Path, problems: list[str]) -> RecordedRun:
+    """The run that a metrics file belongs to; ``problems`` gets what can not be read of it."""
+    if file.name == METRICS_FILE:
+        run = read_run(file.parent, problems.append)
+    else:
+        run = RecordedRun(read_steps(file, problems.append), [])
+    if run.steps:
+        return run
+    if problems:
+        first = problems[0].removeprefix(f"{file}, ")
+        raise ValueError(f"{file} is not a metrics file as verl's file logger writes it: {first}")
+    raise ValueError(f"{file} has no step")
 
 
-def _load(file: Path, steps: list[Step], name: str) -> ReportRun:
+def _load(file: Path, run: RecordedRun, name: str, unreadable: list[str]) -> ReportRun:
     if file.name != METRICS_FILE:
-        return ReportRun(name, steps)
-    folder = file.parent
-    method, config, derived = _read_config(folder / ".hydra" / "config.yaml")
+        return ReportRun(name, run.steps, unreadable=unreadable)
+    folder, left_out = file.parent, unreadable.append
+    method, config, derived = _read_config(folder / ".hydra" / "config.yaml", left_out)
+    summaries = [_read_json(path, left_out) for path in all_parts(folder / SUMMARY_FILE)]
+    # A start that is going on, or has failed, does not know the held-out problems, which are those of the start before.
+    with_problems: dict[str, Any] = next((each for each in reversed(summaries) if each.get("validation")), {})
+    of_this_start = summaries[-1] if (folder / SUMMARY_FILE).exists() else {}
     return ReportRun(
         name=name,
-        steps=steps,
+        steps=run.steps,
         method=method,
         config=config,
         derived=derived,
-        environment=_read_json(folder / ENVIRONMENT_FILE),
-        problems=_problems(_read_json(folder / SUMMARY_FILE), {source for step in steps for source in step.validation}),
-        worst_tokens=worst_tokens.read(folder / worst_tokens.WORST_TOKENS_FILE),
+        environment=_read_json(folder / ENVIRONMENT_FILE, left_out),
+        problems=_problems(with_problems, {source for step in run.steps for source in step.validation}),
+        worst_tokens=run.worst_tokens,
+        unreadable=unreadable,
+        ended=_ended(of_this_start, config, run.steps[-1].step),
     )
+
+
+def _ended(summary: Mapping[str, Any], config: Mapping[str, str], steps: int) -> Ended | None:
+    """How a run ended according to its summary, or to the number of steps that it was to have."""
+    planned = config.get("trainer.total_training_steps", "")
+    of = int(planned) if planned.isdecimal() else None
+    entry = summary.get("ended")
+    if isinstance(entry, dict):
+        done, asked = entry.get("steps"), entry.get("of")
+        of = asked if isinstance(asked, int) else of
+        return Ended(done if isinstance(done, int) else steps, of, " ".join(str(entry.get("why") or "").split()))
+    return Ended(steps, of, "") if of is not None and steps < of else None
 
 
 def _names(files: Sequence[Path]) -> list[str]:
@@ -161,23 +220,41 @@ def _names(files: Sequence[Path]) -> list[str]:
     return [str(file) for file in files]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+def _read_json(path: Path, left_out: Callable[[str], None]) -> dict[str, Any]:
+    """The object in a file; empty where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        value = parse_json(path.read_bytes())
+    except ValueError as error:
+        left_out(f"{path} {error}")
+        return {}
+    if not isinstance(value, dict):
+        left_out(f"{path} is not a JSON object")
+        return {}
+    return value
 
 
-def _problems(summary: dict[str, Any], sources: set[str]) -> dict[str, int]:
+def _problems(summary: Mapping[str, Any], sources: set[str]) -> dict[str, int]:
     # Earlier summaries name no source: their number is that of all, which is of use where there is one.
     only = next(iter(sources)) if len(sources) == 1 else None
-    counts = {entry.get("data_source", only): entry.get("problems") for entry in summary.get("validation", ())}
+    entries = [entry for entry in summary.get("validation", ()) if isinstance(entry, dict)]
+    counts = {entry.get("data_source", only): entry.get("problems") for entry in entries}
     return {source: count for source, count in counts.items() if source is not None and count}
 
 
-def _read_config(path: Path) -> tuple[str | None, dict[str, str], frozenset[str]]:
+def _read_config(path: Path, left_out: Callable[[str], None]) -> tuple[str | None, dict[str, str], frozenset[str]]:
     """The method, all settings with their values, and which of them are set to what others are."""
     if not path.exists():
         return None, {}, frozenset()
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        left_out(f"{path} is no configuration ({(str(error).splitlines() or [type(error).__name__])[0]})")
+        return None, {}, frozenset()
+    if not isinstance(config, DictConfig) or not config:
+        left_out(f"{path} is no configuration")
+        return None, {}, frozenset()
     places = {name: OmegaConf.select(config, name, throw_on_resolution_failure=False) for name in PLACES}
     places = {name: str(place) for name, place in places.items() if place is not None}
     # Literally: environment variables, since the reader's may not be the run's, and places in what is made of them.

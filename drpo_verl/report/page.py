@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -16,6 +17,7 @@ from drpo_verl.metrics import names
 from drpo_verl.metrics.catalogue import SECTIONS
 from drpo_verl.metrics.description import Section
 from drpo_verl.report.axes import FONT
+from drpo_verl.report.ends import steps_of, why_ended
 from drpo_verl.report.figures import Drawn, draw_section, style
 from drpo_verl.report.groups import (
     METHOD,
@@ -27,11 +29,15 @@ from drpo_verl.report.groups import (
     settings_by_value,
 )
 from drpo_verl.report.load import LAST_STEPS, Accuracy, ReportRun, load_runs, mean
+from drpo_verl.report.pairs import MOST_BASELINES, PairedDifference, compare
 from drpo_verl.run_folder.worst_tokens import WorstToken
 
 _NOTHING = "–"
 _WORST_TOKENS = 5
 _CONTEXT_CHARACTERS = 60
+_MOST_NOT_FINITE = 12
+_FEWEST_TO_SMOOTH = 12
+_SMOOTHED_PART = 20
 _HOW_DRAWN = {
     "lines": "",
     "bins": f"Mean of the last {LAST_STEPS} steps.",
@@ -40,6 +46,8 @@ _HOW_DRAWN = {
     "phases": "Mean over the steps after the first; a phase that a step does not have counts 0 s. Phases below 1 % of "
     "the step are left out.",
 }
+
+Comparison = tuple[Group, list[tuple[Group, dict[str, PairedDifference]]]]
 
 
 def write_report(
@@ -75,8 +83,17 @@ def _render(runs: Sequence[ReportRun], groups: Sequence[Group], group_by: str) -
     environment = Environment(
         loader=PackageLoader("drpo_verl.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"caption": _caption, "code": _code, "breakable": _breakable, "data": _data}
+    environment.filters |= {
+        "caption": _caption,
+        "code": _code,
+        "breakable": _breakable,
+        "data": _data,
+        "difference": _difference,
+        "interval": _interval,
+    }
+    environment.globals |= {"steps_of": steps_of, "why_ended": why_ended}
     environment.globals |= {"style": {group.label: style(index) for index, group in enumerate(groups)}}
+    comparisons = _comparisons(groups)
     drawn: list[tuple[Section, list[Drawn]]] = [(section, draw_section(section, groups)) for section in SECTIONS]
     return environment.get_template("page.html.jinja").render(
         runs=runs,
@@ -90,6 +107,11 @@ def _render(runs: Sequence[ReportRun], groups: Sequence[Group], group_by: str) -
             settings_by_value({run.name: run.environment for run in runs if run.environment}), groups
         ),
         without_environment=[run.name for run in runs if not run.environment],
+        comparisons=comparisons,
+        quantities=list(dict.fromkeys(what for _, rows in comparisons for _, cells in rows for what in cells)),
+        ended=[run for group in groups for run in group.runs if run.ended],
+        not_finite=[(run, _not_finite(run)) for group in groups for run in group.runs if run.not_finite],
+        smoothing=_smoothing(max(run.trained_steps for run in runs)),
         worst_tokens=[(run, _worst(run)) for group in groups for run in group.runs if run.worst_tokens],
         context=_context,
         last_steps=LAST_STEPS,
@@ -138,7 +160,7 @@ def _cells(run: ReportRun) -> dict[str, str]:
     largest = run.values(names.ABS_PROB_DIFF_MAX).values()
     return {
         "Method": _breakable(run.method or _NOTHING),
-        "Steps": str(run.trained_steps),
+        "Steps": steps_of(run),
         "Reward at the end": _number(run.last(names.REWARD), ".3f"),
         "Outside": _number(mean(run.values(names.OUTSIDE).values()), ".2%"),
         "Held-out before": _accuracies(before),
@@ -148,9 +170,66 @@ def _cells(run: ReportRun) -> dict[str, str]:
     }
 
 
+def _comparisons(groups: Sequence[Group]) -> list[Comparison]:
+    """Each group that others can be compared with at the same seeds, and each of these with its differences by name."""
+    comparisons: list[Comparison] = []
+    for baseline in groups[:MOST_BASELINES] if len(groups) > 1 else ():
+        by_group: dict[str, dict[str, PairedDifference]] = {}
+        for each in compare(baseline, groups):
+            by_group.setdefault(each.group.label, {})[each.what] = each
+        rows = [(group, by_group[group.label]) for group in groups if group.label in by_group]
+        comparisons += [(baseline, rows)] if rows else []
+    return comparisons
+
+
+def _difference(one: PairedDifference) -> str:
+    return f"{_signed(one.mean, one.is_share)}{' points' if one.is_share else ''}{'*' if one.early else ''}"
+
+
+def _interval(one: PairedDifference) -> str:
+    """The interval of a mean difference, if it has one, and how many of the pairs have its sign."""
+    between = " to ".join(_signed(end, one.is_share) for end in one.interval or ())
+    return f"{between}{', ' if between else ''}{one.same_sign} of {len(one.differences)}"
+
+
+def _signed(value: float, is_share: bool) -> str:
+    # A share's difference is in percentage points, for which a per cent sign would be wrong.
+    return f"{100 * value if is_share else value:+.{1 if is_share else 3}f}".replace("-", "−")
+
+
+def _smoothing(steps: int) -> tuple[int, int] | None:
+    """Over how many steps the curves are averaged at first, and at most; both odd. None for runs too short for it."""
+    if steps < _FEWEST_TO_SMOOTH:
+        return None
+    return steps // _SMOOTHED_PART // 2 * 2 + 1, steps // 3 // 2 * 2 + 1
+
+
+def _not_finite(run: ReportRun) -> list[tuple[str, str]]:
+    """The metrics that are NaN or infinite, and the steps at which they are, the first to be so first."""
+    named = sorted(run.not_finite.items(), key=lambda item: item[1][0])
+    shown = [(name, _ranges(steps)) for name, steps in named[:_MOST_NOT_FINITE]]
+    more = len(named) - len(shown)
+    return [*shown, *([(f"and {more} more", "")] if more else [])]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers in order, those that follow each other as ranges."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(f"{first}" if first == last else f"{first}–{last}" for first, last in ranges)
+
+
 def _worst(run: ReportRun) -> list[WorstToken]:
     """Those of all steps on which the two policies differ most, the worst first."""
-    return sorted(run.worst_tokens, key=lambda worst: worst.abs_prob_diff, reverse=True)[:_WORST_TOKENS]
+    return sorted(run.worst_tokens, key=_how_bad, reverse=True)[:_WORST_TOKENS]
+
+
+def _how_bad(worst: WorstToken) -> float:
+    return math.inf if math.isnan(worst.abs_prob_diff) else worst.abs_prob_diff
 
 
 def _context(worst: WorstToken) -> str:

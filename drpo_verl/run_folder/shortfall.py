@@ -38,7 +38,7 @@ def require_all_steps(config: DictConfig, folder: Path, overrides: Sequence[str]
         ShortfallError: with the number of steps that were done, the reason and the command that goes on.
     """
     total, epochs = config.trainer.total_training_steps, config.trainer.total_epochs
-    steps = read_steps(folder / METRICS_FILE)
+    steps = read_steps(folder / METRICS_FILE, lambda unreadable: None)  # the summary has said it
     trained = [step.step for step in steps if _TRAINED in step.metrics]
     saved = _checkpoint(config, folder)
     last = max((step.step for step in steps), default=saved)

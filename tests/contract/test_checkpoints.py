@@ -47,7 +47,7 @@ def test_shards_are_merged_once(checkpoint: tuple[Path, Qwen3ForCausalLM]) -> No
 
 def test_shards_that_are_broken(checkpoint: tuple[Path, Qwen3ForCausalLM]) -> None:
     actor = checkpoint[0]
-    (actor / "model_world_size_1_rank_0.pt").write_bytes(b"PK")
+    torch.save({"no": "model"}, actor / "model_world_size_1_rank_0.pt")
     with pytest.raises(UserError, match=r"verl\.model_merger could not merge .*global_step_10/actor: "):
         as_hugging_face(actor)
     assert not list(actor.glob("merged-*"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import verl.utils.tracking
 from verl.utils.tracking import Tracking
@@ -65,6 +67,27 @@ def test_an_offline_run_read_back_has_metrics_configuration_and_alert(
     assert _warnings(caplog) == [f"drpo-verl: {alert['text']}"]
 
 
+def test_a_loss_that_is_not_finite_is_an_alert_at_once_and_read_back(
+    offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "metrics.jsonl"))
+    tracking = Tracking("drpo-verl", "a_run", ["file", "wandb"], config={"trainer": {}})
+    with caplog.at_level(logging.WARNING, logger="drpo_verl"):
+        for step, (loss, norm) in enumerate([(0.1, 1.0), (math.nan, np.float32("inf")), (math.nan, -math.inf)], 1):
+            tracking.log(data={"actor/pg_loss": loss, "actor/grad_norm": norm}, step=step)
+    tracking.finish()
+    (alert,) = of_type("alert", records(offline))
+    assert (alert["title"], alert["level"]) == ("actor/pg_loss is NaN", "ERROR")
+    assert alert["text"].startswith("step 2: actor/pg_loss is NaN, actor/grad_norm is +inf. What is not finite")
+    assert _warnings(caplog) == [f"drpo-verl: {alert['text']}"]
+
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "nan" not in text.lower() and "inf" not in text.lower()  # neither is JSON
+    read = [step.metrics for step in read_steps(tmp_path / "metrics.jsonl")]
+    assert read[0] == {"actor/pg_loss": 0.1, "actor/grad_norm": 1.0}
+    assert all(math.isnan(value) for metrics in read[1:] for value in metrics.values()) and len(read) == 3
+
+
 def test_without_a_wandb_run_an_alert_is_a_warning_only(caplog: pytest.LogCaptureFixture) -> None:
     tracking = Tracking("drpo-verl", "a_run", "console", config=CONFIG)
     with caplog.at_level(logging.WARNING, logger="drpo_verl"):
@@ -81,7 +104,9 @@ def test_without_the_section_verls_logger_is_as_it_was(config: Any, caplog: pyte
     assert list(tracking.logger) == ["console"] and not _warnings(caplog)
 
 
-def test_worst_tokens_are_a_table_that_grows(offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worst_tokens_are_a_table_that_grows(
+    offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "worst_tokens.jsonl"
     monkeypatch.setenv(worst_tokens.PATH_VARIABLE, str(path))
     tracking = Tracking("drpo-verl", "a_run", ["wandb"], config=CONFIG)
@@ -89,8 +114,11 @@ def test_worst_tokens_are_a_table_that_grows(offline: Path, tmp_path: Path, monk
     lines = [WorstToken(step, 0.25, 0.5, 0.75, -1.0, 2, f"token {step}", "12\u2028+3") for step in (1, 2)]
     for line in lines:
         worst_tokens.append(line, path)
+        with path.open("ab") as file:
+            file.write(b"no line of the table\n")
         tracking.log(data={"a": 1.0}, step=line.step)
     tracking.finish()
+    assert len(_warnings(caplog)) == 2 and "line 2: is not JSON" in _warnings(caplog)[0]
 
     assert history(records(offline)) == {step: {"a": 1} for step in (0, 1, 2)}
     assert sorted(table(offline, WORST_TOKENS)) == [list(astuple(line)) for line in lines]

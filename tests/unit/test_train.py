@@ -115,6 +115,24 @@ def test_one_source_at_the_end_of_a_run(tmp_path: Path, capsys: pytest.CaptureFi
     assert entry == {"step": 0, "data_source": "drpo_verl/arithmetic", "accuracy": 0.34765625, "problems": 256}
 
 
+def test_a_resumed_run_is_summarised_from_its_beginning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = held_out(tmp_path / "val.parquet", math=100)
+    accuracy = "val-core/math/acc/mean@1"
+    config = run_of(
+        tmp_path, str(file), {accuracy: 0.1}, *({"critic/score/mean": 0.5, accuracy: step / 10} for step in (1, 2, 3))
+    )
+    (tmp_path / "metrics.jsonl").rename(tmp_path / "metrics.1.jsonl")
+    lines = ({"step": step, "data": {"critic/score/mean": 0.5, accuracy: 0.9}} for step in (3, 4))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 5')
+    _summarise(config, tmp_path, Console(width=200))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [(each["step"], each["accuracy"]) for each in summary["validation"]] == [
+        (0, 0.1), (1, 0.1), (2, 0.2), (3, 0.9), (4, 0.9)
+    ]  # fmt: skip
+    said = capsys.readouterr().out
+    assert "held-out accuracy after step   0: 0.100" in said and "metrics.jsonl, line 3: was not written" in said
+
+
 @pytest.mark.parametrize(
     ("method", "title"), [("cispo", "test: cispo"), (None, "test: drpo, delta 0.1")]
 )  # fmt: skip

@@ -50,3 +50,32 @@ def test_an_alert_is_a_line_of_its_own(tmp_path: Path, terminal: bool) -> None:
     line = "warning: step 3: mismatch/kl is 0.3, above 0.1 for 2 steps (alerts.kl). Look [here]."
     assert shown.count("warning:") == 1
     assert (f"\x1b[1;33m{line}\x1b[0m" in shown) if terminal else (line in shown.splitlines())
+
+
+def test_a_line_that_is_no_step_is_said_and_the_run_is_followed_further(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step":1,"data":{}}\n{"step":2,"da{"step":3,"data":{}}\n{"step":4,"data":{}}\n'
+    )
+    screen = io.StringIO()
+    follower = Follower(
+        tmp_path, Console(file=screen, width=200), 4, 60, tmp_path / "train.log", Monitor([])
+    )  # fmt: skip
+    follower.start()
+    follower.finish()
+    shown = screen.getvalue()
+    assert "step   1/4" in shown and "step   4/4" in shown
+    assert f"warning: left out: {tmp_path / 'metrics.jsonl'}, line 2: is not JSON" in shown
+    assert "line 2: is not JSON" in (tmp_path / "train.log").read_text()
+
+
+def test_a_loss_that_is_not_finite_is_said_on_the_terminal_and_in_the_log(tmp_path: Path) -> None:
+    # As verl's file logger writes it, whether it was NaN or infinity.
+    lines = (json.dumps({"step": step, "data": {"actor/pg_loss": loss}}) for step, loss in ((1, 0.1), (2, None)))
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    screen = io.StringIO()
+    console = Console(file=screen, width=200)
+    follower = Follower(tmp_path, console, 2, 60, tmp_path / "train.log", Monitor([], nan="NaN or infinite"))
+    follower.start()
+    follower.finish()
+    for said in (screen.getvalue(), (tmp_path / "train.log").read_text()):
+        assert said.count("warning: step 2: actor/pg_loss is NaN or infinite. What is not finite") == 1

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import given
@@ -33,8 +34,8 @@ def _announced(alert: Alert, values: list[float]) -> list[int]:
         (2, [1.2, 0.5, 1.2, 0.5, 1.2], []),  # never two in a row
         (2, [1.2, 1.2, 0.5, 1.2, 1.2, 1.2], [1]),  # back for one step only
         (2, [1.2, 1.2, 0.5, 0.5, 1.2, 1.2], [1, 5]),
-        (2, [math.inf, math.inf], [1]),
-        (2, [1.2, math.nan, 1.2], [2]),  # NaN says nothing
+        (2, [math.inf, math.inf], [0, 1]),  # at once as not finite, then as a crossing
+        (2, [1.2, math.nan, 1.2], [1, 2]),  # NaN is on neither side of the threshold
     ],
 )
 def test_one_announcement_a_crossing(steps: int, values: list[float], announced: list[int]) -> None:
@@ -93,6 +94,67 @@ def test_entropy_is_verls_or_its_estimate() -> None:
     assert alert.value({"mismatch/behaviour_log_prob_mean": -0.4}) == 0.4
     assert alert.value({"mismatch/behaviour_log_prob_mean": -0.4, "actor/entropy": 0.3}) == 0.3
     assert alert.value({}) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["actor/pg_loss", "actor/kl_loss", "actor/grad_norm", "critic/vf_loss", "critic/grad_norm", "critic/score/mean",
+     "actor/entropy", "mismatch/kl", "mismatch/behaviour_log_prob_mean", "inference_mismatch/chi2",
+     "policy_drift/ratio_max", "trust_region/weight_mean", "rollout_corr/kl", "training/rollout_probs_diff_mean",
+     "actor/kl_penalty", "distillation_loss", "response_length/mean"],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan")])
+def test_what_is_not_finite_is_said_at_once_and_once(name: str, value: float) -> None:
+    watched = [Alert("length", "response_length/mean", above=9000, steps=99)]
+    for alerts in (watched, []) if name != "response_length/mean" else (watched,):
+        monitor = Monitor(alerts)
+        sound = {name: 0.5, "note": "text", "timing_s/step": 1.0, "response_length/mean": 3.0, "count": 3}
+        assert monitor.observe(1, sound) == []
+        (notice,) = monitor.observe(2, {**sound, name: value})
+        called = "NaN" if math.isnan(value) else "+inf" if value > 0 else "-inf"
+        assert notice.text.startswith(f"step 2: {name} is {called}. What is not finite")
+        assert (notice.title, notice.level) == (f"{name} is {called}"[:63], "ERROR")
+        assert [monitor.observe(step, {**sound, name: value}) for step in range(3, 9)] == [[]] * 6
+
+
+def test_what_is_nan_from_the_first_step_is_said_to_be_nan_and_not_to_be_missing() -> None:
+    monitor = Monitor(parse_alerts(_defaults()))
+    metrics = {"mismatch/abs_prob_diff_mean": math.nan, "mismatch/kl": math.nan, "actor/entropy": math.nan}
+    notices = [notice for step in range(1, 30) for notice in monitor.observe(step, metrics)]
+    (notice,) = notices
+    assert notice.text.startswith(
+        "step 1: mismatch/abs_prob_diff_mean is NaN, mismatch/kl is NaN, actor/entropy is NaN. What is not finite"
+    )
+
+
+def test_when_all_is_lost_one_notice_names_the_loss_and_the_gradient_first() -> None:
+    metrics = {f"mismatch/{number}": math.nan for number in range(40)}
+    metrics |= {"actor/grad_norm": math.inf, "actor/pg_loss": math.nan, "timing_s/step": math.nan}
+    (notice,) = Monitor([], nan="NaN or infinite").observe(7, metrics)
+    assert notice.text.startswith(
+        "step 7: actor/pg_loss is NaN or infinite, actor/grad_norm is +inf, mismatch/0 is NaN or infinite, "
+        "mismatch/1 is NaN or infinite, and 38 more metrics are not finite. What"
+    )
+
+
+def test_what_is_not_finite_again_is_said_again_after_ten_sound_steps() -> None:
+    monitor = Monitor([])
+    broken = [1, 3, 9, 22, 23]
+    said = [
+        step for step in range(1, 30) if monitor.observe(step, {"actor/grad_norm": math.inf if step in broken else 1})
+    ]
+    assert said == [1, 22]
+    # Steps that do not have it, such as a validation, count for nothing.
+    monitor = Monitor([])
+    said = [
+        step for step in range(1, 30) if monitor.observe(step, {"actor/grad_norm": math.inf} if step in broken else {})
+    ]
+    assert said == [1]
+
+
+def test_what_may_be_undefined_in_a_sound_run_is_no_alarm() -> None:
+    undefined = {"training/rollout_actor_probs_pearson_corr": math.nan, "val-aux/math/acc/std@1": math.nan}
+    assert Monitor([]).observe(1, undefined) == []
 
 
 def test_a_metric_that_never_comes_is_said_once() -> None:

@@ -52,6 +52,56 @@ def test_weights_that_are_there_are_taken(run: tuple[Path, LlamaForCausalLM]) ->
 
 def test_a_checkpoint_of_something_else(run: tuple[Path, LlamaForCausalLM]) -> None:
     actor = run[0] / "checkpoints" / "global_step_10" / "actor"
-    (actor / "model_world_size_1_rank_0.pt").unlink()
+    for name in ("model_world_size_1_rank_0.pt", "fsdp_config.json"):
+        (actor / name).unlink()
     with pytest.raises(UserError, match=r"nor an FSDP checkpoint. A Megatron one is merged by"):
         as_hugging_face(actor)
+    (actor / "huggingface" / "config.json").unlink()  # Megatron's is elsewhere
+    with pytest.raises(UserError, match=r"nor an FSDP checkpoint. A Megatron one is merged by"):
+        resolve(str(run[0]))
+
+
+def test_a_note_that_is_of_no_use_is_named_with_the_step_that_is_taken(
+    run: tuple[Path, LlamaForCausalLM], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = run[0]
+    note = folder / "checkpoints" / "latest_checkpointed_iteration.txt"
+    for content, said in (
+        (b"", f"{note.name} is empty"), (b"x\xff", "which is no step"), (b"99", "names step 99, which is not there"),
+        (None, f"{note.name} is missing"),
+    ):  # fmt: skip
+        caplog.clear()
+        note.unlink() if content is None else note.write_bytes(content)
+        assert find_actor(folder).parent.name == "global_step_10"  # type: ignore[union-attr]
+        assert said in caplog.text and "The weights are those of global_step_10." in caplog.text
+
+
+def test_weights_that_are_half_written_are_never_taken(
+    run: tuple[Path, LlamaForCausalLM], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, model = run
+    five, ten = (folder / "checkpoints" / f"global_step_{step}" / "actor" for step in (5, 10))
+    shard = ten / "model_world_size_1_rank_0.pt"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert find_actor(folder) == five  # though the note names the other
+    assert "global_step_10 is not whole: actor/model_world_size_1_rank_0.pt is cut short" in caplog.text
+    with pytest.raises(UserError, match=r"global_step_10/actor is not whole.*rank_0\.pt is cut short"):
+        as_hugging_face(ten)
+    shard.rename(ten / "model_world_size_2_rank_0.pt")
+    with pytest.raises(UserError, match=r"model_world_size_2_rank_0\.pt is cut short"):
+        resolve(str(ten.parent))
+    (five / "huggingface" / "config.json").unlink()  # saved after the shards
+    with pytest.raises(UserError, match=r"has no step with whole weights: of global_step_10, actor/model_world"):
+        resolve(str(folder))
+    model.save_pretrained(five / "huggingface")
+    assert resolve(str(folder)) == str(five / "huggingface")
+    weights = five / "huggingface" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"huggingface/model\.safetensors is cut short"):
+        resolve(str(five))
+
+
+def test_a_copy_beside_the_steps_is_none_of_them(run: tuple[Path, LlamaForCausalLM]) -> None:
+    checkpoints = run[0] / "checkpoints"
+    (checkpoints / "global_step_10").rename(checkpoints / "global_step_10.old")
+    assert find_actor(checkpoints).parent.name == "global_step_5"  # type: ignore[union-attr]

@@ -50,10 +50,13 @@ def make_run(tmp_path: Path) -> MakeRun:
 
     Arguments of what it returns: ``name`` of the folder; ``method`` as chosen with ``method=``; ``settings`` as dotted
     keys; ``scale`` for every metric; ``complete`` for the metrics and files of a run as it is made today, instead of
-    the real metrics file alone.
+    the real metrics file alone; ``metrics`` by step, in the place of those of the real run.
     """
 
-    def make(name: str, method: str = "drpo", *, scale: float = 1.0, complete: bool = True, **settings: Any) -> Path:
+    def make(
+        name: str, method: str = "drpo", *, scale: float = 1.0, complete: bool = True,
+        metrics: dict[int, dict[str, Any]] | None = None, **settings: Any,
+    ) -> Path:  # fmt: skip
         folder = tmp_path / name
         hydra = folder / ".hydra"
         hydra.mkdir(parents=True)
@@ -63,6 +66,8 @@ def make_run(tmp_path: Path) -> MakeRun:
         records = [{"step": each["step"], "data": _derived(each["data"], scale)} for each in real_records()]
         records.insert(0, {"step": 0, "data": {"val-core/drpo_verl/arithmetic/acc/mean@1": 0.25}})
         records[-1]["data"]["val-core/drpo_verl/arithmetic/acc/mean@1"] = 0.5
+        if metrics is not None:
+            records = [{"step": step, "data": data} for step, data in metrics.items()]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
         loss_mode = {"cispo": "pg_tis"}.get(method, method)
         named = method if loss_mode != method else "${actor_rollout_ref.actor.policy_loss.loss_mode}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drpo_verl.report.groups import config_differences, curve, group_runs, name_runs
+from drpo_verl.report.groups import config_differences, curve, group_runs, name_runs, not_finite_steps
 from drpo_verl.report.load import load_runs
 
 DELTA = "actor_rollout_ref.actor.policy_loss.delta"
@@ -83,3 +83,17 @@ def test_settings_that_differ(make_run) -> None:
     assert name_runs(["a", "b"], groups) == "drpo, delta=0.1 (2 runs)"
     assert name_runs(["a", "c"], groups) == "a, c"
     assert name_runs(["a", "b", "c", "old"], groups) == "all runs"
+
+
+def test_a_gap_is_where_no_run_of_the_group_has_a_number(make_run) -> None:
+    paths = [
+        make_run("a", metrics={1: {"m": 1.0}, 2: {"m": None}, 3: {"m": None}, 4: {"m": 1.0}}),
+        make_run("b", metrics={1: {"m": 1.0}, 2: {"m": 3.0}, 3: {}, 4: {"m": None}}, **{"data.seed": 2}),
+    ]
+    (group,) = group_runs(load_runs(paths))
+    assert not_finite_steps(group, "m") == [3] and not_finite_steps(group, "n") == []
+    assert [(point.step, point.mean, point.count) for point in curve(group, "m")] == [
+        (1, 1.0, 2),
+        (2, 3.0, 1),
+        (4, 1.0, 1),
+    ]

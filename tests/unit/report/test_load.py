@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 from typer.testing import CliRunner
 
 from drpo_verl.cli import app
 from drpo_verl.report import write_report
 from drpo_verl.report.groups import group_runs
-from drpo_verl.report.load import load_runs
+from drpo_verl.report.load import Ended, load_runs
 from drpo_verl.run_folder.steps import wilson_interval
 
 
@@ -160,3 +161,81 @@ def test_what_is_no_run_is_refused(tmp_path: Path, make_run) -> None:
     run = make_run("twice")
     with pytest.raises(ValueError, match="given twice"):
         load_runs([run, run / "metrics.jsonl"])
+
+
+def test_a_resumed_run_is_one_run_in_the_report(make_run, tmp_path: Path) -> None:
+    folder = make_run("resumed")
+    summary = (folder / "summary.json").rename(folder / "summary.1.json")  # the second part is still going on
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").rename(folder / "metrics.1.jsonl")
+    (folder / "worst_tokens.jsonl").rename(folder / "worst_tokens.1.jsonl")
+    later = [json.loads(line.replace("0.4", "0.5")) | {"step": step} for step, line in ((2, lines[2]), (3, lines[3]))]
+    later.append({**later[-1], "step": 4})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in later))
+    for given in (folder, folder / "metrics.jsonl"):
+        (run,) = load_runs([given])
+        assert [step.step for step in run.steps] == [0, 1, 2, 3, 4] and run.trained_steps == 4
+        assert run.steps[2].metrics == later[0]["data"] and run.accuracies[0].step == 0
+        assert run.problems == {"drpo_verl/arithmetic": 16}, summary
+        assert [worst.step for worst in run.worst_tokens] == [1]
+    (alone,) = load_runs([folder / "metrics.1.jsonl"])
+    assert [step.step for step in alone.steps] == [0, 1, 2, 3]
+
+
+def test_what_can_not_be_read_is_said_on_the_page_and_by_the_command(make_run, tmp_path: Path) -> None:
+    folder = make_run("one")
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'\n{"step": "four", "data": {}}\n{"step": 5, "da')
+    (folder / "summary.json").write_text('{"validation": [')
+    (folder / "environment.json").write_text("[]")
+    (folder / ".hydra" / "config.yaml").write_text("a: [1\n")
+    out = tmp_path / "report.html"
+    done = CliRunner().invoke(app, ["report", str(folder), "--out", str(out)], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    wanted = (
+        "metrics.jsonl, line 6: step='four' is not a whole number", "metrics.jsonl, line 7: was not written to its end",
+        "config.yaml is no configuration (", "summary.json is not JSON (", "environment.json is not a JSON object",
+    )  # fmt: skip
+    warnings = done.stderr.splitlines()
+    assert len(warnings) == len(wanted) and all(line.startswith("warning: left out: ") for line in warnings)
+    page = out.read_text()
+    for what, warning in zip(wanted, warnings, strict=True):
+        assert what in warning and str(escape(what)) in page
+
+
+@pytest.mark.parametrize(
+    ("summary", "planned", "expected"),
+    [
+        ({"ended": {"steps": 3, "of": 20, "why": "vLLM\nwas killed"}}, 20, Ended(3, 20, "vLLM was killed")),
+        ({"ended": {"steps": 0, "of": None, "why": "a reward was NaN"}}, None, Ended(0, None, "a reward was NaN")),
+        ({"ended": {}}, 20, Ended(3, 20, "")),
+        ({"ended": {"steps": "x", "of": [], "why": None}}, 20, Ended(3, 20, "")),
+        ({"ended": None}, 3, None),
+        ({"steps": 3}, 20, Ended(3, 20, "")),  # of an earlier version
+        (None, 20, Ended(3, 20, "")),  # killed, or still going on
+        (None, 3, None),
+        (None, None, None),
+    ],
+)  # fmt: skip
+def test_how_a_run_ended(summary, planned, expected, make_run) -> None:
+    folder = make_run("one", **{"trainer.total_training_steps": planned})
+    (folder / "summary.json").unlink()
+    if summary is not None:
+        (folder / "summary.json").write_text(json.dumps(summary))
+    (run,) = load_runs([folder])
+    assert run.ended == expected
+
+
+def test_the_summary_of_an_earlier_start_does_not_say_how_this_one_ended(make_run) -> None:
+    folder = make_run("one", **{"trainer.total_training_steps": 3})
+    earlier = {"ended": {"steps": 2, "of": 3, "why": "killed"}, "validation": [{"problems": 16}]}
+    (folder / "summary.json").rename(folder / "summary.1.json")
+    (folder / "summary.1.json").write_text(json.dumps(earlier))
+    (run,) = load_runs([folder])
+    assert run.ended is None and run.problems == {"drpo_verl/arithmetic": 16}
+
+
+def test_metrics_that_are_not_finite_are_known_by_their_steps(make_run) -> None:
+    by_step = {1: {"a": 1.0, "b": None}, 2: {"a": None, "b": 2.0}, 3: {"a": None}, 4: {"a": 1.0}}
+    (run,) = load_runs([make_run("one", metrics=by_step)])
+    assert run.not_finite == {"b": [1], "a": [2, 3]}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import json
+import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import open_page
 from typer.testing import CliRunner
@@ -110,3 +115,148 @@ def test_the_command(make_run, tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["report", str(tmp_path / "none.jsonl")])
     assert refused.exit_code == 1 and "error: no metrics file at" in refused.output
     assert "Example" in CliRunner().invoke(app, ["report", "--help"]).output
+
+
+LONG = 40
+READER = """<script>addEventListener("load", async () => {
+  const until = async (met) => { while (!met()) await new Promise((resume) => setTimeout(resume, 20)); };
+  const page = document.documentElement, chart = document.getElementById("chart-critic_score_mean");
+  await until(() => page.dataset.drawn === "all");
+  const state = () => chart.data.map(({name, meta, visible, y}) => ({name, meta, visible, y}));
+  const seen = {first: state(), told: [document.querySelector(".smoothing output").textContent]};
+  const choose = (id, value) => {
+    const input = document.getElementById(id);
+    input.value = value;
+    input.dispatchEvent(new Event("input", {bubbles: true}));
+  };
+  let change = 0;
+  for (const span of [9, 1]) {
+    choose("span", span);
+    await until(() => Number(page.dataset.change) > change);
+    change = Number(page.dataset.change);
+    seen[span] = state();
+    seen.told.push(document.querySelector(".smoothing output").textContent);
+  }
+  choose("span", 5);
+  document.querySelector('button[data-group="grpo"]').click();
+  await until(() => Number(page.dataset.change) > change + 1);
+  seen.hidden = state();
+  choose("baseline", "1");
+  seen.baselines = [...document.querySelectorAll("tbody[data-baseline]")].map((body) => getComputedStyle(body).display);
+  const told = document.body.appendChild(document.createElement("pre"));
+  told.id = "seen";
+  told.textContent = JSON.stringify(seen);
+});</script>"""
+
+
+@pytest.fixture
+def noisy_runs(make_run) -> list[Path]:
+    """Two methods with two seeds of 40 steps; one run ended early, and one has values that are not finite."""
+    paths = []
+    for method in ("drpo", "grpo"):
+        for seed in (1, 2):
+            end = 25 if (method, seed) == ("grpo", 2) else LONG
+            noise = random.Random(f"{method} {seed}")
+            metrics = {
+                step: {"critic/score/mean": 0.3 + step / 100 + noise.gauss(0, 0.05), "actor/grad_norm": 1.0 + seed}
+                for step in range(1, end + 1)
+            }
+            if method == "drpo":
+                metrics[20]["critic/score/mean"] = metrics[21]["critic/score/mean"] = None  # type: ignore[assignment]
+            folder = make_run(
+                f"{method}-{seed}", method, metrics=metrics,
+                **{"run.seed": seed, "trainer.total_training_steps": LONG},
+            )  # fmt: skip
+            if end < LONG:
+                ended = {"steps": end, "of": LONG, "why": "the vLLM server <was> killed"}
+                (folder / "summary.json").write_text(json.dumps({"ended": ended}))
+            paths.append(folder)
+    return paths
+
+
+def _smoothed(values: Sequence[float | None], span: int) -> list[float | None]:
+    """A straight line through what is within the span of each value, by numpy's least squares."""
+    known = [(at, value) for at, value in enumerate(values) if value is not None]
+    smoothed: list[float | None] = []
+    for at, value in enumerate(values):
+        near = [pair for pair in known if abs(pair[0] - at) <= span // 2]
+        line = np.polynomial.Polynomial.fit(*zip(*near, strict=True), 1)(at) if value is not None else None
+        heights = [height for _, height in near]
+        smoothed.append(None if line is None else float(np.clip(line, min(heights), max(heights))))
+    return smoothed
+
+
+def test_a_reader_can_smooth_the_curves_and_choose_the_baseline(noisy_runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    write_report(noisy_runs, out)
+    out.write_text(out.read_text().replace("</body>", f"{READER}</body>"))
+    page = open_page(out)
+    assert page.console == []
+    (told,) = re.findall(r'<pre id="seen">(.*?)</pre>', page.html, flags=re.DOTALL)
+    seen = json.loads(html.unescape(told))
+
+    kinds = ["band", "logged", "line", "band", "logged", "line", None]  # the last one marks the end of a run
+    assert [trace.get("meta") for trace in seen["first"]] == kinds
+    assert [trace["visible"] for trace in seen["1"]] == [True, False, True, True, False, True, True]
+    assert [trace["visible"] for trace in seen["9"]] == [True] * 7
+    of_drpo, of_grpo = [True] * 3, [False] * 4
+    assert [trace["visible"] for trace in seen["hidden"]] == of_drpo + of_grpo
+    assert seen["told"] == [
+        "mean over 3 steps, curves as logged behind", "mean over 9 steps, curves as logged behind",
+        "off: curves as logged",
+    ]  # fmt: skip
+    for line, logged in ((2, 1), (5, 4)):
+        values = seen["first"][logged]["y"]
+        assert seen["1"][line]["y"] == values and len(values) == LONG
+        for name, span in (("first", 3), ("9", 9), ("hidden", 5)):
+            assert seen[name][line]["y"] == pytest.approx(_smoothed(values, span), abs=1e-9)
+            assert seen[name][logged]["y"] == values
+    assert [at for at, value in enumerate(seen["9"][2]["y"], 1) if value is None] == [20, 21]  # a gap
+    for band, mean in ((0, 2), (3, 5)):  # whose edges are the line's equals
+        edges = seen["9"][band]["y"]
+        highs, lows = edges[: len(edges) // 2], edges[len(edges) // 2 :][::-1]
+        middle = [value for value in seen["9"][mean]["y"] if value is not None]
+        assert all(
+            low <= value + 1e-3 and value - 1e-3 <= high for low, value, high in zip(lows, middle, highs, strict=True)
+        )
+    assert seen["baselines"] == ["none", "table-row-group"]
+
+
+def test_short_runs_have_nothing_to_smooth(four_runs: list[Path], tmp_path: Path) -> None:
+    write_report(four_runs, tmp_path / "report.html")
+    assert 'id="span"' not in (tmp_path / "report.html").read_text()
+
+
+def _text(page: str, section: str) -> str:
+    (found,) = re.findall(rf'<section id="{section}">.*?</section>', page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", found.replace("<wbr>", ""))))
+
+
+def test_noisy_runs_in_the_tables(noisy_runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    write_report(noisy_runs, out)
+    page = out.read_text()
+    assert "grpo-2 25 of 40 the vLLM server <was> killed" in _text(page, "ended")
+    assert _text(page, "not_finite").count("critic/score/mean 20–21") == 2
+    pairs = _text(page, "pairs")
+    number = r"[+−]0\.\d{3}"
+    assert re.search(rf"grpo less drpo ({number}\*  ?{number} to {number}, [012] of 2 ){{2}}", pairs), pairs
+    assert "Group Reward at the end Reward, mean over the run drpo" not in pairs  # the first group is the baseline
+    assert "drpo less grpo" in pairs  # for the reader who chooses it
+    marks = re.findall(r'\{[^{}]*"customdata":\["grpo-2: ended early, after step 25 of 40[^\]]*\]', page)
+    assert len(marks) == 2  # a chart of the reward, and one of the gradient norm
+    assert all("of 40\\u003cbr\\u003ethe vLLM server \\u003cwas\\u003e killed" in mark for mark in marks)
+
+
+def test_a_mark_has_its_place_on_a_logarithmic_axis_too(make_run, tmp_path: Path) -> None:
+    values = {step: {"mismatch/kl": 0.0 if step == 3 else 0.01 * step} for step in (1, 2, 3)}
+    write_report([make_run("one", metrics=values, **{"trainer.total_training_steps": 9})], tmp_path / "report.html")
+    assert '"customdata":["one: ended early' not in (tmp_path / "report.html").read_text()
+
+
+def test_a_metric_without_any_finite_value_has_no_chart_and_is_named(make_run, tmp_path: Path) -> None:
+    run = make_run("one", metrics={1: {"critic/score/mean": 0.5, "actor/grad_norm": None}})
+    write_report([run], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "chart-critic_score_mean" in page and "chart-actor_grad_norm" not in page
+    assert "one actor/grad_norm 1" in _text(page, "not_finite")

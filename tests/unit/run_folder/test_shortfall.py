@@ -99,3 +99,10 @@ def test_val_only_that_verl_does_not_read(tmp_path: Path) -> None:
     # It trains then, and may end early as any run.
     config = run(tmp_path, [1, 2], val_only=True, val_before_train=False)
     assert "after 2 of 4 steps" in refusal(config, tmp_path)
+
+
+def test_a_metrics_file_with_a_broken_line_is_no_failure_of_the_run(tmp_path: Path) -> None:
+    config = run(tmp_path, [1, 2, 3, 4])
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 4, "da{"step"\n{"step": 5')
+    require_all_steps(config, tmp_path, COMMAND)

@@ -46,6 +46,7 @@ def test_nan_is_read_back_as_nan(tmp_path: Path) -> None:
     path.write_text('{"step":1,"data":{"mismatch/abs_prob_diff_mean":null,"mismatch/abs_prob_diff_max":null}}\n')
     (step,) = read_steps(path)
     assert describe(step) == "|pi-mu| nan max nan"
+    assert describe(Step(1, {"mismatch/abs_prob_diff_mean": 0.01})) == "|pi-mu| 1.0e-02 max nan"
 
 
 def test_a_step_in_words(tmp_path: Path) -> None:
@@ -113,4 +114,7 @@ def test_wilson_interval_holds_the_proportion(trial: tuple[int, int]) -> None:
 def test_the_picture_is_drawn_whatever_metrics_there_are(tmp_path: Path) -> None:
     steps = [Step(0, {}), Step(1, {"critic/score/mean": 0.1}), Step(2, {"critic/score/mean": 0.2})]
     draw(steps, tmp_path / "run.png", title="a baseline without a trust region")
+    steps.append(Step(3, dict.fromkeys(("critic/score/mean", "mismatch/abs_prob_diff_mean"), math.nan)))
+    steps.append(Step(4, {"critic/score/mean": math.inf, "val-core/math/acc/mean@1": math.nan}))
+    draw(steps, tmp_path / "run.png", title="a baseline without a trust region", problems={"math": 3})
     assert (tmp_path / "run.png").stat().st_size > 10_000
