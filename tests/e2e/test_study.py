@@ -46,4 +46,4 @@ def test_a_study_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
         name: max(step["inference_mismatch/abs_prob_diff_mean"] for step in steps if step["mismatch"] == name)
         for name in ("fp32", "fp8_kv")
     }
-    assert mismatch["fp32"] < 1e-4 < 1e-3 < mismatch["fp8_kv"]
+    assert mismatch["fp32"] < 1e-4 and mismatch["fp8_kv"] > 1e-3
