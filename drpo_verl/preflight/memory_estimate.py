@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from drpo_verl.configuration.architecture import Architecture
 from drpo_verl.configuration.numbers import is_number, is_whole
+from drpo_verl.configuration.precision import compute_dtype, fp8_training, short_dtype
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import MODEL, POLICY_LOSS, ROLLOUT
-from drpo_verl.preflight.precision import compute_dtype, fp8_training, short_dtype
 
 GIB = 1024**3
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}

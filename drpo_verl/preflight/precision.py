@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from drpo_verl.check.rule import Findings, rule
+from drpo_verl.configuration.precision import compute_dtype, fp8_training, is_dtype, short_dtype
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, ENVIRONMENT, MODEL, ROLLOUT
 
-_NAMES = {
-    **dict.fromkeys(("bf16", "bfloat16"), "bf16"),
-    **dict.fromkeys(("fp16", "float16", "half", "16"), "fp16"),
-    **dict.fromkeys(("fp32", "float32", "float", "32"), "fp32"),
-}
-"""The short name of a precision, by each of the names that torch, vLLM and verl have for it."""
 _BLOCK = 128
 """verl quantises a rollout's weights in blocks of 128 x 128 (``vllm_async_server.py``: ``weight_block_size``)."""
 _FINEST_BLOCK = 32
@@ -20,34 +15,12 @@ _LARGEST_LORA_RANK = 512
 _MERGE = f"{MODEL}.lora.merge"
 
 
-def short_dtype(name: object, default: str = "bf16") -> str:
-    """The short name of a precision: bf16, fp16 or fp32.
-
-    Args:
-        name: as torch, vLLM or verl call it.
-        default: for one that says nothing (None, auto).
-    """
-    return _NAMES.get(str(name).lower(), default)
-
-
-def compute_dtype(run: RunConfig) -> str:
-    """The short name of the precision in which the trainer's forward pass computes."""
-    if run.is_megatron:
-        return short_dtype(run.get(f"{run.engine}.dtype"))
-    return short_dtype(run.get(f"{run.engine}.mixed_precision.param_dtype"))
-
-
-def fp8_training(run: RunConfig) -> bool:
-    """Whether Megatron's matrix products are in FP8."""
-    return bool(run.is_megatron and run.get(f"{run.engine}.override_transformer_config.fp8"))
-
-
 @rule
 def precision(run: RunConfig) -> Findings:
     """Both engines compute in known precisions of the same range, and the optimiser's weights are fp32."""
     name = f"{ROLLOUT}.dtype"
     value = run.get(name, "bfloat16")
-    if str(value).lower() not in (*_NAMES, "auto"):
+    if not is_dtype(value) and str(value).lower() != "auto":
         yield run.error(name, "is no dtype of vLLM.", f"{name}=bfloat16", advice="vLLM has float16 and float32, too.")
         return
     rollout, trainer = short_dtype(value), compute_dtype(run)
