@@ -15,7 +15,9 @@ _NAMES = {
 """The short name of a precision, by each of the names that torch, vLLM and verl have for it."""
 
 EMULATED = "emulated_"
-"""How the names begin of the quantisations of ``drpo_verl.cpu.emulated_weights``, as ``emulated_int4``."""
+"""How the names begin of the quantisations that ``drpo_verl.cpu.emulated_weights`` adds to vLLM's."""
+EMULATED_FORMATS = ("fp8", "int8", "int4", "int3")
+"""What follows in these names: the format that weights go through and come back from."""
 QUANTIZATION = f"{ROLLOUT}.quantization"
 """verl's setting, which takes the formats that verl knows to quantise a weight sync to."""
 VLLM_QUANTIZATION = f"{ROLLOUT}.engine_kwargs.vllm.quantization"

@@ -27,6 +27,8 @@ OF_VERL = ("rollout_corr/", "training/rollout_")
 
 REWARD = "critic/score/mean"
 ENTROPY = "actor/entropy"
+LOSS_SCALE = "actor/loss_scale"
+SKIPPED_UPDATES = "actor/skipped_update_frac"
 STEP_SECONDS = "timing_s/step"
 
 DELTA = f"{TRUST_REGION}/delta"
