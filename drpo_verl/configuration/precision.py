@@ -26,7 +26,9 @@ KV_CACHE_DTYPE = f"{ROLLOUT}.engine_kwargs.vllm.kv_cache_dtype"
 HF_OVERRIDES = f"{ROLLOUT}.engine_kwargs.vllm.hf_overrides"
 """Changes of the model's ``config.json`` for vLLM, which replace those that verl makes itself."""
 ROLLOUT_HEAD = f"{HF_OVERRIDES}.head_dtype"
+"""vLLM's precision of the LM head."""
 TRAINER_HEAD = f"{MODEL}.override_config.head_dtype"
+"""FSDP's, which ``drpo_verl.adapters.head`` reads from the model's configuration."""
 
 
 def is_dtype(name: object) -> bool:
