@@ -10,6 +10,7 @@ from ranks import Group, run_ranks
 
 SCRIPT = Path(__file__).with_name("precision_rank.py")
 FSDP, LOSS_SCALE = "actor_rollout_ref.actor.fsdp_config", "actor_rollout_ref.actor.loss_scale_factor"
+MICRO_BATCH = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4"
 LONG = f"{LOSS_SCALE}=30000"
 """Responses of 30,000 tokens: without a scale, fp16 has little left of such gradients."""
 CASES = {
@@ -24,7 +25,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def ranks(random_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What came of each case on each of two ranks."""
-    group = Group(str(tmp_path_factory.mktemp("precision")), 2, str(random_policy), CASES)
+    group = Group(str(tmp_path_factory.mktemp("precision")), 2, str(random_policy), CASES, [MICRO_BATCH])
     (found,) = run_ranks(SCRIPT, [group])
     return found
 

@@ -1,0 +1,142 @@
+"""The tables and the picture that are made of ``docs/study/mismatch.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Cell = Mapping[str, Any]
+
+BEGIN = "<!-- The table below is made from docs/study/mismatch.json by `make mismatch`. -->"
+END = "<!-- The end of what `make mismatch` makes. -->"
+
+TITLES = {
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "fp16_head": "fp16, LM head fp32",
+    "bf16": "bf16",
+    "bf16_head": "bf16, LM head fp32",
+    "bf16_rollout": "bf16 against fp32",
+    "fp8_kv": "bf16, fp8 KV cache, against fp32",
+    "int8": "weights through int8, fp32",
+    "fp8": "weights through fp8, fp32",
+    "int4": "weights through int4, fp32",
+    "int3": "weights through int3, fp32",
+}
+"""What the precisions are called; "against" names the trainer's where it is another one."""
+MODELS = {"tiny": "tiny, dense", "tiny_moe": "tiny, experts", "smollm2": "SmolLM2-135M"}
+METHODS = {"grpo_clip_higher": "clip 0.2/0.28 on π/μ", "dppo_binary_tv": "mask 0.2 on abs(π − μ)"}
+"""The methods whose share of removed tokens is shown, with what they remove by."""
+
+_COLOURS = {"tiny": "#7a8ca3", "tiny_moe": "#c9822b", "smollm2": "#1f4e8c"}
+_MARKS = {"grpo_clip_higher": "o", "dppo_binary_tv": "D"}
+
+
+def with_tables(page: str, cells: Sequence[Cell]) -> str:
+    """A page with the table of the cells between its two marks, whatever stands there.
+
+    Args:
+        page: Markdown with the lines ``BEGIN`` and ``END``.
+        cells: as ``benchmarks.mismatch.kept`` makes them.
+
+    Raises:
+        ValueError: when it does not have each of them once, in this order.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has to hold the two lines\n{BEGIN}\n{END}")
+    return f"{before}{BEGIN}\n\n{table(cells)}\n\n{END}{after}"
+
+
+def table(cells: Sequence[Cell]) -> str:
+    """All cells as a table in Markdown, one line each."""
+    header = [
+        "model", "precision", "abs(π − μ): mean, 99 %, largest", "π/μ: 1 %, 99 %, largest", "ESS",
+        *(f"without gradient under `{method}`" for method in METHODS), "suggested δ", "tokens",
+    ]  # fmt: skip
+    lines = [header, ["---"] * len(header)]
+    for cell in cells:
+        figures = cell["mismatch"]
+        diff = ", ".join(_number(figures[f"abs_prob_diff_{name}"]) for name in ("mean", "p99", "max"))
+        ratio = ", ".join(f"{figures[f'ratio_{name}']:.4g}" for name in ("p01", "p99", "max"))
+        lines.append([
+            MODELS[cell["model"]], TITLES[cell["precision"]], diff, ratio, f"{100 * figures['ess']:.4g} %",
+            *(_percent(removed(cell, method)) for method in METHODS), _number(cell["suggested_delta"]),
+            f"{cell['tokens']:,}",
+        ])  # fmt: skip
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def removed(cell: Cell, method: str) -> float:
+    """The share of the tokens without gradient under a method, if advantages of either sign are equally many."""
+    positive, negative = cell["methods"][method]["removed"]
+    return float(positive + negative) / 2
+
+
+def draw(cells: Sequence[Cell], path: Path) -> None:
+    """Draw the cells: a row for each precision, in it a line for each model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
+
+    present = [name for name in TITLES if any(cell["precision"] == name for cell in cells)]
+    figure, (errors, ratios, shares) = plt.subplots(
+        1, 3, figsize=(13, 1.2 + 0.62 * len(present)), sharey=True, layout="constrained"
+    )
+    models = [name for name in MODELS if any(cell["model"] == name for cell in cells)]
+    for cell in cells:
+        y = present.index(cell["precision"]) + 0.22 * (models.index(cell["model"]) - (len(models) - 1) / 2)
+        _spread(errors, y, _COLOURS[cell["model"]], *(cell["mismatch"][f"abs_prob_diff_{at}"] for at in _OF_ERRORS))
+        _spread(ratios, y, _COLOURS[cell["model"]], *(cell["mismatch"][f"ratio_{at}"] for at in _OF_RATIOS))
+        for method, mark in _MARKS.items():
+            share = removed(cell, method)
+            shares.plot([max(share, _LEAST_SHARE)], [y], mark, ms=6, color=_COLOURS[cell["model"]],
+                        mfc="white" if share < _LEAST_SHARE else _COLOURS[cell["model"]])  # fmt: skip
+    errors.set_xscale("log")
+    errors.set_xlabel("abs(π − μ) of a token: mean, 99 %, largest")
+    ratios.set_xscale("log")
+    ratios.set_xlabel("π/μ of a token: 1 %, median, 99 %, largest")
+    ratios.axvspan(0.8, 1.28, color="0.93", zorder=0)
+    shares.set_xscale("log")
+    shares.set_xlabel("share of the tokens without gradient (white: none)")
+    errors.set_yticks(range(len(present)), [TITLES[name] for name in present])
+    errors.invert_yaxis()
+    for axes in (errors, ratios, shares):
+        axes.grid(axis="x", alpha=0.3)
+        for row in range(1, len(present)):
+            axes.axhline(row - 0.5, color="0.85", lw=0.8)
+    colours = [Line2D([], [], color=_COLOURS[name], lw=3, label=MODELS[name]) for name in models]
+    marks = [
+        Line2D([], [], ls="", marker=_MARKS[name], color="0.3", ms=7, label=label) for name, label in METHODS.items()
+    ]
+    figure.legend(handles=[*colours, *marks], loc="outside upper center", ncols=5, frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+_OF_ERRORS = ("mean", "mean", "p99", "max")
+_OF_RATIOS = ("p01", "p50", "p99", "max")
+_LEAST_SHARE = 1e-4
+
+
+def _spread(axes: Axes, y: float, colour: str, low: float, middle: float, high: float, most: float) -> None:
+    """A thick line from ``low`` to ``high`` with a dot at ``middle``, and a thin one on to the largest."""
+    axes.plot([high, most], [y, y], color=colour, lw=1.2, alpha=0.7)
+    axes.plot([most], [y], "|", color=colour, ms=8)
+    axes.plot([low, high], [y, y], color=colour, lw=4, solid_capstyle="butt", alpha=0.8)
+    axes.plot([middle], [y], "o", color=colour, ms=5.5, mec="white", mew=0.8)
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}" if abs(value) >= 1e-3 or not value else f"{value:.1e}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share else "0"
