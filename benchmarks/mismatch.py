@@ -2,7 +2,7 @@
 
 Each cell is one ``drpo-verl probe``: vLLM samples, the trainer's forward scores, with the same weights. A cell that has
 been measured with the same settings is not measured again. What is found goes into docs/study/mismatch.json, from which
-the tables of docs/precision.md and docs/study/mismatch.png are made.
+the tables of docs/precision.md and docs/probe.md and docs/study/mismatch.png are made.
 
     python -m benchmarks.mismatch                 # all that is missing
     python -m benchmarks.mismatch smollm2/fp16    # one cell
@@ -18,9 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.mismatch_page import draw, with_tables
+from benchmarks.mismatch_page import PAGES, draw, with_table
 
-RESULTS, PICTURE, PAGE = Path("docs/study/mismatch.json"), Path("docs/study/mismatch.png"), Path("docs/precision.md")
+RESULTS, PICTURE = Path("docs/study/mismatch.json"), Path("docs/study/mismatch.png")
 RUNS = Path("outputs/mismatch")
 
 MODELS: Mapping[str, Mapping[str, Any]] = {
@@ -90,10 +90,11 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def write_page(cells: list[dict[str, Any]]) -> None:
-    """Draw the picture, and write the tables into the page."""
+def write_pages(cells: list[dict[str, Any]]) -> None:
+    """Draw the picture, and write the tables into their pages."""
     draw(cells, PICTURE)
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), cells), encoding="utf-8")
+    for page, shown in PAGES.items():
+        page.write_text(with_table(page.read_text(encoding="utf-8"), filter(shown, cells)), encoding="utf-8")
 
 
 def main() -> None:
@@ -113,7 +114,7 @@ def main() -> None:
         RESULTS.parent.mkdir(exist_ok=True)
         ordered = [known[each] for each in every if each in known]
         RESULTS.write_text("[\n" + ",\n".join(json.dumps(each) for each in ordered) + "\n]\n")
-    write_page([known[each] for each in every if each in known])
+    write_pages([known[each] for each in every if each in known])
 
 
 def _committed() -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,19 +32,27 @@ MODELS = {"tiny": "tiny, dense", "tiny_moe": "tiny, experts", "smollm2": "SmolLM
 METHODS = {"grpo_clip_higher": "clip 0.2/0.28 on π/μ", "dppo_binary_tv": "mask 0.2 on abs(π − μ)"}
 """The methods whose share of removed tokens is shown, with what they remove by."""
 
+PAGES: Mapping[Path, Callable[[Cell], bool]] = {
+    Path("docs/precision.md"): lambda cell: True,
+    Path("docs/probe.md"): lambda cell: (
+        cell["model"] == "smollm2" and cell["precision"] in ("fp32", "fp16", "fp16_head", "bf16", "bf16_head")
+    ),
+}
+"""The pages with a table, and which cells it has."""
+
 _COLOURS = {"tiny": "#7a8ca3", "tiny_moe": "#c9822b", "smollm2": "#1f4e8c"}
 _MARKS = {"grpo_clip_higher": "o", "dppo_binary_tv": "D"}
 
 
-def with_tables(page: str, cells: Sequence[Cell]) -> str:
-    """A page with the table of the cells between its two marks, whatever stands there.
+def with_table(page: str, cells: Iterable[Cell]) -> str:
+    """A page with the table of some cells between its two marks, whatever stands there.
 
     Args:
         page: Markdown with the lines ``BEGIN`` and ``END``.
         cells: as ``benchmarks.mismatch.kept`` makes them.
 
     Raises:
-        ValueError: when it does not have each of them once, in this order.
+        ValueError: when it does not have each of the lines once, in this order.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -53,7 +61,7 @@ def with_tables(page: str, cells: Sequence[Cell]) -> str:
     return f"{before}{BEGIN}\n\n{table(cells)}\n\n{END}{after}"
 
 
-def table(cells: Sequence[Cell]) -> str:
+def table(cells: Iterable[Cell]) -> str:
     """All cells as a table in Markdown, one line each."""
     header = [
         "model", "precision", "abs(π − μ): mean, 99 %, largest", "π/μ: 1 %, 99 %, largest", "ESS",
