@@ -16,7 +16,6 @@ def test_a_rollout_with_quantised_weights_is_off_in_every_step(tmp_path: Path) -
     # fp32 on both sides has 1e-7, so that a sync without rounding would be seen.
     for step in run.steps:
         assert 3e-3 < step.metrics[MISMATCH] < 0.2
-    assert "weights rounded to int4 and back (an emulation)" in run.output + (run.folder / "train.log").read_text()
 
 
 def test_fp16_with_an_fp32_head_is_close_and_its_loss_is_scaled(tmp_path: Path) -> None:
