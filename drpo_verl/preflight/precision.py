@@ -88,11 +88,15 @@ def fp16(run: RunConfig) -> Findings:
         bf16 = "bfloat16" if run.is_megatron else "bf16"
         yield run.warning(name, message, f"{name}={bf16} {ROLLOUT}.dtype=bfloat16")
     else:
-        message = (
-            f"but fp16 ends at 6e-8: a token's gradient with respect to the logits of others less likely than "
-            f"{smallest_probability(share):.1e} is 0, until the loss scale has grown (twofold in 400 updates without "
-            "an overflow). actor/loss_scale and actor/skipped_update_frac show what becomes of it."
-        )
+        if trainer_numbers(run).head == "fp32":
+            message = "but fp16 ends at 6e-8, where small gradients behind the LM head become 0. "
+        else:
+            message = (
+                f"but fp16 ends at 6e-8: a token's gradient with respect to the logits of others less likely than "
+                f"{smallest_probability(share):.1e} is 0, until the loss scale has grown (twofold in 400 updates that do "
+                "not overflow). "
+            )
+        message += "actor/loss_scale and actor/skipped_update_frac show what becomes of the loss scale."
         yield run.note(name, message)
 
 

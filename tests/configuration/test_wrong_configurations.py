@@ -512,6 +512,8 @@ def test_in_fp16_it_is_said_what_its_range_leaves_of_a_gradient() -> None:
     (note,) = [str(each) for each in findings(DENSE, "precision=fp16") if each.rule == "fp16"]
     # 65,536 / (16 x 8 samples x 8,192 tokens) on each of 8 ranks: 0.5, and 2^-25 / 0.5.
     assert "less likely than 6.0e-08 is 0" in note
+    (note,) = [str(each) for each in findings(DENSE, "precision=fp16", "head=fp32") if each.rule == "fp16"]
+    assert "small gradients behind the LM head" in note and "less likely" not in note
 
 
 @pytest.mark.parametrize("weight_format", ["int8", "int4", "int3", "fp8"])
