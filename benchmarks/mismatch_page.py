@@ -93,45 +93,50 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     present = [name for name in TITLES if any(cell["precision"] == name for cell in cells)]
-    figure, (errors, ratios, shares) = plt.subplots(
-        1, 3, figsize=(13, 1.2 + 0.62 * len(present)), sharey=True, layout="constrained"
-    )
     models = [name for name in MODELS if any(cell["model"] == name for cell in cells)]
+    figure, (errors, ratios, shares) = plt.subplots(
+        1, 3, figsize=(13.5, 1.6 + 0.62 * len(present)), sharey=True, layout="constrained", width_ratios=(4, 4, 3)
+    )
     for cell in cells:
-        y = present.index(cell["precision"]) + 0.22 * (models.index(cell["model"]) - (len(models) - 1) / 2)
-        _spread(errors, y, _COLOURS[cell["model"]], *(cell["mismatch"][f"abs_prob_diff_{at}"] for at in _OF_ERRORS))
-        _spread(ratios, y, _COLOURS[cell["model"]], *(cell["mismatch"][f"ratio_{at}"] for at in _OF_RATIOS))
+        colour = _COLOURS[cell["model"]]
+        y = present.index(cell["precision"]) + 0.24 * (models.index(cell["model"]) - (len(models) - 1) / 2)
+        _spread(errors, y, colour, *(cell["mismatch"][f"abs_prob_diff_{at}"] for at in ("mean", "mean", "p99", "max")))
+        _spread(ratios, y, colour, *(cell["mismatch"][f"ratio_{at}"] for at in ("p01", "p50", "p99", "max")))
         for method, mark in _MARKS.items():
             share = removed(cell, method)
-            shares.plot([max(share, _LEAST_SHARE)], [y], mark, ms=6, color=_COLOURS[cell["model"]],
-                        mfc="white" if share < _LEAST_SHARE else _COLOURS[cell["model"]])  # fmt: skip
-    errors.set_xscale("log")
-    errors.set_xlabel("abs(π − μ) of a token: mean, 99 %, largest")
-    ratios.set_xscale("log")
-    ratios.set_xlabel("π/μ of a token: 1 %, median, 99 %, largest")
-    ratios.axvspan(0.8, 1.28, color="0.93", zorder=0)
-    shares.set_xscale("log")
-    shares.set_xlabel("share of the tokens without gradient (white: none)")
-    errors.set_yticks(range(len(present)), [TITLES[name] for name in present])
-    errors.invert_yaxis()
+            fill = colour if share else "white"
+            at = y + (0.05 if mark == "D" else -0.05)
+            shares.plot([max(share, _LEAST_SHARE)], [at], mark, ms=5.5, color=colour, mfc=fill, alpha=0.9)
+    errors.set_xlabel("abs(π − μ): mean (dot), to 99 % (bar), largest (line)")
+    ratios.set_xlabel("π/μ: median (dot), 1 % to 99 % (bar), largest (line)")
+    shares.set_xlabel("tokens without gradient (white: none)")
     for axes in (errors, ratios, shares):
+        axes.set_xscale("log")
         axes.grid(axis="x", alpha=0.3)
         for row in range(1, len(present)):
             axes.axhline(row - 0.5, color="0.85", lw=0.8)
-    colours = [Line2D([], [], color=_COLOURS[name], lw=3, label=MODELS[name]) for name in models]
+    ratios.axvspan(0.8, 1.28, color="0.92", zorder=0)
+    _ticks(ratios, (0.1, 0.25, 0.5, 0.8, 1.28, 2, 4, 10, 100), "{:g}")
+    _ticks(shares, (_LEAST_SHARE, 1e-3, 1e-2, 0.1, 1), "{:g} %", 100)
+    shares.set_xlim(_LEAST_SHARE / 2, 1)
+    errors.set_yticks(range(len(present)), [TITLES[name] for name in present])
+    errors.set_ylim(len(present) - 0.5, -0.5)
+    colours = [Line2D([], [], color=_COLOURS[name], lw=4, label=MODELS[name]) for name in models]
     marks = [
-        Line2D([], [], ls="", marker=_MARKS[name], color="0.3", ms=7, label=label) for name, label in METHODS.items()
+        Line2D([], [], ls="", marker=_MARKS[name], color="0.3", ms=7, label=f"{name}: {label}")
+        for name, label in METHODS.items()
     ]
-    figure.legend(handles=[*colours, *marks], loc="outside upper center", ncols=5, frameon=False)
+    clip = Patch(color="0.92", label="within that clip")
+    figure.legend(handles=[*colours, *marks, clip], loc="outside upper center", ncols=6, frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-_OF_ERRORS = ("mean", "mean", "p99", "max")
-_OF_RATIOS = ("p01", "p50", "p99", "max")
 _LEAST_SHARE = 1e-4
+"""Where a share of 0 is drawn."""
 
 
 def _spread(axes: Axes, y: float, colour: str, low: float, middle: float, high: float, most: float) -> None:
@@ -140,6 +145,16 @@ def _spread(axes: Axes, y: float, colour: str, low: float, middle: float, high: 
     axes.plot([most], [y], "|", color=colour, ms=8)
     axes.plot([low, high], [y, y], color=colour, lw=4, solid_capstyle="butt", alpha=0.8)
     axes.plot([middle], [y], "o", color=colour, ms=5.5, mec="white", mew=0.8)
+
+
+def _ticks(axes: Axes, at: Sequence[float], form: str, factor: float = 1.0) -> None:
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    low, high = axes.get_xlim()
+    shown = [each for each in at if low <= each <= high]
+    axes.set_xticks(shown, [form.format(factor * each) for each in shown])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _number(value: float) -> str:
