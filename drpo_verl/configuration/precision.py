@@ -58,6 +58,11 @@ def fp8_training(run: RunConfig) -> bool:
     return bool(run.is_megatron and run.get(f"{run.engine}.override_transformer_config.fp8"))
 
 
+def is_vllm(run: RunConfig) -> bool:
+    """Whether the rollout engine is vLLM, which alone reads the settings in ``engine_kwargs.vllm``."""
+    return bool(run.get(f"{ROLLOUT}.name", "vllm") == "vllm")
+
+
 @dataclass(frozen=True)
 class Numbers:
     """What an engine computes in.
@@ -88,11 +93,14 @@ def trainer_numbers(run: RunConfig) -> Numbers:
 def rollout_numbers(run: RunConfig) -> Numbers:
     """What the rollout engine computes in."""
     dtype = short_dtype(run.get(f"{ROLLOUT}.dtype"))
-    cache = str(run.get(KV_CACHE_DTYPE, "auto"))
-    weights = str(run.get(VLLM_QUANTIZATION) or run.get(QUANTIZATION) or dtype)
+    cache, head, quantization = "auto", None, run.get(QUANTIZATION)
+    if is_vllm(run):  # no other engine reads these
+        cache, head = str(run.get(KV_CACHE_DTYPE, "auto")), run.get(ROLLOUT_HEAD)
+        quantization = run.get(VLLM_QUANTIZATION) or quantization
+    weights = str(quantization or dtype)
     return Numbers(
         dtype,
-        short_dtype(run.get(ROLLOUT_HEAD), dtype),
+        short_dtype(head, dtype),
         short_dtype(cache, dtype if cache == "auto" else cache),
         weights.removeprefix(EMULATED),
         weights.startswith(EMULATED),

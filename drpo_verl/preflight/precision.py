@@ -15,6 +15,7 @@ from drpo_verl.configuration.precision import (
     compute_dtype,
     fp8_training,
     is_dtype,
+    is_vllm,
     rollout_differences,
     rollout_numbers,
     short_dtype,
@@ -138,7 +139,7 @@ def head(run: RunConfig) -> Findings:
     for name, other in ((ROLLOUT_HEAD, TRAINER_HEAD), (TRAINER_HEAD, ROLLOUT_HEAD)):
         if run.get(name) and heads[name] == "fp32" != heads[other]:
             message = "has the LM head in fp32 on one side only, which adds to the mismatch instead of taking from it."
-            both = [run.override(other, "float32")] if run.is_fsdp else []
+            both = [run.override(other, "float32")] if run.is_fsdp and is_vllm(run) else []
             yield run.warning(name, message, *both, f"{name}=null")
     if run.get(HF_OVERRIDES) and run.get(QUANTIZATION) == "fp8" and not run.get(f"{HF_OVERRIDES}.quantization_config"):
         name = f"{HF_OVERRIDES}.quantization_config"
@@ -167,6 +168,9 @@ def emulated_weights(run: RunConfig) -> Findings:
         message = "is an emulation, which drpo-verl adds to vLLM on a CPU, where no kernel computes in such formats."
         advice = "On a GPU, verl's rollout.quantization and vLLM's own formats do."
         yield run.error(name, message, f"{name}=null", f"{name}=null {QUANTIZATION}=fp8", advice=advice)
+    elif not is_vllm(run):
+        message = f"is vLLM's, and the rollout engine is {run.get(f'{ROLLOUT}.name')}."
+        yield run.error(name, message, f"{name}=null", f"{ROLLOUT}.name=vllm")
     if run.get(QUANTIZATION):
         yield run.error(name, f"replaces {QUANTIZATION}={run.get(QUANTIZATION)}.", f"{name}=null")
 

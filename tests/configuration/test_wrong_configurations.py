@@ -326,6 +326,8 @@ WRONG = [
      "error", "head", r"is not read by megatron"),
     (DENSE, [f"+{ROLLOUT}.engine_kwargs.vllm.quantization=emulated_int4"],
      "error", "emulated_weights", r"'emulated_int4' is an emulation.*vLLM on a CPU"),
+    (CPU, ["precision=cpu_int4_weights", f"{ROLLOUT}.name=sglang"],
+     "error", "emulated_weights", r"'emulated_int4' is vLLM's, and the rollout engine is sglang"),
     (CPU, [f"+{ROLLOUT}.engine_kwargs.vllm.quantization=emulated_int5"],
      "error", "emulated_weights", r"'emulated_int5' is none of emulated_fp8, emulated_int8"),
     (DENSE, [f"{ROLLOUT}.quantization=awq"], "error", "fp8", r"'awq' is none of fp8"),

@@ -92,6 +92,7 @@ class _OtherWorker:
 
 
 _WRAPPED = {
+    "verl.workers.engine.fsdp.transformer_impl.FSDPEngine": ("_build_module", "_build_fsdp_module"),
     "verl.trainer.ppo.v1.agent_loop_tq.AgentLoopManagerTQ": ("generate_sequences",),
     "verl.experimental.agent_loop.agent_loop.AgentLoopWorker": ("_run_agent_loop", "__init__"),
     "verl.workers.rollout.llm_server.LLMServerClient": ("generate",),

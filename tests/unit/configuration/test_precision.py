@@ -35,6 +35,7 @@ def run_of(rollout: dict[str, Any], fsdp: dict[str, Any], vllm: dict[str, Any], 
         ({"quantization": "fp8"}, {}, {}, ("weights rounded to fp8",)),
         ({"dtype": "float32"}, FP32, {"quantization": "emulated_int4"},
          ("weights rounded to int4 and back (an emulation)",)),
+        ({"name": "sglang"}, {}, {"kv_cache_dtype": "fp8_e4m3", "quantization": "emulated_int4"}, ()),
         ({}, {}, {"hf_overrides": {"head_dtype": "float32"}}, ("an LM head in fp32, the trainer's in bf16",)),
     ],
 )  # fmt: skip
