@@ -156,9 +156,12 @@ def _fp8_config(run: RunConfig) -> str:
 
 
 @rule
-def emulated_weights(run: RunConfig) -> Findings:
-    """Weights go through a format and back in vLLM on a CPU only, and through one that is there."""
+def vllm_quantization(run: RunConfig) -> Findings:
+    """vLLM's own quantisation is one that weight syncs go through: an emulated format, on a CPU."""
     name, value = VLLM_QUANTIZATION, str(run.get(VLLM_QUANTIZATION, ""))
+    if value and not value.startswith(EMULATED):
+        message = "is vLLM's own, and verl quantises what it sends in a weight sync for its own setting only."
+        yield run.warning(name, message, f"{name}=null", f"{name}=null {QUANTIZATION}=fp8")
     if not value.startswith(EMULATED):
         return
     if value.removeprefix(EMULATED) not in EMULATED_FORMATS:
