@@ -82,6 +82,12 @@ class Numbers:
     weights: str
     emulated: bool = False
 
+    def __str__(self) -> str:
+        """In words, as "bf16, weights in fp8, a KV cache in fp8_e4m3"; what is in ``dtype`` goes without saying."""
+        back = " and back" if self.emulated else ""
+        parts = {"weights in": f"{self.weights}{back}", "a KV cache in": self.kv_cache, "an LM head in": self.head}
+        return ", ".join([self.dtype, *(f"{what} {value}" for what, value in parts.items() if value != self.dtype)])
+
 
 def trainer_numbers(run: RunConfig) -> Numbers:
     """What the trainer's forward pass computes in."""

@@ -39,6 +39,7 @@ def test_json_is_all_that_is_printed() -> None:
     whole = json.loads(result.stdout)
     assert whole["ok"] and whole["memory"]["card_gib"] == 80
     assert whole["facts"]["optimiser steps per rollout"] == "8"
+    assert whole["facts"]["precision"].startswith("rollout in ")
     assert {"level", "rule", "setting", "value", "message", "remedy", "overrides"} == set(whole["findings"][0])
 
 

@@ -51,6 +51,16 @@ def test_a_head_in_fp32_on_both_sides_is_no_difference() -> None:
     assert rollout_differences(run) == ()
 
 
+@pytest.mark.parametrize(("rollout", "vllm", "words"), [
+    ({}, {}, "bf16"),
+    ({"dtype": "float32"}, {"quantization": "emulated_int3"}, "fp32, weights in int3 and back"),
+    ({"quantization": "fp8"}, {"kv_cache_dtype": "fp8_e4m3", "hf_overrides": {"head_dtype": "float32"}},
+     "bf16, weights in fp8, a KV cache in fp8_e4m3, an LM head in fp32"),
+])  # fmt: skip
+def test_what_a_rollout_computes_in_is_said_in_words(rollout: dict[str, Any], vllm: dict[str, Any], words: str) -> None:
+    assert str(rollout_numbers(run_of(rollout, {}, vllm))) == words
+
+
 def test_fp8_end_to_end_is_no_difference_and_fp8_on_one_side_is() -> None:
     megatron = {"dtype": "bfloat16", "override_transformer_config": {"fp8": "hybrid"}}
     both = {"actor": {"strategy": "megatron", "megatron": megatron}, "rollout": {"quantization": "fp8"}}
