@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 OVERLAYS  := $(VENV)/megatron/.installed $(VENV)/verl-0.9.0/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: study study-smoke help setup setup-gpu demo demo-gpu smoke smollm2 test test-gpu bench-gpu test-unit test-configuration test-contract test-e2e browser lint docs methods top-k diagnostics weights probe bench lock clean
+.PHONY: study study-smoke help setup setup-gpu demo demo-gpu smoke smollm2 test test-gpu bench-gpu test-unit test-configuration test-contract test-e2e browser lint docs methods top-k diagnostics weights probe mismatch bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 32
@@ -102,6 +102,9 @@ PROBE := $(BIN)/drpo-verl probe smollm2 --train-dtype float32 --prompts docs/pro
 probe: $(INSTALLED)  ## measure SmolLM2 in vLLM (bf16, fp8 KV cache) against fp32, and draw docs/probe*.png anew
 	$(PROBE) --out outputs/probe && cp outputs/probe/probe.png docs/probe.png
 	$(PROBE) --kv-cache-dtype fp8_e4m3 --out outputs/probe_fp8 && cp outputs/probe_fp8/probe.png docs/probe_fp8.png
+
+mismatch: $(INSTALLED)  ## measure vLLM against the trainer in every precision, and write docs/precision.md's table
+	$(BIN)/python -m benchmarks.mismatch
 
 bench: $(INSTALLED)  ## time and memory of the losses against verl's
 	$(BIN)/python -m benchmarks.policy_loss

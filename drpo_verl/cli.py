@@ -105,7 +105,8 @@ def check(
 
 _rollout_option = partial(typer.Option, rich_help_panel="Rollout engine")
 _MODEL = typer.Argument(
-    metavar="MODEL", help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `smollm2`."
+    metavar="MODEL",
+    help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `tiny_moe`, `smollm2`.",
 )
 
 
@@ -124,6 +125,10 @@ def probe(
         str, _rollout_option(help="Precision of vLLM's KV cache, e.g. fp8_e4m3.")
     ] = Probe.kv_cache_dtype,
     quantization: Annotated[str | None, _rollout_option(help="vLLM's quantisation, e.g. fp8.")] = Probe.quantization,
+    weights: Annotated[
+        str | None,
+        _rollout_option(help="On a CPU: a format that vLLM's weights go through and back: int8, int4, int3 or fp8."),
+    ] = Probe.weights,
     tensor_parallel_size: Annotated[
         int, _rollout_option(help="Cards that vLLM splits the model over.")
     ] = Probe.tensor_parallel_size,
@@ -142,6 +147,9 @@ def probe(
             rich_help_panel="Training engine",
         ),
     ] = Probe.train_dtype,
+    head_dtype: Annotated[
+        str | None, typer.Option(help="float32: the LM head in fp32, in both engines.")
+    ] = Probe.head_dtype,
     share: Annotated[
         float, typer.Option(help="Share of the diverging tokens that may lie outside the suggested δ.")
     ] = Probe.share,
@@ -161,8 +169,9 @@ def probe(
     with exit_on_error(UserError):
         settings = Probe(
             model=model, prompts=prompts, count=count, samples=samples, max_tokens=max_tokens, dtype=dtype,
-            kv_cache_dtype=kv_cache_dtype, quantization=quantization, tensor_parallel_size=tensor_parallel_size,
-            temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, train_dtype=train_dtype, share=share,
+            kv_cache_dtype=kv_cache_dtype, quantization=quantization, weights=weights,
+            tensor_parallel_size=tensor_parallel_size, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed,
+            train_dtype=train_dtype, head_dtype=head_dtype, share=share,
         )  # fmt: skip
         run(settings, out, Console())
     typer.echo(f"\n{out / RESULT_FILE}\n{out / PICTURE_FILE}")

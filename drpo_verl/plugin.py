@@ -48,6 +48,13 @@ def _actor(module: ModuleType) -> None:
     import drpo_verl.adapters.actor  # noqa: F401
 
 
+@when_imported("verl.workers.engine.fsdp.transformer_impl", "FSDP's LM head is not in fp32, whatever head_dtype says.")
+def _head(module: ModuleType) -> None:
+    from drpo_verl.adapters.head import apply_to_engine
+
+    apply_to_engine(module.FSDPEngine)
+
+
 @when_imported("verl.workers.rollout.replica", "Top-K methods get no Top-K log-probabilities.")
 def _replica(module: ModuleType) -> None:
     registry = module.RolloutReplicaRegistry

@@ -12,7 +12,7 @@ import inspect
 import json
 import os
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from verl.workers.utils.losses import ppo_loss
 
 from drpo_verl.adapters.actor_loss import STATISTICS, TrustRegionLoss
 from drpo_verl.adapters.config import TrustRegionLossConfig
+from drpo_verl.adapters.loss_scale import LossScale
 from drpo_verl.adapters.worst_token import worst_over_ranks
 from drpo_verl.losses import TokenStatistics, step_metrics
 from drpo_verl.losses.adaptive import DeltaController
@@ -49,6 +50,10 @@ class TrustRegionTrainingWorker(TrainingWorker):
     _loss: TrustRegionLoss | None = None
     _since_sync: tuple[TokenStatistics, ...] = ()
     """At most two: of the first mini-batch after the weight sync, and of those that followed."""
+
+    @cached_property
+    def _loss_scale(self) -> LossScale:
+        return LossScale()
 
     def on_weight_sync(self) -> None:
         """The rollout engine has got this policy's weights: what it samples from now on is not off-policy by an update.
@@ -84,6 +89,7 @@ class TrustRegionTrainingWorker(TrainingWorker):
         merged = None
         if output is not None:
             metrics: dict[str, Any] = tensordict_utils.get(output, "metrics")
+            metrics.update(self._loss_scale.take())
             if parts := metrics.pop(STATISTICS, None):
                 merged = TokenStatistics.merge(parts)
                 self._since_sync = tuple(TokenStatistics.by_drift([*self._since_sync, *parts]))
@@ -107,7 +113,8 @@ class TrustRegionTrainingWorker(TrainingWorker):
         """Train on one mini-batch."""
         if self._loss is not None:
             self._loss.mini_batch += 1
-        return super().train_batch(data)
+        with self._loss_scale.watch(self.engine):
+            return super().train_batch(data)
 
     def _adapt(self, step: TokenStatistics | None) -> None:
         if self._loss is None or self._loss.controller is None:

@@ -52,6 +52,7 @@ class Architecture:
         expert_intermediate: width of an expert.
         active_intermediate: width of all MLPs that a token goes through in one layer.
         max_positions: the longest context that it takes, in tokens; None when that is not known.
+        kind: the name that transformers has for models like it, ``model_type``; empty when that is not known.
     """
 
     parameters: Parameters
@@ -67,6 +68,7 @@ class Architecture:
     expert_intermediate: int
     active_intermediate: int
     max_positions: int | None
+    kind: str = ""
 
 
 def read_architecture(fields: Mapping[str, Any] | None, path: str | None) -> Architecture | None:
@@ -117,6 +119,7 @@ def _sizes(fields: Mapping[str, Any]) -> Architecture:
         expert_intermediate=whole(expert, dense),
         active_intermediate=active * whole(expert, dense) + shared if experts else whole(dense, expert),
         max_positions=whole("max_position_embeddings") or None,
+        kind=str(fields.get("model_type") or ""),
     )
 
 

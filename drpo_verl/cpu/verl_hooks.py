@@ -26,6 +26,27 @@ def _engine(module: ModuleType) -> None:
         module.EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cpu")(engine)
 
 
+@when_imported(
+    "verl.workers.engine.fsdp.transformer_impl", "In fp16, small gradients are lost: nothing scales the loss."
+)
+def _gradient_scaler(module: ModuleType) -> None:
+    # verl makes a gradient scaler for CUDA, which disables itself, with no more than a warning of torch, where there is
+    # none.
+    original = module.FSDPEngine._build_fsdp_module
+    expect("ShardedGradScaler(" in inspect.getsource(original), "FSDPEngine._build_fsdp_module", "a ShardedGradScaler")
+
+    @wraps(original)
+    def build_fsdp_module(self: Any, *args: Any, **kwargs: Any) -> Any:
+        built = original(self, *args, **kwargs)
+        if self.scaler is not None and not self.scaler.is_enabled():
+            from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+            self.scaler = ShardedGradScaler("cpu", growth_interval=400)  # verl's interval
+        return built
+
+    module.FSDPEngine._build_fsdp_module = build_fsdp_module
+
+
 @when_imported("verl.utils.distributed", "torch.distributed can not be initialised.")
 def _process_group(module: ModuleType) -> None:
     # verl asks for the backend "cpu:gloo,<device>:<backend>"; torch refuses the device "cpu" twice. And torch's own

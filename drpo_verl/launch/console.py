@@ -17,7 +17,7 @@ from rich.text import Text
 
 from drpo_verl.metrics import names
 from drpo_verl.metrics.alerts import Monitor
-from drpo_verl.run_folder.steps import METRICS_FILE, Step, StepReader
+from drpo_verl.run_folder.steps import METRICS_FILE, Step, StepReader, name_of_mean
 
 EXIT_STALLED = 3
 
@@ -49,8 +49,11 @@ def describe(step: Step) -> str:
     if names.REWARD in metrics:
         parts.append(f"reward {metrics[names.REWARD]:.3f}")
     if names.ABS_PROB_DIFF_MEAN in metrics:
-        largest = metrics.get(names.ABS_PROB_DIFF_MAX, math.nan)
-        parts.append(f"|pi-mu| {metrics[names.ABS_PROB_DIFF_MEAN]:.1e} max {largest:.1e}")
+        mismatch, drift = (metrics.get(name_of_mean(part)) for part in names.DISTANCE_PARTS)
+        mean = f"{metrics[names.ABS_PROB_DIFF_MEAN]:.1e}"
+        if mismatch is not None and drift is not None:  # more than one update a rollout
+            mean = f"mismatch {mismatch:.1e} drift {drift:.1e}"
+        parts.append(f"|pi-mu| {mean} max {metrics.get(names.ABS_PROB_DIFF_MAX, math.nan):.1e}")
     if names.OUTSIDE in metrics:
         parts.append(f"outside {metrics[names.OUTSIDE]:.2%}")
     if len(step.validation) == 1:

@@ -41,6 +41,12 @@ SECTIONS = (
                    "rising: rewards are lost to the limit")]),
         Panel("Gradient norm", "L2 norm before clipping", [
             Metric("actor/grad_norm", "Of the whole gradient, mean over the step's updates", "peaks, a steady rise")]),
+        Panel("Loss scale", "", [
+            Metric(names.LOSS_SCALE, "What the loss is multiplied by before its gradients are computed in fp16 "
+                   "(`precision=fp16`, FSDP)", "below 1: gradients overflow whatever their scale")], log=True),
+        Panel("Updates left out", "share of updates", [
+            Metric(names.SKIPPED_UPDATES, "Updates that are left out since gradients of fp16 overflow",
+                   "above 0.5 for some steps: the run learns little; single ones are usual")]),
     )),
     Section("trust_region", "Trust region",
         "What the method did about the distance of π, the policy being trained, from μ, the rollout engine's. The "

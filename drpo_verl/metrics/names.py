@@ -9,6 +9,8 @@ INFERENCE_MISMATCH = "inference_mismatch"
 """The same over the tokens of the step's first mini-batch, in which pi has the weights that sampled."""
 POLICY_DRIFT = "policy_drift"
 """The same over the tokens of the step's later mini-batches."""
+DISTANCE_PARTS = {INFERENCE_MISMATCH: "engine mismatch", POLICY_DRIFT: "with the drift of the updates"}
+"""The two, in words; the drift is that of two engines as well."""
 BY_PROBABILITY = "_by_prob"
 """Appended to either of the two: the same by the probability mu."""
 
@@ -27,6 +29,8 @@ OF_VERL = ("rollout_corr/", "training/rollout_")
 
 REWARD = "critic/score/mean"
 ENTROPY = "actor/entropy"
+LOSS_SCALE = "actor/loss_scale"
+SKIPPED_UPDATES = "actor/skipped_update_frac"
 STEP_SECONDS = "timing_s/step"
 
 DELTA = f"{TRUST_REGION}/delta"

@@ -70,6 +70,11 @@ def ensure_tiny_policy(
     return ensure_folder(cache_dir, "tiny-policy", key, build)
 
 
+def ensure_tiny_moe_policy(cache_dir: Path | str) -> Path:
+    """Return the folder of the policy with a mixture of experts in each block; see ``ensure_tiny_policy``."""
+    return ensure_tiny_policy(cache_dir, recipe=TinyMoeRecipe())
+
+
 def _idle_cores(most: int) -> int:
     cores = len(os.sched_getaffinity(0))
     busy = psutil.cpu_percent(interval=1.0) / 100 * (os.cpu_count() or 1)

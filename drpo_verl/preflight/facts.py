@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from drpo_verl.configuration.precision import rollout_numbers, trainer_numbers
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, ROLLOUT
 from drpo_verl.configuration.seeds import SETTING
@@ -26,6 +27,7 @@ def facts(run: RunConfig, memory: Memory | None) -> dict[str, str]:
         "method": run.method or run.loss_mode,
         "model": _model(run),
         "cards": _cards(run),
+        "precision": f"rollout in {rollout_numbers(run)}; trainer in {trainer_numbers(run)}",
         "rollout": f"{run.prompts:,} prompts x {run.responses} responses = {samples:,} samples, at most "
         f"{samples * run.response_length:,} response tokens",
         "update": _update(run),

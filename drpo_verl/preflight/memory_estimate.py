@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from drpo_verl.configuration.architecture import Architecture
 from drpo_verl.configuration.numbers import is_number, is_whole
+from drpo_verl.configuration.precision import compute_dtype, fp8_training, short_dtype, trainer_numbers
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import MODEL, POLICY_LOSS, ROLLOUT
-from drpo_verl.preflight.precision import compute_dtype, fp8_training, short_dtype
 
 GIB = 1024**3
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -171,6 +171,10 @@ def _activations(run: RunConfig, model: Architecture) -> list[Part]:
     if run.get(f"{MODEL}.use_fused_kernels", False):
         return parts
     each, what = (6, "bf16, and fp32 probabilities") if run.is_megatron else (4, "bf16 with their gradient")
+    if compute_dtype(run) != "fp32" and trainer_numbers(run).head == "fp32":
+        each, what = 8, "fp32 with their gradient"
+        weight = model.vocabulary * model.hidden
+        parts.append(Part("LM head", 8 * weight, f"{weight / 1e9:.2f} B parameters, a copy in fp32 with its gradient"))
     parts.append(Part("logits", tokens * model.vocabulary * each / split, f"{tokens} x {model.vocabulary}, {what}"))
     top_k = run.get(f"{POLICY_LOSS}.top_k")
     if is_whole(top_k, 1):

@@ -18,9 +18,10 @@ _FEW_TOKENS = 10
 def show(result: Mapping[str, Any], console: Console) -> None:
     """Print what ``drpo_verl.probe.run.run`` returns so that it can be read on 80 columns."""
     settings = result["settings"]
+    head = f", {settings['head_dtype']} LM head" if settings.get("head_dtype") else ""
     lines = [
         f"{result['model']} on {result['device']}: sampled by vLLM in {describe_rollout(settings)} (μ), "
-        f"scored by transformers in {settings['train_dtype']} (π)",
+        f"scored by transformers in {settings['train_dtype']}{head} (π)",
         f"{result['prompts']:,} prompts, {result['samples']:,} responses, {result['tokens']:,} tokens",
     ]
     tables = [_overall(result["mismatch"]), _by_probability(result["by_probability"]), _methods(result["methods"])]

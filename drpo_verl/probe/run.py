@@ -48,6 +48,9 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
     model = resolve(settings.model)
     messages = from_file or prompts.arithmetic(settings, model)
     device = device_type()
+    if settings.weights and device != "cpu":
+        message = f"--weights={settings.weights!r} is an emulation for CPUs, and the device here is {device}: "
+        raise UserError(message + "take --quantization, or VERL_PLATFORM=cpu.")
     # This process imports verl, which looks for a platform; it has to find the same one as the engines' processes.
     os.environ.update(variables := engine_environment(device, model))
     from drpo_verl.probe.methods import methods

@@ -9,6 +9,7 @@ import numpy as np
 from drpo_verl.engine.offline import encode, start
 from drpo_verl.engine.process import serve
 from drpo_verl.probe.job import Job
+from drpo_verl.probe.settings import vllm_quantization
 from drpo_verl.probe.tokens import NOT_LISTED, Samples
 
 
@@ -33,7 +34,8 @@ def sample(job: Job) -> Samples:
         tensor_parallel_size=settings.tensor_parallel_size,
         dtype=settings.dtype,
         kv_cache_dtype=settings.kv_cache_dtype,
-        quantization=settings.quantization,
+        quantization=vllm_quantization(settings),
+        hf_overrides={"head_dtype": settings.head_dtype} if settings.head_dtype else {},
         seed=settings.seed,
         max_logprobs=top_k,
         logprobs_mode="processed_logprobs",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drpo_verl.adapters.head import compute_head_in_fp32
 from drpo_verl.engine.process import serve
 from drpo_verl.probe.job import Job
 from drpo_verl.probe.tokens import NOT_LISTED, Samples, Scores
@@ -41,6 +42,8 @@ class Batch:
 def score(job: Job, samples: Samples) -> Scores:
     """Compute the log-probabilities of a job's samples."""
     model = load(job.model, job.settings.train_dtype, job.device)
+    if job.settings.head_dtype:
+        compute_head_in_fp32(model)
     return log_probs(model, samples, job.settings.train_dtype, job.settings.temperature)
 
 

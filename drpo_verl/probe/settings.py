@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from drpo_verl.configuration.precision import EMULATED, EMULATED_FORMATS
 from drpo_verl.errors import require_option
 
 PRECISIONS = ("bfloat16", "float16", "float32")
@@ -26,12 +27,14 @@ class Settings:
         dtype: precision of the rollout engine, one of ``PRECISIONS``.
         kv_cache_dtype: precision of vLLM's KV cache, e.g. "fp8_e4m3"; "auto" for that of the model.
         quantization: vLLM's quantisation, e.g. "fp8"; None for none.
+        weights: format that vLLM's weights go through and come back from, one of ``EMULATED_FORMATS``; None for none.
         tensor_parallel_size: number of cards over which the rollout engine splits the model.
         temperature: sampling temperature, by which both engines divide the logits; above 0.
         top_p: sampling top-p; below 1, mu is the truncated distribution and pi is not.
         top_k: sampling top-k; -1 truncates nothing, any other value truncates mu and not pi.
         seed: seed of the sampling and of the arithmetic problems.
         train_dtype: precision in which the training engine computes; its fp32 parameters are rounded to it, as in FSDP.
+        head_dtype: precision of the LM head of both engines, "float32"; None for that of each engine.
         share: share of the diverging tokens that may lie outside the suggested delta; between 0 and 1.
 
     Raises:
@@ -46,12 +49,14 @@ class Settings:
     dtype: str = "bfloat16"
     kv_cache_dtype: str = "auto"
     quantization: str | None = None
+    weights: str | None = None
     tensor_parallel_size: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
     seed: int = 0
     train_dtype: str = "bfloat16"
+    head_dtype: str | None = None
     share: float = 0.01
 
     def __post_init__(self) -> None:
@@ -61,13 +66,25 @@ class Settings:
             require(name, getattr(self, name) >= 1, "must be at least 1.")
         for name in ("dtype", "train_dtype"):
             require(name, getattr(self, name) in PRECISIONS, f"is not one of {', '.join(PRECISIONS)}.")
+        formats = ", ".join(EMULATED_FORMATS)
+        require("weights", self.weights in (None, *EMULATED_FORMATS), f"is not one of {formats}.")
+        message = f"leaves no room for --quantization={self.quantization}: give one of the two."
+        require("weights", self.weights is None or self.quantization is None, message)
+        require("head_dtype", self.head_dtype in (None, "float32"), "can only be float32.")
         require("temperature", self.temperature > 0, "must be above 0: greedy decoding has no distribution.")
         require("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1.")
         require("top_k", self.top_k == -1 or self.top_k >= 1, "must be at least 1, or -1 for no truncation.")
         require("share", 0 < self.share < 1, "is a share of tokens: it must be between 0 and 1.")
 
 
+def vllm_quantization(settings: Settings) -> str | None:
+    """What vLLM calls the quantisation of its weights; None for none."""
+    return f"{EMULATED}{settings.weights}" if settings.weights else settings.quantization
+
+
 def describe_rollout(settings: Mapping[str, Any]) -> str:
     """Name the precisions of the rollout engine in a result's settings, as "bfloat16, fp8_e4m3 KV cache"."""
     cache = f"{settings['kv_cache_dtype']} KV cache" if settings["kv_cache_dtype"] != "auto" else None
-    return ", ".join(filter(None, (settings["dtype"], cache, settings["quantization"])))
+    weights = f"weights through {settings['weights']}" if settings.get("weights") else None
+    head = f"{settings['head_dtype']} LM head" if settings.get("head_dtype") else None
+    return ", ".join(filter(None, (settings["dtype"], cache, settings["quantization"], weights, head)))

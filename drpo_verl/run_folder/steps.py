@@ -173,6 +173,11 @@ def held_out_interval(accuracy: float, problems: int | None) -> tuple[float, flo
     return wilson_interval(accuracy, problems) if problems and 0 <= accuracy <= 1 else None
 
 
+def name_of_mean(part: str) -> str:
+    """The name of the mean distance of a part of a step's tokens, one of ``DISTANCE_PARTS``."""
+    return f"{part}/{names.ABS_PROB_DIFF_MEAN.rpartition('/')[2]}"
+
+
 def draw(steps: list[Step], path: Path, *, title: str, problems: Mapping[str, int] | None = None) -> None:
     """Draw reward and training-inference mismatch over the steps of a run, as a PNG.
 
@@ -216,7 +221,12 @@ def draw(steps: list[Step], path: Path, *, title: str, problems: Mapping[str, in
     reward.set_ylim(0, 1)
     reward.legend(loc="lower right" if len(sources) < 2 else "upper left")  # several reach lower
 
-    mismatch.plot(at, series(names.ABS_PROB_DIFF_MEAN), color="C1", label="mean over tokens")
+    parts = [part for part in names.DISTANCE_PARTS if any(name_of_mean(part) in step.metrics for step in trained)]
+    if len(parts) > 1:
+        for part, colour in zip(parts, ("C4", "C1"), strict=True):
+            mismatch.plot(at, series(name_of_mean(part)), color=colour, label=f"{names.DISTANCE_PARTS[part]}, mean")
+    else:
+        mismatch.plot(at, series(names.ABS_PROB_DIFF_MEAN), color="C1", label="mean over tokens")
     mismatch.plot(at, series(names.ABS_PROB_DIFF_MAX), color="C1", alpha=0.5, ls="--", label="largest")
     mismatch.set_yscale("log")
     mismatch.set_ylabel(r"$|\pi - \mu|$ of sampled tokens")

@@ -39,6 +39,7 @@ def test_json_is_all_that_is_printed() -> None:
     whole = json.loads(result.stdout)
     assert whole["ok"] and whole["memory"]["card_gib"] == 80
     assert whole["facts"]["optimiser steps per rollout"] == "8"
+    assert whole["facts"]["precision"].startswith("rollout in ")
     assert {"level", "rule", "setting", "value", "message", "remedy", "overrides"} == set(whole["findings"][0])
 
 
@@ -55,7 +56,7 @@ def test_json_is_all_that_is_printed() -> None:
         ("data=dapo_math", "data", r"Did you mean dataset=dapo_math\?"),
         # A folder beside a file of its name holds what that choice picks from, which is none.
         ("precision=fp8", "precision",
-         r"are: bf16, cpu_bf16_rollout, cpu_fp32, cpu_fp8_kv, fp8_e2e, fp8_rollout\. Did you mean fp8_e2e"),
+         r"are: bf16, cpu_bf16_rollout, cpu_fp32, .*, fp8_e2e, fp8_rollout\. Did you mean fp8_e2e"),
         ("actor_rollout_ref.actor.polcy_loss.delta=1", "actor_rollout_ref.actor.polcy_loss.delta",
          r"=1 is not a setting\. Did you mean actor_rollout_ref\.actor\.policy_loss\.delta, "),
         ("trainer.total_trainings_steps=3", "trainer.total_trainings_steps",

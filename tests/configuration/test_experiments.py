@@ -23,6 +23,7 @@ from verl.utils.config import omega_conf_to_dataclass, validate_config
 from drpo_verl.check import validate_or_raise
 from drpo_verl.configuration import search_path
 from drpo_verl.configuration.compose import CompositionError, compose_run
+from drpo_verl.configuration.precision import EMULATED, EMULATED_FORMATS
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.preflight import check_run
 from drpo_verl.preflight.command import summarise
@@ -282,6 +283,36 @@ def test_fp8_end_to_end_is_fp8_in_both() -> None:
     assert config.ray_kwargs.ray_init.runtime_env.env_vars.NVTE_FP8_BLOCK_SCALING_FP32_SCALES == "1"
     with pytest.raises(ConfigCompositionException, match=r"precision/fp8_e2e/fsdp2"):
         _compose("drpo/qwen3_30b_a3b_bf16", "precision=fp8_e2e")  # verl has no FP8 in FSDP
+
+
+@pytest.mark.parametrize(
+    ("experiment", "backend"),
+    [("drpo/qwen3_4b", "fsdp2"), ("drpo/qwen3_30b_a3b_fp8_e2e", "megatron"), ("cpu_tiny", "cpu")],
+)
+def test_fp16_is_set_where_each_engine_reads_it(experiment: str, backend: str) -> None:
+    config = _compose(experiment, "precision=fp16")
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    assert rollout.dtype == "float16" and rollout.quantization is None
+    if backend == "megatron":
+        assert actor.megatron.dtype == "float16" and "fp8" not in actor.megatron.override_transformer_config
+    else:
+        assert dict(actor.fsdp_config.mixed_precision) == dict(config.actor_rollout_ref.ref.fsdp_config.mixed_precision)
+        assert actor.fsdp_config.mixed_precision.param_dtype == "fp16" and actor.fsdp_config.model_dtype == "fp32"
+        assert config.alerts.skipped_updates.metric == "actor/skipped_update_frac"
+
+
+def test_an_fp32_head_is_one_on_both_sides_and_not_megatrons() -> None:
+    config = _compose("drpo/qwen3_4b", "head=fp32").actor_rollout_ref
+    assert config.model.override_config.head_dtype == config.rollout.engine_kwargs.vllm.hf_overrides.head_dtype
+    with pytest.raises(ConfigCompositionException, match=r"head/fp32/megatron"):
+        _compose("drpo/qwen3_30b_a3b_fp8_e2e", "head=fp32")
+
+
+def test_every_emulated_format_has_a_group_that_leaves_all_else_in_fp32() -> None:
+    for weight_format in EMULATED_FORMATS:
+        config = _compose("cpu_tiny", f"precision=cpu_{weight_format}_weights").actor_rollout_ref
+        assert config.rollout.engine_kwargs.vllm.quantization == f"{EMULATED}{weight_format}"
+        assert (config.rollout.dtype, config.actor.fsdp_config.mixed_precision.param_dtype) == ("float32", "fp32")
 
 
 def test_router_replay_is_verls_r3_beside_the_rollouts_anchor() -> None:

@@ -104,6 +104,8 @@ def test_settings_have_their_effect() -> None:
     logits = sizes(plain.update)["logits"]
     assert logits == pytest.approx(10240 * 151936 * 4 / GIB)
     assert "logits" not in sizes(estimated(f"{MODEL}.use_fused_kernels=true").update)
+    head = sizes(estimated("head=fp32").update)
+    assert head["logits"] == pytest.approx(2 * logits) and head["LM head"] == pytest.approx(151936 * 2560 * 8 / GIB)
     assert sizes(estimated(f"{ACTOR}.ppo_max_token_len_per_gpu=20480").update)["logits"] == pytest.approx(2 * logits)
     whole = estimated(f"{MODEL}.enable_gradient_checkpointing=false")
     assert sizes(whole.update)["activations"] > 10 * sizes(plain.update)["activations"]

@@ -304,6 +304,34 @@ WRONG = [
     (DENSE, [f"{ROLLOUT}.dtype=float16"], "warning", "precision", r"samples in fp16, and the trainer computes in bf16"),
     (DENSE, [f"{ACTOR}.fsdp_config.model_dtype=bf16"],
      "warning", "precision", r"model_dtype='bf16' is what the optimiser updates"),
+    (DENSE, [f"{ACTOR}.fsdp_config.dtype=float16"],
+     "warning", "precision", r"fsdp_config\.dtype='float16' is not read.*computes in bf16.*param_dtype:fp16"),
+    (DENSE, ["precision=fp16", architecture({**models.QWEN3_4B, "model_type": "gemma3_text"})],
+     "error", "fp16", r"dtype='float16' is refused by vLLM for a model of the type gemma3_text"),
+    (EXPERTS, [f"{MEGATRON}.dtype=float16", f"{ROLLOUT}.dtype=float16"],
+     "warning", "fp16", r"'float16' trains a mixture of experts.*dense models"),
+    (DENSE, ["precision=fp16", f"{ACTOR}.loss_scale_factor=1e8"],
+     "warning", "fp16", r"param_dtype='fp16', but a token's gradient begins at 4.1e-05.*6\.1e-05"),
+    (DENSE, ["head=fp32", f"{MODEL}.use_fused_kernels=true"],
+     "error", "head", r"use_fused_kernels=True computes the logits by itself"),
+    (DENSE, [f"+{ROLLOUT}.engine_kwargs.vllm.hf_overrides.head_dtype=float32"],
+     "warning", "head", r"'float32' has the LM head in fp32 on one side only.*override_config\.head_dtype=float32"),
+    (DENSE, [f"+{MODEL}.override_config.head_dtype=float32"],
+     "warning", "head", r"one side only.*hf_overrides\.head_dtype=float32"),
+    (DENSE, ["head=fp32", f"{MODEL}.override_config.head_dtype=float64"],
+     "error", "head", r"head_dtype='float64' is not float32"),
+    (DENSE, ["head=fp32", f"{ROLLOUT}.quantization=fp8"],
+     "error", "head", r"hf_overrides\.quantization_config, but the rest of hf_overrides replaces verl's own"),
+    (EXPERTS, [f"+{MODEL}.override_config.head_dtype=float32"],
+     "error", "head", r"is not read by megatron"),
+    (DENSE, [f"+{ROLLOUT}.engine_kwargs.vllm.quantization=experts_int8"],
+     "warning", "vllm_quantization", r"'experts_int8' is vLLM's own, and verl quantises"),
+    (DENSE, [f"+{ROLLOUT}.engine_kwargs.vllm.quantization=emulated_int4"],
+     "error", "vllm_quantization", r"'emulated_int4' is an emulation.*vLLM on a CPU"),
+    (CPU, ["precision=cpu_int4_weights", f"{ROLLOUT}.name=sglang"],
+     "error", "vllm_quantization", r"'emulated_int4' is vLLM's, and the rollout engine is sglang"),
+    (CPU, [f"+{ROLLOUT}.engine_kwargs.vllm.quantization=emulated_int5"],
+     "error", "vllm_quantization", r"'emulated_int5' is none of emulated_fp8, emulated_int8"),
     (DENSE, [f"{ROLLOUT}.quantization=awq"], "error", "fp8", r"'awq' is none of fp8"),
     (CPU, [f"{ROLLOUT}.quantization=fp8"], "error", "fp8", r"needs AMX on a CPU"),
     (EXPERTS, [f"{ROLLOUT}.quantization=fp8", f"{ROLLOUT}.tensor_model_parallel_size=4"],
@@ -470,6 +498,34 @@ def test_every_rule_has_a_wrong_configuration() -> None:
     others = {"epochs", "reward_package", "verl_losses"}  # below
     others |= {"data_values", "prompt_lengths"}  # in test_data.py
     assert {row[3] for row in WRONG} | others == {rule.name for rule in preflight.RULES}
+
+
+def test_fp8_beside_an_fp32_head_keeps_what_verl_gives_to_vllm() -> None:
+    base = (*EXPERTS, f"+{ROLLOUT}.engine_kwargs.vllm.hf_overrides.head_dtype=float32")
+    (finding,) = [each for each in findings(base, f"{ROLLOUT}.quantization=fp8") if each.level == "error"]
+    (remedy,) = finding.overrides
+    overrides = composed(base, f"{ROLLOUT}.quantization=fp8", remedy).actor_rollout_ref.rollout.engine_kwargs.vllm
+    repeated = dict(overrides.hf_overrides.quantization_config)
+    assert repeated.pop("ignored_layers") == [f"model.layers.{layer}.mlp.gate" for layer in range(48)]
+    # verl's FP8_BLOCK_QUANT_KWARGS.
+    expected = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}
+    assert repeated == expected
+
+
+def test_in_fp16_it_is_said_what_its_range_leaves_of_a_gradient() -> None:
+    (note,) = [str(each) for each in findings(DENSE, "precision=fp16") if each.rule == "fp16"]
+    # 65,536 / (16 x 8 samples x 8,192 tokens) on each of 8 ranks: 0.5, and 2^-25 / 0.5.
+    assert "less likely than 6.0e-08 is 0" in note
+    (note,) = [str(each) for each in findings(DENSE, "precision=fp16", "head=fp32") if each.rule == "fp16"]
+    assert "small gradients behind the LM head" in note and "less likely" not in note
+
+
+@pytest.mark.parametrize("weight_format", ["int8", "int4", "int3", "fp8"])
+def test_emulated_weights_are_named_for_what_they_are(weight_format: str) -> None:
+    (note,) = [
+        str(each) for each in findings((*CPU, f"precision=cpu_{weight_format}_weights")) if each.rule == "precision"
+    ]
+    assert f"but the rollout has weights rounded to {weight_format} and back (an emulation): a training-infer" in note
 
 
 @pytest.mark.parametrize(("capability", "refused"), [("DEFAULT", True), ("AVX2", True), ("AVX512", False)])

@@ -14,7 +14,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from verl.utils.fsdp_utils import apply_fsdp2
 
-from drpo_verl.probe.score import load, log_probs
+from drpo_verl.adapters.head import compute_head_in_fp32
+from drpo_verl.probe.job import Job
+from drpo_verl.probe.score import score
+from drpo_verl.probe.settings import Settings
 from drpo_verl.probe.tokens import Samples
 
 PROMPT, RESPONSE, VOCABULARY = 5, 12, 64
@@ -38,16 +41,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _fsdp2(folder: Path, dtype: torch.dtype) -> Any:
+def _fsdp2(folder: Path, dtype: torch.dtype, head_in_fp32: bool) -> Any:
     module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+    if head_in_fp32:
+        compute_head_in_fp32(module)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=True)
     apply_fsdp2(module, {"mp_policy": policy, "mesh": dist.init_device_mesh("cpu", (1,))}, {})
     return module
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("head", [None, "float32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.usefixtures("one_rank")
-def test_the_log_probs_are_those_of_fsdp2(folder: Path, dtype: str) -> None:
+def test_the_log_probs_are_those_of_fsdp2(folder: Path, dtype: str, head: str | None) -> None:
     ids = torch.randint(0, VOCABULARY, (1, PROMPT + RESPONSE), generator=torch.Generator().manual_seed(1))
     sampled = ids[0, PROMPT:]
     samples = Samples(
@@ -55,10 +61,12 @@ def test_the_log_probs_are_those_of_fsdp2(folder: Path, dtype: str) -> None:
         log_mu=np.zeros(RESPONSE, np.float32), top_ids=sampled.numpy()[:, None],
         top_log_mu=np.zeros((RESPONSE, 1), np.float32),
     )  # fmt: skip
-    ours = log_probs(load(str(folder), dtype, "cpu"), samples, dtype, temperature=1.0).log_pi
+    settings = Settings(str(folder), train_dtype=dtype, head_dtype=head)
+    ours = score(Job(settings, str(folder), "cpu", [], top_k=0), samples).log_pi
 
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-        logits = _fsdp2(folder, getattr(torch, dtype))(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    assert logits.dtype == getattr(torch, dtype)
+    module, precision = _fsdp2(folder, getattr(torch, dtype), head == "float32"), getattr(torch, dtype)
+    with torch.no_grad(), torch.autocast("cpu", precision, enabled=dtype != "float32"):
+        logits = module(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    assert logits.dtype == getattr(torch, head or dtype)
     rows = logits[0, PROMPT - 1 : -1].float().log_softmax(-1)
     torch.testing.assert_close(torch.from_numpy(ours), rows.gather(1, sampled[:, None])[:, 0], atol=1e-6, rtol=0)

@@ -54,6 +54,17 @@ class _OtherLast:
         return sum(values) / len(values)
 
 
+class _OtherEngine:
+    def _build_fsdp_module(self, module: Any) -> str:
+        return "ShardedGradScaler()"
+
+
+class _EngineWithoutScaler:
+    def _build_module(self) -> None: ...
+
+    def _build_fsdp_module(self, module: Any) -> None: ...
+
+
 class _OtherReplayBuffer:
     def __init__(self, seconds: float) -> None: ...
 
@@ -81,6 +92,7 @@ class _OtherWorker:
 
 
 _WRAPPED = {
+    "verl.workers.engine.fsdp.transformer_impl.FSDPEngine": ("_build_module", "_build_fsdp_module"),
     "verl.trainer.ppo.v1.agent_loop_tq.AgentLoopManagerTQ": ("generate_sequences",),
     "verl.experimental.agent_loop.agent_loop.AgentLoopWorker": ("_run_agent_loop", "__init__"),
     "verl.workers.rollout.llm_server.LLMServerClient": ("generate",),
@@ -102,6 +114,8 @@ DIFFERENT: list[tuple[str, dict[str, Any], str]] = [
     ("verl.trainer.ppo.v1.utils", {"MetricsAggregator": _OtherAggregationType}, "missing metric_name"),
     ("verl.trainer.ppo.v1.utils", {"MetricsAggregator": _OtherLast}, "expected that lr is the last"),
     ("verl.workers.engine.fsdp.transformer_impl", {"EngineRegistry": None}, "'NoneType'"),
+    ("verl.workers.engine.fsdp.transformer_impl", {"FSDPEngine": _OtherEngine}, "FSDPEngine._build_module"),
+    ("verl.workers.engine.fsdp.transformer_impl", {"FSDPEngine": _EngineWithoutScaler}, "a ShardedGradScaler"),
     ("verl.utils.distributed", {_GROUP: lambda timeout: None}, "missing timeout_second, backend"),
     ("verl.utils.distributed", {"create_tcp_store": lambda host: None}, "missing listen_socket"),
     (_BUFFER, {"ReplayBuffer": _OtherReplayBuffer}, "missing poll_interval"),

@@ -15,7 +15,7 @@ from drpo_verl.run_folder import worst_tokens
 from drpo_verl.run_folder.steps import read_steps
 
 # Not in every run: a method or a trainer decides.
-OPTIONAL = {"actor/entropy", "trust_region/delta"}
+OPTIONAL = {"actor/entropy", "trust_region/delta", "actor/loss_scale", "actor/skipped_update_frac"}
 
 
 def test_every_metric_of_every_step_is_in_wandb(exact_run: Run) -> None:

@@ -134,6 +134,7 @@ def test_a_sample_with_a_seed_draws_nothing_for_a_part_of_its_prompt() -> None:
         (vllm_hooks._EXPERTS, {"UnquantizedFusedMoEMethod": type("Other", (), {"_setup_kernel": lambda self: None})},
          "missing layer, w13, w2", "experts sample nonsense."),
         (vllm_hooks._RUNNER, {}, "CPUModelRunner", "A sample with a seed may end vLLM."),
+        (vllm_hooks._QUANTIZATION, {}, "register_quantization_config", "There are no emulated weights."),
     ],
 )  # fmt: skip
 def test_another_vllm_is_named_with_what_it_costs(

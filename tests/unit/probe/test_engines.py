@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,14 +10,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from drpo_verl.engine import process
 from drpo_verl.errors import UserError
+from drpo_verl.probe import run as probe
 from drpo_verl.probe import sample, score
 from drpo_verl.probe.job import Job
 from drpo_verl.probe.run import require_numbers
-from drpo_verl.probe.settings import Settings
+from drpo_verl.probe.settings import Settings, describe_rollout, vllm_quantization
 from drpo_verl.probe.tokens import NOT_LISTED, Samples, Scores
 
 VOCABULARY = 50
@@ -111,6 +113,9 @@ def test_what_vllm_answers_is_taken_apart() -> None:
     [
         ({"dtype": "bf15"}, "--dtype='bf15' is not one of bfloat16, float16, float32"),
         ({"train_dtype": "fp8"}, "--train-dtype='fp8' is not one of"),
+        ({"weights": "int5"}, "--weights='int5' is not one of fp8, int8, int4, int3"),
+        ({"weights": "int4", "quantization": "fp8"}, "--weights='int4' leaves no room for --quantization=fp8"),
+        ({"head_dtype": "float16"}, "--head-dtype='float16' can only be float32"),
         ({"count": 0}, "--count=0 must be at least 1"),
         ({"max_tokens": 0}, "--max-tokens=0 must be at least 1"),
         ({"temperature": 0.0}, r"--temperature=0\.0 must be above 0"),
@@ -142,6 +147,19 @@ def test_a_process_answers_or_says_why(tmp_path: Path, folder: Path) -> None:
     assert "Traceback" in log.read_text()
     with pytest.raises(UserError, match="ended with code 1"):
         run("no_such_module", job)
+
+
+def test_emulated_weights_are_for_a_cpu(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drpo_verl.probe.run.device_type", lambda: "cuda")
+    with pytest.raises(UserError, match=r"--weights='int4' is an emulation for CPUs, and the device here is cuda"):
+        probe.run(Settings(str(folder), weights="int4"), tmp_path, Console())
+
+
+def test_what_the_rollout_engine_computes_in_is_said_in_words() -> None:
+    settings = Settings("mine", kv_cache_dtype="fp8_e4m3", weights="int4", head_dtype="float32")
+    assert vllm_quantization(settings) == "emulated_int4"
+    expected = "bfloat16, fp8_e4m3 KV cache, weights through int4, float32 LM head"
+    assert describe_rollout(asdict(settings)) == expected
 
 
 def test_log_probabilities_that_are_no_numbers() -> None:

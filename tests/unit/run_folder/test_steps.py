@@ -57,6 +57,40 @@ def test_a_step_in_words(tmp_path: Path) -> None:
     assert describe(first) == "reward 0.500  |pi-mu| 1.0e-03 max 2.0e-01  outside 1.00%  2.0 s"
 
 
+TWO_UPDATES = {
+    "critic/score/mean": 0.5, "mismatch/abs_prob_diff_mean": 0.02, "mismatch/abs_prob_diff_max": 0.3,
+    "inference_mismatch/abs_prob_diff_mean": 0.012, "policy_drift/abs_prob_diff_mean": 0.028,
+}  # fmt: skip
+
+
+def test_mismatch_and_drift_are_told_apart_where_there_is_drift() -> None:
+    assert describe(Step(1, TWO_UPDATES)) == "reward 0.500  |pi-mu| mismatch 1.2e-02 drift 2.8e-02 max 3.0e-01"
+    one_update = {name: value for name, value in TWO_UPDATES.items() if not name.startswith("policy_drift")}
+    assert describe(Step(1, one_update)) == "reward 0.500  |pi-mu| 2.0e-02 max 3.0e-01"
+
+
+@pytest.mark.parametrize(("drifts", "lines"), [
+    (True, ["engine mismatch, mean", "with the drift of the updates, mean", "largest"]),
+    (False, ["mean over tokens", "largest"]),
+])  # fmt: skip
+def test_the_picture_has_mismatch_and_drift_as_two_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drifts: bool, lines: list[str]
+) -> None:
+    import matplotlib
+    from matplotlib import pyplot as plt
+
+    matplotlib.use("Agg")
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    metrics = {name: value for name, value in TWO_UPDATES.items() if drifts or not name.startswith("policy_drift")}
+    draw([Step(1, metrics), Step(2, metrics)], tmp_path / "run.png", title="one")
+    axes = plt.gcf().axes[1]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == lines
+    if drifts:
+        assert [line.get_ydata()[0] for line in axes.get_lines()] == [0.012, 0.028, 0.3]
+    monkeypatch.undo()
+    plt.close("all")
+
+
 # As verl logs two sources with 32 samples a problem, and `pred` among the reward's results.
 TWO_SOURCES = {
     f"val-core/{source}/acc/{name}": value
