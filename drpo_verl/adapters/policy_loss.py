@@ -84,7 +84,7 @@ def trust_region_loss(
     if objective.verl_loss is None:
         loss = agg_loss(
             loss_mat=tokens.loss,
-            loss_mask=inputs.response_mask,
+            loss_mask=tokens.is_token,
             loss_agg_mode=loss_agg_mode,
             **config.global_batch_info,
         )

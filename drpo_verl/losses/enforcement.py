@@ -25,12 +25,15 @@ class TrustRegionDistance:
         normalized_divergence: D / delta, signed by whether the token diverges; what w is computed from.
         mask_criterion: the same by another distance and threshold, for an enforcement that chooses its tokens by one of
             its own; else ``normalized_divergence``. Above 1 a token is outside.
-        normalized_penalty: abs(A) P / delta divided by A, where the geometry has a penalty P.
+        penalty: P, where the geometry has one and the enforcement asks for it.
+        per_delta: 1 / delta, positive where pi moves further away from mu by rising: what turns D into
+            ``normalized_divergence``, and P into what is taken away from the ratio.
     """
 
     normalized_divergence: Tensor
     mask_criterion: Tensor
-    normalized_penalty: Tensor | None
+    penalty: Tensor | None
+    per_delta: Tensor
 
     @cached_property
     def outside(self) -> Tensor:
@@ -93,9 +96,9 @@ def _quadratic(distance: TrustRegionDistance) -> Tensor:
 
 
 def _penalised_ratio(tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
-    if distance.normalized_penalty is None:
+    if distance.penalty is None:
         return ratio * weight
-    return ratio - distance.normalized_penalty
+    return torch.addcmul(ratio, distance.penalty, distance.per_delta, value=-1.0)  # ratio - penalty * per_delta
 
 
 QUADRATIC = Enforcement(_quadratic, _penalised_ratio, attenuates=True)
@@ -110,8 +113,8 @@ def _gated_quadratic(distance: TrustRegionDistance) -> Tensor:
 def _penalised_ratio_outside(
     tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor
 ) -> Tensor:
-    assert distance.normalized_penalty is not None  # every gated row has a geometry with a penalty
-    return ratio - torch.where(distance.mask_criterion > 1.0, distance.normalized_penalty, 0.0)
+    assert distance.penalty is not None  # every gated row has a geometry with a penalty
+    return ratio - torch.where(distance.mask_criterion > 1.0, distance.penalty * distance.per_delta, 0.0)
 
 
 GATED_QUADRATIC = Enforcement(_gated_quadratic, _penalised_ratio_outside, attenuates=True, gated=True)

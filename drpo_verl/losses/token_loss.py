@@ -26,10 +26,13 @@ class TokenLoss:
     Attributes:
         loss: ``[B, T]`` fp32; its derivative with respect to log pi is ``-A min(r, C) w`` (times the importance
             weight, if any), and with a cap that is its value too. 0 where the mask is.
+        is_token: the mask as numbers, 1 for response tokens and 0 elsewhere, ``[B, T]`` fp32: what sums and means of
+            the loss are made with.
         accumulators: sums, extrema and histograms over the tokens, still on the device.
     """
 
     loss: Tensor
+    is_token: Tensor
     accumulators: TokenAccumulators
 
 
@@ -73,11 +76,12 @@ def token_loss(
     with torch.autocast(device_type=log_policy.device.type, enabled=False):
         log_policy = log_policy.float()
         with torch.no_grad():
-            is_token = mask.bool()
+            is_response = mask.bool()
+            is_token = mask.byte().float()  # 1 or 0, for sums and products; bytes convert faster than bools
 
             def of_tokens(values: Tensor) -> Tensor:
                 # 0 elsewhere: a ratio of 1 and no divergence, so that padding adds nothing to any sum below.
-                return torch.where(is_token, values.float(), 0.0)
+                return torch.where(is_response, values.float(), 0.0)
 
             log_pi, advantage = of_tokens(log_policy), of_tokens(advantages)
             partition = None if partition_divergence is None else of_tokens(partition_divergence)
@@ -120,7 +124,7 @@ def token_loss(
                     moments=measure_moments(tokens, is_token) | measure_responses(tokens.unclamped_log_ratio, is_token),
                     histograms=measure_histograms(tokens, advantage_sign, is_token),
                 )
-        return TokenLoss(_WithGradient.apply(log_policy, loss, gradient), accumulators)
+        return TokenLoss(_WithGradient.apply(log_policy, loss, gradient), is_token, accumulators)
 
 
 def _distance(
@@ -137,8 +141,8 @@ def _distance(
         criterion = mask_distance * objective.direction(mask_distance, advantage_sign) / region.region_delta
     penalty = None
     if objective.enforcement.attenuates and objective.geometry.penalty is not None:
-        penalty = objective.geometry.penalty(tokens) * per_delta
-    return TrustRegionDistance(normalized, criterion, penalty)
+        penalty = objective.geometry.penalty(tokens)
+    return TrustRegionDistance(normalized, criterion, penalty, per_delta)
 
 
 def _threshold(region: TrustRegion, distance: Tensor) -> Tensor | float:
