@@ -85,7 +85,7 @@ def policy_loss(run: RunConfig) -> Findings:
     try:
         instantiate(OmegaConf.select(run.composed, POLICY_LOSS), _convert_="partial")
     except InstantiationException as error:
-        from drpo_verl.adapters.config import SettingError
+        from drpo_verl.adapters.setting import SettingError
 
         cause = error.__cause__
         if isinstance(cause, SettingError):

@@ -113,7 +113,7 @@ def _index(bins: Tensor) -> Tensor:
 
 
 def _histogram(index: Tensor, bins: int, counted: Tensor) -> Tensor:
-    """How much of ``counted`` is in each bin, ``[bins]``: tokens in fp32, else float64, since they add up one by one."""
+    """How much of ``counted`` is in each bin, ``[bins]``; added up one by one, so that sums have to be float64."""
     rows = torch.zeros(len(index), bins, device=index.device, dtype=counted.dtype)  # the responses side by side
     return rows.scatter_add_(1, index, counted).sum(0, dtype=torch.float64)
 

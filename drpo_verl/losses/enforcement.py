@@ -25,15 +25,14 @@ class TrustRegionDistance:
         normalized_divergence: D / delta, signed by whether the token diverges; what w is computed from.
         mask_criterion: the same by another distance and threshold, for an enforcement that chooses its tokens by one of
             its own; else ``normalized_divergence``. Above 1 a token is outside.
-        penalty: P, where the geometry has one and the enforcement asks for it.
-        per_delta: 1 / delta, positive where pi moves further away from mu by rising: what turns D into
-            ``normalized_divergence``, and P into what is taken away from the ratio.
+        penalty: P, where the geometry has one, the enforcement asks for it, and mu is what D is measured from.
+        per_delta: sign(A) / delta, by which P is taken away from the ratio; there with ``penalty``.
     """
 
     normalized_divergence: Tensor
     mask_criterion: Tensor
-    penalty: Tensor | None
-    per_delta: Tensor
+    penalty: Tensor | None = None
+    per_delta: Tensor | None = None
 
     @cached_property
     def outside(self) -> Tensor:
@@ -91,13 +90,22 @@ HARD_MASK = Enforcement(_mask, _weighted_ratio)
 """w = 0 for a diverging token outside the region, 1 elsewhere (PPO; DPPO, section 4)."""
 
 
+def _soft(distance: TrustRegionDistance) -> Tensor:
+    return distance.mask_criterion.clamp(min=1.0).reciprocal()
+
+
+SOFT_MASK = Enforcement(_soft, _weighted_ratio)
+"""w = min(1, delta / D) for a diverging token, 1 elsewhere: no cliff at the boundary, and never a correction (CPPO,
+arXiv 2606.10968, appendix C)."""
+
+
 def _quadratic(distance: TrustRegionDistance) -> Tensor:
     return 1.0 - distance.normalized_divergence
 
 
 def _penalised_ratio(tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
-    if distance.penalty is None:
-        return ratio * weight
+    if distance.penalty is None or distance.per_delta is None:
+        return ratio * weight  # w held constant
     return torch.addcmul(ratio, distance.penalty, distance.per_delta, value=-1.0)  # ratio - penalty * per_delta
 
 
@@ -113,7 +121,8 @@ def _gated_quadratic(distance: TrustRegionDistance) -> Tensor:
 def _penalised_ratio_outside(
     tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor
 ) -> Tensor:
-    assert distance.penalty is not None  # every gated row has a geometry with a penalty
+    if distance.penalty is None or distance.per_delta is None:
+        return ratio * weight
     return ratio - torch.where(distance.mask_criterion > 1.0, distance.penalty * distance.per_delta, 0.0)
 
 

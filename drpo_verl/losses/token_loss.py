@@ -12,8 +12,11 @@ from drpo_verl.losses.diagnostics import measure_histograms, measure_moments
 from drpo_verl.losses.enforcement import TrustRegionDistance
 from drpo_verl.losses.geometry import Geometry, TokenRatio
 from drpo_verl.losses.offpolicy import measure_responses
+from drpo_verl.losses.scope import Step
+from drpo_verl.losses.sequence_mask import SequenceMask
 from drpo_verl.losses.statistics import TokenAccumulators, measure_mismatch, measure_trust_region
 from drpo_verl.losses.table import Objective, TrustRegion
+from drpo_verl.metrics import names
 
 _SMALLEST_ADVANTAGE = 1e-2
 """An unweighted penalty's w has A in its denominator; below this, w is logged as if A were this."""
@@ -29,11 +32,13 @@ class TokenLoss:
         is_token: the mask as numbers, 1 for response tokens and 0 elsewhere, ``[B, T]`` fp32: what sums and means of
             the loss are made with.
         accumulators: sums, extrema and histograms over the tokens, still on the device.
+        kept: 1 for each response that a sequence mask keeps, else 0, ``[B, 1]``; None without a mask.
     """
 
     loss: Tensor
     is_token: Tensor
     accumulators: TokenAccumulators
+    kept: Tensor | None = None
 
 
 def token_loss(
@@ -47,6 +52,8 @@ def token_loss(
     *,
     log_anchor: Tensor | None = None,
     partition_divergence: Tensor | None = None,
+    partition_derivative: Tensor | None = None,
+    sequence_mask: SequenceMask | None = None,
     diagnostics: bool = True,
 ) -> TokenLoss:
     """The loss of one objective on one micro-batch.
@@ -65,6 +72,10 @@ def token_loss(
         importance_weight: a detached factor for each token, ``[B, T]``, or None.
         log_anchor: what the distance is measured from, ``[B, T]``, where that is not mu.
         partition_divergence: D over the Top-K partition, ``[B, T]``, >= 0, for an objective that needs it.
+        partition_derivative: its derivative along the sampled token's gradient, ``[B, T]``, for a direction that needs
+            it.
+        sequence_mask: which responses to leave out. Each row has to be a whole response then, as for a scope other than
+            a token's own.
         diagnostics: whether to measure moments and histograms of the tokens as well.
 
     Returns:
@@ -84,12 +95,16 @@ def token_loss(
                 return torch.where(is_response, values.float(), 0.0)
 
             log_pi, advantage = of_tokens(log_policy), of_tokens(advantages)
-            partition = None if partition_divergence is None else of_tokens(partition_divergence)
-            tokens = TokenRatio.of(log_pi, of_tokens(log_behaviour), partition)
-            measured = tokens if log_anchor is None else TokenRatio.of(log_pi, of_tokens(log_anchor), partition)
+            partition = [
+                None if values is None else of_tokens(values) for values in (partition_divergence, partition_derivative)
+            ]
+            tokens = TokenRatio.of(log_pi, of_tokens(log_behaviour), *partition)
+            measured = tokens if log_anchor is None else TokenRatio.of(log_pi, of_tokens(log_anchor), *partition)
 
             advantage_sign = advantage.sign()
-            distance = _distance(objective, region, measured, advantage, advantage_sign)
+            distance = _distance(objective, region, measured, advantage, advantage_sign, is_token)
+            if log_anchor is not None:
+                distance = replace(distance, penalty=None)  # a penalty's gradient is r D only where both are of mu
             enforced = _restricted(distance, region, advantage_sign)
             weight = objective.enforcement.weight(enforced)
             if region.dual_clip is not None:
@@ -105,7 +120,7 @@ def token_loss(
             unrestrained = scale * ratio  # the gradient where w = 1
             if not region.advantage_weighted:
                 loss, gradient = _unweighted_penalty(
-                    objective.geometry, region, tokens, unrestrained, importance_weight
+                    objective.geometry, region, tokens, measured, unrestrained, importance_weight
                 )
             else:
                 gradient = unrestrained * weight
@@ -114,35 +129,55 @@ def token_loss(
                     loss = objective.enforcement.value(tokens, ratio, enforced, weight) * scale
             if region.ratio_cap is None and not objective.enforcement.detached:
                 gradient.mul_(tokens.is_within_bound)
+            kept = None
+            if sequence_mask is not None:
+                kept = sequence_mask.kept(tokens, is_token)
+                loss, gradient = loss * kept, gradient * kept
+                weight = torch.where(is_response, weight * kept, 1.0)
+            if region.log_ratio_penalty is not None:
+                pull = region.log_ratio_penalty * tokens.unclamped_log_ratio
+                loss, gradient = torch.addcmul(loss, pull, tokens.unclamped_log_ratio), gradient + 2.0 * pull
 
             accumulators = measure_mismatch(measured, tokens, is_token)
             accumulators |= measure_trust_region(
                 objective.enforcement, weight, distance, advantage_sign, is_token, unrestrained if diagnostics else None
             )
+            if kept is not None:
+                accumulators |= TokenAccumulators(sums={names.SEQUENCE_MASKED: (is_token * (1.0 - kept)).sum()})
             if diagnostics:
                 accumulators |= TokenAccumulators(
                     moments=measure_moments(tokens, is_token) | measure_responses(tokens.unclamped_log_ratio, is_token),
                     histograms=measure_histograms(tokens, advantage_sign, is_token),
                 )
-        return TokenLoss(_WithGradient.apply(log_policy, loss, gradient), is_token, accumulators)
+        return TokenLoss(_WithGradient.apply(log_policy, loss, gradient), is_token, accumulators, kept)
 
 
 def _distance(
-    objective: Objective, region: TrustRegion, tokens: TokenRatio, advantage: Tensor, advantage_sign: Tensor
+    objective: Objective,
+    region: TrustRegion,
+    tokens: TokenRatio,
+    advantage: Tensor,
+    advantage_sign: Tensor,
+    is_token: Tensor,
 ) -> TrustRegionDistance:
     """Distance, mask criterion and penalty in units of their thresholds."""
-    distance = objective.geometry.distance(tokens)
-    per_delta = objective.direction(distance, advantage_sign) / _threshold(region, distance)
+    direction, distance = objective.direction, objective.geometry.distance(tokens)
+    threshold = _threshold(region, distance)
+    if objective.scope is not None:
+        sense = direction.sense(tokens, distance, advantage_sign) * is_token
+        step = Step(distance.abs(), sense, threshold, is_token, region.prefix_budget)
+        normalized = objective.scope.normalized(step)
+        return TrustRegionDistance(normalized, normalized)
     if not region.advantage_weighted:
-        per_delta = per_delta / advantage.abs().clamp(min=_SMALLEST_ADVANTAGE)
-    normalized = criterion = distance * per_delta
+        threshold = threshold * advantage.abs().clamp(min=_SMALLEST_ADVANTAGE)
+    normalized = criterion = direction.signed(tokens, distance, advantage_sign) / threshold
     if objective.mask_geometry is not None:
         mask_distance = objective.mask_geometry.distance(tokens)
-        criterion = mask_distance * objective.direction(mask_distance, advantage_sign) / region.region_delta
-    penalty = None
+        criterion = direction.signed(tokens, mask_distance, advantage_sign) / region.region_delta
     if objective.enforcement.attenuates and objective.geometry.penalty is not None:
-        penalty = objective.geometry.penalty(tokens)
-    return TrustRegionDistance(normalized, criterion, penalty, per_delta)
+        penalty, per_delta = objective.geometry.penalty(tokens), advantage_sign / threshold
+        return TrustRegionDistance(normalized, criterion, penalty, per_delta)
+    return TrustRegionDistance(normalized, criterion)
 
 
 def _threshold(region: TrustRegion, distance: Tensor) -> Tensor | float:
@@ -161,16 +196,21 @@ def _restricted(distance: TrustRegionDistance, region: TrustRegion, advantage_si
 
 
 def _unweighted_penalty(
-    geometry: Geometry, region: TrustRegion, tokens: TokenRatio, unrestrained: Tensor, importance_weight: Tensor | None
+    geometry: Geometry,
+    region: TrustRegion,
+    tokens: TokenRatio,
+    measured: TokenRatio,
+    unrestrained: Tensor,
+    importance_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The loss -(r A - P / delta) and its derivative -(r A - r D / delta): the penalty acts where A = 0 too."""
     if geometry.penalty is None:
         raise ValueError("a penalty that is not weighted by abs(A) needs a geometry with a penalty")
-    distance = geometry.distance(tokens)
+    distance = geometry.distance(measured)
     penalty_scale = 1.0 / _threshold(region, distance)
     if importance_weight is not None:
         penalty_scale = penalty_scale * importance_weight
-    loss = unrestrained + geometry.penalty(tokens) * penalty_scale
+    loss = unrestrained + geometry.penalty(measured) * penalty_scale
     return loss, unrestrained + tokens.ratio * distance * penalty_scale
 
 

@@ -36,6 +36,7 @@ STEP_SECONDS = "timing_s/step"
 DELTA = f"{TRUST_REGION}/delta"
 DIVERGING = f"{TRUST_REGION}/diverging_frac"
 OUTSIDE = f"{TRUST_REGION}/outside_frac"
+SEQUENCE_MASKED = f"{TRUST_REGION}/sequence_masked_frac"
 WEIGHT_MEAN = f"{TRUST_REGION}/weight_mean"
 WEIGHT_MIN = f"{TRUST_REGION}/weight_min"
 

@@ -39,6 +39,7 @@ def _batch(seed: int = 0, rows: int = 16, width: int = 40) -> dict[str, Tensor]:
     }
 
 
+PREFIX_METHODS = [name for name, row in OBJECTIVES.items() if row.scope is not None and row.scope.needs_budget]
 OURS = [name for name, row in OBJECTIVES.items() if row.verl_loss is None]
 
 
@@ -49,6 +50,7 @@ def _inputs(mode: str, batch: dict[str, Tensor]) -> LossInputs:
         **batch,
         log_behaviour=batch["old_log_prob"] + 0.1 if needs.recomputed_anchor else None,
         partition_divergence=torch.full_like(batch["old_log_prob"], 0.05) if needs.needs_top_k else None,
+        partition_derivative=batch["old_log_prob"] + 2.0 if needs.direction.needs_derivative else None,
     )
 
 
@@ -122,6 +124,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{mode: {"delta": 0.1} for mode in OBJECTIVES},
     **{mode: {} for mode in ("surrogate", "pg_tis", "grpo", "grpo_clip_higher")},
     **{mode: {"delta": 0.1, "top_k": 4} for mode in ("dppo_topk_tv", "dppo_topk_kl", "drpo_topk")},
+    "pdm": {"delta": 0.1, "top_k": 4, "tail": "uniform"},
+    **{mode: {"delta": 0.15, "w_min": 0.8, "delta_b": 0.02, "delta_b_quantile": 0.9} for mode in PREFIX_METHODS},
     "mask_drpo": {"delta": 0.1, "region_delta": 0.05},
     "minirl": {"delta": 0.1, "bypass_mode": False},
     "drpo_adaptive": {
