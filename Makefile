@@ -86,8 +86,9 @@ lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(INSTALLED)  ## write the tables of docs/metrics.md from the metrics' descriptions
+docs: $(INSTALLED)  ## write the tables of metrics and methods from the code
 	$(BIN)/python docs/metrics_tables.py docs/metrics.md
+	$(BIN)/python docs/methods_table.py
 
 top-k diagnostics: %: $(INSTALLED)  ## what they cost in a step
 	$(BIN)/python -m benchmarks.$(subst -,_,$*)

@@ -22,11 +22,13 @@ class Direction:
     Attributes:
         sense: (tokens, D signed by the direction of pi's move, sign(A)) -> s; all ``[B, T]``.
         signed: the same -> abs(D) s.
+        name: s as the documentation writes it.
         needs_derivative: whether it takes the derivative of the divergence over a partition (see ``TokenRatio``).
     """
 
     sense: Callable[[TokenRatio, Tensor, Tensor], Tensor]
     signed: Callable[[TokenRatio, Tensor, Tensor], Tensor]
+    name: str
     needs_derivative: bool = False
 
 
@@ -38,7 +40,7 @@ def _signed_by_ratio(tokens: TokenRatio, distance: Tensor, advantage_sign: Tenso
     return distance * advantage_sign
 
 
-BY_RATIO = Direction(_ratio_sense, _signed_by_ratio)
+BY_RATIO = Direction(_ratio_sense, _signed_by_ratio, "sign(A (r − 1))")
 """s = sign(A (r - 1)): the policy gradient pushes pi further to the side where it already is (PPO; DPPO, section 4;
 DRPO, section 3). A token without an advantage does neither."""
 
@@ -51,7 +53,7 @@ def _magnitude(tokens: TokenRatio, distance: Tensor, advantage_sign: Tensor) -> 
     return distance.abs()
 
 
-NONE = Direction(_always, _magnitude)
+NONE = Direction(_always, _magnitude, "1")
 """s = 1: two-sided, a token is restrained wherever its update leads (IPO, IcePop, KPop, rejection sampling)."""
 
 
@@ -67,6 +69,6 @@ def _signed_by_prediction(tokens: TokenRatio, distance: Tensor, advantage_sign: 
     return tokens.partition_divergence * _predicted_sense(tokens, distance, advantage_sign)
 
 
-PREDICTIVE = Direction(_predicted_sense, _signed_by_prediction, needs_derivative=True)
+PREDICTIVE = Direction(_predicted_sense, _signed_by_prediction, "sign(A Ḋ)", needs_derivative=True)
 """s = sign(A dD): whether the divergence itself grows with the first step along the token's gradient, which moves all
 tokens of the vocabulary (Predictive Divergence Masks, arXiv 2607.10848). On a partition of two it is ``BY_RATIO``."""

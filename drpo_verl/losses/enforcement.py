@@ -52,6 +52,7 @@ class Enforcement:
         attenuates: whether w falls with the divergence, below 0 where a token is to be brought back; otherwise it is
             1 or 0.
         gated: whether it attenuates only tokens outside a region of its own (``region_delta``).
+        formula: w as the documentation writes it, of the distance x in units of the threshold and the sense s.
         detached: whether the ratio is no function of pi in the objective, so that clamping it takes no gradient away.
     """
 
@@ -61,6 +62,7 @@ class Enforcement:
     attenuates: bool = False
     gated: bool = False
     detached: bool = False
+    formula: str = "w(x)"
 
 
 def _one(distance: TrustRegionDistance) -> Tensor:
@@ -75,10 +77,12 @@ def _ratio_times_log_policy(tokens: TokenRatio, ratio: Tensor, distance: TrustRe
     return ratio * tokens.log_pi
 
 
-NONE = Enforcement(_one, _weighted_ratio, needs_threshold=False)
+NONE = Enforcement(_one, _weighted_ratio, needs_threshold=False, formula="1")
 """w = 1: the importance-sampled policy gradient, whatever the divergence."""
 
-DETACHED = Enforcement(_one, _ratio_times_log_policy, needs_threshold=False, detached=True)
+DETACHED = Enforcement(
+    _one, _ratio_times_log_policy, needs_threshold=False, detached=True, formula="1, r a detached coefficient"
+)
 """w = 1 with the ratio as a detached coefficient of log pi (CISPO): the gradient of ``NONE``, and another value."""
 
 
@@ -86,7 +90,7 @@ def _mask(distance: TrustRegionDistance) -> Tensor:
     return 1.0 - distance.outside
 
 
-HARD_MASK = Enforcement(_mask, _weighted_ratio)
+HARD_MASK = Enforcement(_mask, _weighted_ratio, formula="0 if s > 0 and x > 1, else 1")
 """w = 0 for a diverging token outside the region, 1 elsewhere (PPO; DPPO, section 4)."""
 
 
@@ -94,7 +98,7 @@ def _soft(distance: TrustRegionDistance) -> Tensor:
     return distance.mask_criterion.clamp(min=1.0).reciprocal()
 
 
-SOFT_MASK = Enforcement(_soft, _weighted_ratio)
+SOFT_MASK = Enforcement(_soft, _weighted_ratio, formula="min(1, 1/x) if s > 0, else 1")
 """w = min(1, delta / D) for a diverging token, 1 elsewhere: no cliff at the boundary, and never a correction (CPPO,
 arXiv 2606.10968, appendix C)."""
 
@@ -109,7 +113,7 @@ def _penalised_ratio(tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDis
     return torch.addcmul(ratio, distance.penalty, distance.per_delta, value=-1.0)  # ratio - penalty * per_delta
 
 
-QUADRATIC = Enforcement(_quadratic, _penalised_ratio, attenuates=True)
+QUADRATIC = Enforcement(_quadratic, _penalised_ratio, attenuates=True, formula="1 − s x")
 """w = 1 - D / delta: attenuates a diverging token, corrects it beyond the boundary, strengthens a converging one:
 the advantage-weighted quadratic regulariser of DRPO (section 3) and SPO."""
 
@@ -126,5 +130,11 @@ def _penalised_ratio_outside(
     return ratio - torch.where(distance.mask_criterion > 1.0, distance.penalty * distance.per_delta, 0.0)
 
 
-GATED_QUADRATIC = Enforcement(_gated_quadratic, _penalised_ratio_outside, attenuates=True, gated=True)
+GATED_QUADRATIC = Enforcement(
+    _gated_quadratic,
+    _penalised_ratio_outside,
+    attenuates=True,
+    gated=True,
+    formula="1 − x if s > 0 and D > `region_delta`, else 1",
+)
 """``QUADRATIC`` for the tokens that ``HARD_MASK`` would mask by the region's own distance, 1 elsewhere (Mask-DRPO)."""

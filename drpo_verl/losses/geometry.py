@@ -103,12 +103,14 @@ class Geometry:
         divergence: for a distance over a partition of the vocabulary, the divergence that has to be supplied with
             the tokens.
         bounded: whether abs(D) <= 1 always, so that a threshold of 1 or more is never reached.
+        name: abs(D) as the documentation writes it.
     """
 
     distance: Callable[[TokenRatio], Tensor]
     penalty: Callable[[TokenRatio], Tensor] | None = None
     divergence: Divergence | None = None
     bounded: bool = False
+    name: str = "D"
 
 
 def _probability(tokens: TokenRatio) -> Tensor:
@@ -119,7 +121,7 @@ def _l2_penalty(tokens: TokenRatio) -> Tensor:
     return (tokens.prob_diff * tokens.ratio_minus_one).mul_(0.5)
 
 
-PROBABILITY = Geometry(_probability, _l2_penalty, bounded=True)
+PROBABILITY = Geometry(_probability, _l2_penalty, bounded=True, name="abs(π − μ)")
 """pi - mu: the total variation of the two Bernoullis "this token or another" (DPPO, Binary-TV; DRPO). Its penalty,
 mu (r - 1)^2 / 2, is half the squared l2 distance sum (pi - mu)^2 in expectation."""
 
@@ -132,7 +134,7 @@ def _chi2_penalty(tokens: TokenRatio) -> Tensor:
     return 0.5 * tokens.ratio_minus_one**2
 
 
-RATIO = Geometry(_ratio, _chi2_penalty)
+RATIO = Geometry(_ratio, _chi2_penalty, name="abs(r − 1)")
 """r - 1 (PPO, SPO). Its penalty, (r - 1)^2 / 2, is half of chi^2 = sum (pi - mu)^2 / mu."""
 
 
@@ -186,7 +188,7 @@ def _binary_kl(tokens: TokenRatio) -> Tensor:
     return kl.clamp(0.0, LARGEST_DIVERGENCE).copysign(tokens.log_ratio)
 
 
-BINARY_KL = Geometry(_binary_kl)
+BINARY_KL = Geometry(_binary_kl, name="KL(Bern(μ) ‖ Bern(π))")
 """KL(Bern(mu) || Bern(pi)) in nats, signed by the direction of the move (DPPO, Binary-KL)."""
 
 
@@ -196,7 +198,9 @@ def _larger_binary_kl(tokens: TokenRatio) -> Tensor:
     return torch.maximum(forward, reverse).clamp(0.0, LARGEST_DIVERGENCE).copysign(tokens.log_ratio)
 
 
-SYMMETRISED_BINARY_KL = Geometry(_larger_binary_kl)
+SYMMETRISED_BINARY_KL = Geometry(
+    _larger_binary_kl, name="the larger of KL(Bern(μ) ‖ Bern(π)) and KL(Bern(π) ‖ Bern(μ))"
+)
 """The larger of KL(Bern(mu) || Bern(pi)) and KL(Bern(pi) || Bern(mu)), in nats (KPop, arXiv 2606.15079)."""
 
 
@@ -207,8 +211,8 @@ def _partition(tokens: TokenRatio) -> Tensor:
     return tokens.partition_divergence * tokens.log_ratio.sign()
 
 
-TOP_K_TV = Geometry(_partition, divergence=total_variation, bounded=True)
+TOP_K_TV = Geometry(_partition, divergence=total_variation, bounded=True, name="TV over TopK(μ), y_t and the rest")
 """Total variation over TopK(mu), the sampled token and the rest (DPPO, Top-K)."""
 
-TOP_K_KL = Geometry(_partition, divergence=kullback_leibler)
+TOP_K_KL = Geometry(_partition, divergence=kullback_leibler, name="KL(μ ‖ π) over TopK(μ), y_t and the rest")
 """KL(mu || pi) over the same partition, in nats (DPPO, Top-K)."""

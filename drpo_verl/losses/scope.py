@@ -55,10 +55,12 @@ class Scope:
     Attributes:
         normalized: a micro-batch -> x s ``[B, T]``: x of all tokens in the scope where a token diverges, and the
             token's own distance where it converges, so that no other token's distance amplifies it.
+        name: as the documentation writes it.
         needs_budget: whether it takes a ``PrefixBudget``.
     """
 
     normalized: Callable[[Step], Tensor]
+    name: str
     needs_budget: bool = False
 
 
@@ -75,7 +77,7 @@ def _mean(step: Step) -> Tensor:
     return _sequence(step, step.distance.sum(-1, keepdim=True) / lengths(step.is_token))
 
 
-SEQUENCE_MEAN = Scope(_mean)
+SEQUENCE_MEAN = Scope(_mean, "sequence: mean D")
 """x = the mean of D over the response, over delta (TRM-Avg, arXiv 2512.23075)."""
 
 
@@ -83,7 +85,7 @@ def _largest(step: Step) -> Tensor:
     return _sequence(step, step.distance.amax(-1, keepdim=True))
 
 
-SEQUENCE_MAX = Scope(_largest)
+SEQUENCE_MAX = Scope(_largest, "sequence: largest D")
 """x = the largest D of the response, over delta (TRM-Max, arXiv 2512.23075)."""
 
 
@@ -105,7 +107,7 @@ def _prefix(step: Step) -> Tensor:
     return _with_own_convergence(torch.maximum(own, spent / (allowed + step.threshold)), own, step.sense)
 
 
-PREFIX = Scope(_prefix, needs_budget=True)
+PREFIX = Scope(_prefix, "prefix", needs_budget=True)
 """x = max(omega D / delta, S / (delta + delta_b W)), with position weights omega that fall from 1 to ``w_min`` over the
 response, S the weighted distances up to the token, itself included, and W the weights before it (CPPO, equations 8 to
 10). Every token adds to S, whatever becomes of it."""

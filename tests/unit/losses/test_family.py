@@ -176,6 +176,15 @@ def test_drpo_with_a_prefix_budget_lets_the_tokens_own_distance_alone_amplify() 
     assert weights == pytest.approx([0.066667, -0.102941, 1.3, -0.328502, -0.406250], abs=1e-5)
 
 
+def test_dppo_is_cppo_with_equal_weights_and_a_large_budget() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mu, pi = (torch.rand(4, 50, generator=generator) * 0.9 + 0.05 for _ in range(2))
+    advantages = torch.randn(4, 50, generator=generator)
+    dppo = _gradient("dppo_binary_tv", TrustRegion(0.15, 0.15), mu, pi, advantages)
+    cppo = _gradient("cppo", TrustRegion(0.15, 0.15, prefix_budget=PrefixBudget(1.0, 1.0)), mu, pi, advantages)
+    assert torch.equal(dppo, cppo)
+
+
 @pytest.mark.parametrize(
     ("distances", "expected"),
     [
