@@ -38,6 +38,7 @@ class Step:
         sense: s, which tokens diverge (see ``drpo_verl.losses.direction``); 0 at padding.
         threshold: delta.
         is_token: 1 for response tokens, 0 at padding and between them.
+        strengthens: whether the weight of a converging token depends on how far it is.
         budget: of a prefix, for a scope that needs one.
     """
 
@@ -45,7 +46,14 @@ class Step:
     sense: Tensor
     threshold: Tensor | float
     is_token: Tensor
+    strengthens: bool
     budget: PrefixBudget | None = None
+
+    def signed(self, x: Tensor, own: Tensor) -> Tensor:
+        """x where a token diverges, and its own distance, below 0, where it converges and this matters."""
+        if not self.strengthens:
+            return x * self.sense
+        return x * self.sense.clamp(min=0.0) + own * self.sense.clamp(max=0.0)
 
 
 @dataclass(frozen=True)
@@ -64,17 +72,14 @@ class Scope:
     needs_budget: bool = False
 
 
-def _with_own_convergence(x: Tensor, own: Tensor, sense: Tensor) -> Tensor:
-    return torch.where(sense > 0, x, own * sense)
-
-
-def _sequence(step: Step, of_sequence: Tensor) -> Tensor:
-    own = step.distance / step.threshold
-    return _with_own_convergence(of_sequence / step.threshold, own, step.sense)
+def lengths(is_token: Tensor) -> Tensor:
+    """The number of response tokens, ``[B, 1]``, at least 1."""
+    return is_token.sum(-1, keepdim=True).clamp(min=1.0)
 
 
 def _mean(step: Step) -> Tensor:
-    return _sequence(step, step.distance.sum(-1, keepdim=True) / lengths(step.is_token))
+    of_response = step.distance.sum(-1, keepdim=True) / lengths(step.is_token)
+    return step.signed(of_response / step.threshold, step.distance / step.threshold)
 
 
 SEQUENCE_MEAN = Scope(_mean, "sequence: mean D")
@@ -82,29 +87,24 @@ SEQUENCE_MEAN = Scope(_mean, "sequence: mean D")
 
 
 def _largest(step: Step) -> Tensor:
-    return _sequence(step, step.distance.amax(-1, keepdim=True))
+    return step.signed(step.distance.amax(-1, keepdim=True) / step.threshold, step.distance / step.threshold)
 
 
 SEQUENCE_MAX = Scope(_largest, "sequence: largest D")
 """x = the largest D of the response, over delta (TRM-Max, arXiv 2512.23075)."""
 
 
-def lengths(is_token: Tensor) -> Tensor:
-    """The number of response tokens, ``[B, 1]``, at least 1."""
-    return is_token.sum(-1, keepdim=True).clamp(min=1.0)
-
-
 def _prefix(step: Step) -> Tensor:
     assert step.budget is not None
     before = step.is_token.cumsum(-1).sub_(step.is_token)  # response tokens before each one
     decline = (1.0 - step.budget.w_min) / (lengths(step.is_token) - 1.0).clamp(min=1.0)
-    weight = 1.0 - decline * before
-    weighted = weight * step.distance
+    weighted = (before * -decline).add_(1.0).mul_(step.distance)  # omega D
     spent = weighted.cumsum(-1)
-    # The weights before each token are an arithmetic series: before - decline before (before - 1) / 2.
-    allowed = before * (0.5 * decline + 1.0 - 0.5 * decline * before) * _budget(step, step.budget)
-    own = weighted / step.threshold
-    return _with_own_convergence(torch.maximum(own, spent / (allowed + step.threshold)), own, step.sense)
+    # The weights before each token are an arithmetic series: W = before (1 + decline / 2 - before decline / 2).
+    budget = _budget(step, step.budget)
+    allowed = (before * (-0.5 * budget * decline)).add_(budget * (1.0 + 0.5 * decline)).mul_(before)
+    own = weighted.div_(step.threshold)
+    return step.signed(torch.maximum(own, spent.div_(allowed.add_(step.threshold))), own)
 
 
 PREFIX = Scope(_prefix, "prefix", needs_budget=True)

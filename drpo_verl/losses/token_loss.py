@@ -164,8 +164,9 @@ def _distance(
     direction, distance = objective.direction, objective.geometry.distance(tokens)
     threshold = _threshold(region, distance)
     if objective.scope is not None:
-        sense = direction.sense(tokens, distance, advantage_sign) * is_token
-        step = Step(distance.abs(), sense, threshold, is_token, region.prefix_budget)
+        sense = direction.sense(tokens, distance, advantage_sign, is_token)
+        strengthens = objective.enforcement.attenuates
+        step = Step(distance.abs(), sense, threshold, is_token, strengthens, region.prefix_budget)
         normalized = objective.scope.normalized(step)
         return TrustRegionDistance(normalized, normalized)
     if not region.advantage_weighted:
