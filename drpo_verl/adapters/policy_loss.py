@@ -88,7 +88,7 @@ def trust_region_loss(
     if objective.verl_loss is None:
         loss = agg_loss(
             loss_mat=tokens.loss,
-            loss_mask=tokens.is_token,
+            loss_mask=tokens.mask,
             loss_agg_mode=loss_agg_mode,
             **config.global_batch_info,
         )

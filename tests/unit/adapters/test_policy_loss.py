@@ -207,3 +207,21 @@ def test_verls_own_losses_are_untouched_and_no_foreign_name_is_taken() -> None:
             register()
     finally:
         POLICY_LOSS_REGISTRY["drpo"] = ours
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("mode", ["drpo", "grpo", "pdm", "minirl"])
+def test_a_sequence_mask_takes_responses_out_and_leaves_the_denominator(mode: str, aggregation: str) -> None:
+    batch = _batch()
+    gradients, masked = [], {"metric": "geometric", "lower": 0.9, "upper": 1.3}
+    for mask in (None, masked):
+        config = _actor(TrustRegionLossConfig(loss_mode=mode, sequence_mask=mask, **SETTINGS[mode]))
+        loss, _, accumulators = trust_region_loss(config, _inputs(mode, batch), aggregation)
+        gradients.append(torch.autograd.grad(loss, batch["log_prob"])[0])
+    mean = (batch["log_prob"] - batch["old_log_prob"] - (0.1 if mode == "minirl" else 0.0)).detach()
+    mean = (mean * batch["response_mask"]).sum(-1) / batch["response_mask"].sum(-1)
+    kept = (mean.exp() >= 0.9) & (mean.exp() <= 1.3)
+    assert 0 < kept.sum() < len(kept)
+    assert torch.equal(gradients[1], gradients[0] * kept[:, None])
+    share = (batch["response_mask"].sum(-1) * ~kept).sum() / batch["response_mask"].sum()
+    assert accumulators.to_host().metrics()["trust_region/sequence_masked_frac"] == pytest.approx(share.item())

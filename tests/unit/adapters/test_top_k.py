@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from drpo_verl.adapters import logits as logits_of
 from drpo_verl.adapters import top_k
 from drpo_verl.adapters.logits import Layout
 from drpo_verl.adapters.top_k import (
+    DERIVATIVE,
     DIVERGENCE,
     IDS,
     LOG_PROBS,
@@ -25,7 +27,7 @@ from drpo_verl.adapters.top_k import (
     require_divergence,
     top_k_of,
 )
-from drpo_verl.losses.partition import kullback_leibler, total_variation
+from drpo_verl.losses.partition import kullback_leibler, kullback_leibler_derivative, total_variation
 
 VOCABULARY, K = 50, 8
 
@@ -91,6 +93,30 @@ def test_over_the_whole_vocabulary_two_equal_policies_do_not_differ(
     data = _batch([(1, 64)], [(fields, log_mu, tokens)])
     logits = torch.cat([scores, torch.zeros(1, 19)])[None]  # the last row predicts nothing
     assert divergence_from_logits(logits, data, divergence)[DIVERGENCE][0, :64].max() < 5e-4
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_the_derivative_beside_it_is_that_of_the_sampled_tokens(shards: int) -> None:
+    """Over the tokens listed and a tail that is spread evenly, as the paper has it; here in float64."""
+    generator = torch.Generator().manual_seed(2)
+    _, log_mu, tokens = sample = _sample(1, 32, generator)
+    logits = torch.cat([torch.randn(32, VOCABULARY, generator=generator), torch.zeros(1, VOCABULARY)])[None]
+    layout = Layout(shard=logits_of.Shard(count=shards))  # the other shards hold as many tokens, of no probability
+    found = divergence_from_logits(
+        logits,
+        _batch([(1, 32)], [sample]),
+        kullback_leibler,
+        layout,
+        partial(kullback_leibler_derivative, tail="uniform"),
+    )
+    mu, pi = log_mu.exp(), logits[0, :32].double().softmax(-1)
+    for t, token in enumerate(tokens.squeeze(1).tolist()):
+        listed = {*log_mu[t].topk(K).indices.tolist(), token}
+        rest_mu, rest_pi = (1 - sum(each[t, i] for i in listed) for each in (mu, pi))
+        expected = pi[t, token] - mu[t, token] + sum(pi[t, i] * (mu[t, i] - pi[t, i]) for i in listed)
+        expected += rest_pi * (rest_mu - rest_pi) / (shards * VOCABULARY - len(listed))
+        assert found[DERIVATIVE][0, t].item() == pytest.approx(expected.item(), abs=5e-4)
+    assert found[DERIVATIVE].shape == found[DIVERGENCE].shape
 
 
 @pytest.mark.parametrize("divergence", [total_variation, kullback_leibler])
