@@ -76,7 +76,7 @@ def measure_histograms(tokens: TokenRatio, advantage_sign: Tensor, is_token: Ten
     """
     # Signed: the edges of negative values mirror those of positive ones, and around zero there is one bin.
     middle = len(_ABS_LOG_RATIO_EDGES)
-    ratio_bin = _bin(tokens.log_ratio.abs(), LOG_RATIO_BOUND).copysign_(tokens.log_ratio).add_(middle)
+    ratio_bin = _bin(tokens.log_ratio.abs(), LOG_RATIO_BOUND).mul_(tokens.log_ratio.sign()).add_(middle)
     # One bin for each sign of A and range of mu, and within each of them a histogram of abs(pi - mu).
     shape = 3 * len(PROBABILITY_BINS), len(ABS_DIFF_EDGES)
     by_probability = _probability_bin(tokens.log_mu, advantage_sign)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -49,7 +49,12 @@ class TokenAccumulators:
 
     def __or__(self, other: TokenAccumulators) -> TokenAccumulators:
         return TokenAccumulators(
-            *({**getattr(self, kind.name), **getattr(other, kind.name)} for kind in fields(TokenAccumulators))
+            counts={**self.counts, **other.counts},
+            sums={**self.sums, **other.sums},
+            maxima={**self.maxima, **other.maxima},
+            minima={**self.minima, **other.minima},
+            moments={**self.moments, **other.moments},
+            histograms={**self.histograms, **other.histograms},
         )
 
     def to_host(self) -> TokenStatistics:

@@ -171,14 +171,15 @@ def _distance(
         return TrustRegionDistance(normalized, normalized)
     if not region.advantage_weighted:
         threshold = threshold * advantage.abs().clamp(min=_SMALLEST_ADVANTAGE)
-    normalized = criterion = direction.signed(tokens, distance, advantage_sign) / threshold
+    if not objective.enforcement.attenuates or objective.geometry.penalty is None:
+        normalized = direction.signed(tokens, distance, advantage_sign) / threshold
+        return TrustRegionDistance(normalized, normalized)
+    per_delta = advantage_sign / threshold  # by the ratio: no other direction goes with a penalty
+    normalized = criterion = distance * per_delta
     if objective.mask_geometry is not None:
         mask_distance = objective.mask_geometry.distance(tokens)
         criterion = direction.signed(tokens, mask_distance, advantage_sign) / region.region_delta
-    if objective.enforcement.attenuates and objective.geometry.penalty is not None:
-        penalty, per_delta = objective.geometry.penalty(tokens), advantage_sign / threshold
-        return TrustRegionDistance(normalized, criterion, penalty, per_delta)
-    return TrustRegionDistance(normalized, criterion)
+    return TrustRegionDistance(normalized, criterion, objective.geometry.penalty(tokens), per_delta)
 
 
 def _threshold(region: TrustRegion, distance: Tensor) -> Tensor | float:
