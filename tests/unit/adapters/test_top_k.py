@@ -11,10 +11,14 @@ import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torch import Tensor
+from verl.utils import tensordict_utils
+from verl.workers.config import ActorConfig
 from verl.workers.utils.padding import no_padding_2_padding
 
 from drpo_verl.adapters import logits as logits_of
 from drpo_verl.adapters import top_k
+from drpo_verl.adapters.actor_loss import TrustRegionLoss
+from drpo_verl.adapters.config import TrustRegionLossConfig
 from drpo_verl.adapters.logits import Layout
 from drpo_verl.adapters.top_k import (
     DERIVATIVE,
@@ -117,6 +121,35 @@ def test_the_derivative_beside_it_is_that_of_the_sampled_tokens(shards: int) -> 
         expected += rest_pi * (rest_mu - rest_pi) / (shards * VOCABULARY - len(listed))
         assert found[DERIVATIVE][0, t].item() == pytest.approx(expected.item(), abs=5e-4)
     assert found[DERIVATIVE].shape == found[DIVERGENCE].shape
+
+
+def test_the_actors_loss_masks_by_the_predicted_direction() -> None:
+    generator = torch.Generator().manual_seed(3)
+    samples = [_sample(*lengths, generator) for lengths in ((3, 20), (2, 30))]
+    data = _batch([(3, 20), (2, 30)], samples)
+    advantages = [torch.randn(length, generator=generator) for length in (20, 30)]
+    log_mu = [log_mu.gather(1, tokens).squeeze(1).float() for _, log_mu, tokens in samples]
+    for name, rows in (("advantages", advantages), ("rollout_log_probs", log_mu), ("old_log_probs", log_mu)):
+        data[name] = _jagged(rows)
+    tensordict_utils.assign_non_tensor(data, dp_size=1, batch_num_tokens=50, global_batch_size=2)
+    settings = TrustRegionLossConfig(loss_mode="pdm", delta=0.3, top_k=K, tail="aggregated")
+    loss = TrustRegionLoss(
+        ActorConfig(strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1, policy_loss=settings)
+    )
+
+    logits = torch.randn(1, 55, VOCABULARY, generator=generator)
+    found = loss(data=data, student_logits=logits)
+    offsets = data["input_ids"].offsets()
+    following = data["input_ids"].values().roll(-1)
+    log_pi = logits[0].log_softmax(-1).gather(1, following[:, None]).squeeze(1)
+    output = {name: torch.nested.nested_tensor_from_jagged(each[0], offsets) for name, each in found.items()}
+    output["log_probs"] = torch.nested.nested_tensor_from_jagged(log_pi, offsets).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(output, data)[0], output["log_probs"])
+    rows = torch.cat([torch.arange(2, 22), torch.arange(24, 54)])  # those that predict a token of a response
+    sense = torch.cat(advantages) * found[DERIVATIVE][0, rows]
+    is_masked = (found[DIVERGENCE][0, rows] > 0.3) & (sense > 0)
+    assert 5 < is_masked.sum() < 45
+    assert torch.equal(gradient.values()[rows] == 0, is_masked)
 
 
 @pytest.mark.parametrize("divergence", [total_variation, kullback_leibler])
