@@ -132,7 +132,8 @@ class TokenStatistics:
 
     def metrics(self) -> dict[str, float]:
         """Means per token and extrema, by metric name; all 0 when there was no token."""
-        means = {name: total / max(self.tokens, 1) for name, total in self.sums.items() if name != _TOKENS}
+        tokens = max(self.tokens, 1)
+        means = {name: total / tokens for name, total in self.sums.items() if name != _TOKENS}
         extrema = {**self.maxima, **self.minima}
         metrics = {**means, **(extrema if self.tokens else dict.fromkeys(extrema, 0.0))}
         if self.histograms:
