@@ -58,7 +58,7 @@ def problems(settings: Mapping[str, Any] | None) -> Iterator[tuple[str, Any, str
                 yield name, bound, "bounds nothing.", f"Set metric to one of {', '.join(METRICS)}."
         return
     if mask.lower is None and mask.upper is None:
-        yield "metric", mask.metric, "has no bounds.", "Leave it out. With it go lower, upper, or both."
+        yield "metric", mask.metric, "has no bounds.", "With it go lower, upper, or both."
     if mask.metric not in RATIOS and mask.lower is not None:
         yield "lower", mask.lower, f"would leave out responses with a small {mask.metric}.", "Set upper alone."
     if mask.metric in RATIOS and not (mask.lower or 0.0) <= 1.0 <= (mask.upper or 1.0):
