@@ -24,7 +24,7 @@ _BYPASS_MODE = "algorithm.rollout_correction.bypass_mode"
 _Applies = Callable[[Objective], bool]
 
 ROLLOUT, RECOMPUTED = "rollout", "recomputed"
-"""What a distance can be measured from: the rollout engine's log-probabilities, or the trainer's own, computed again."""
+"""What a distance is measured from: the rollout engine's log-probabilities, or the trainer's own, computed again."""
 
 _EVERYWHERE = 1.0
 """No probability moves by more: the boundary of a method without one, for what is counted about its tokens."""
@@ -221,7 +221,7 @@ class TrustRegionLossConfig(PolicyLossConfig):
                 False,
                 f"but loss_mode={self.loss_mode!r} is anchored on the behaviour policy (the rollout log-probabilities),"
                 " not on a recomputed pi_old.",
-                f"Set it to True, or choose anchor={RECOMPUTED}.",
+                f"Set it to True. With anchor={RECOMPUTED} the distance is from pi_old.",
             )
 
     def objective(self) -> Objective:

@@ -110,7 +110,9 @@ def test_loss_gradient_and_metrics_are_those_of_verls_ppo_loss(
 
 def test_a_recomputed_anchor_is_beside_the_rollouts() -> None:
     output, data = _micro_batch(pi_old_is_off=0.5)
-    settings = TrustRegionLossConfig(loss_mode="minirl", delta=0.2, ratio_cap=2.0, anchor="recomputed", bypass_mode=False)
+    settings = TrustRegionLossConfig(
+        loss_mode="minirl", delta=0.2, ratio_cap=2.0, anchor="recomputed", bypass_mode=False
+    )
     _, metrics = TrustRegionLoss(_actor_config(policy_loss=settings))(output, data)
     log_mu = data["rollout_log_probs"].values()
     assert metrics[STATISTICS].metrics()["mismatch/behaviour_log_prob_mean"] == pytest.approx(log_mu.mean().item())
