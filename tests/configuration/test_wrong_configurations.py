@@ -204,7 +204,6 @@ WRONG = [
      "error", "top_k", r"use_fused_kernels=True, but.*never make.*Set it to False"),
     (EXPERTS, ["method=dppo_topk_tv", f"{ACTOR}.strategy=veomni"],
      "error", "top_k", r"strategy='veomni', but.*FSDP's and Megatron's engines.*Set it to fsdp"),
-    (ASYNC, ["method=dppo_topk_kl"], "error", "top_k", r"'separate_async', but.*Set it to sync"),
     (DENSE, ["method=dppo_topk_tv", f"{LOSS}.top_k=50", f"{ROLLOUT}.engine_kwargs.vllm.max_logprobs=20"],
      "error", "top_k", r"max_logprobs=20, but .*top_k=50: vLLM refuses to return more\. Set it to 50"),
     (DENSE, ["method=dppo_topk_tv", f"{LOSS}.top_k=50", f"{ROLLOUT}.engine_kwargs.vllm.max_logprobs=null"],

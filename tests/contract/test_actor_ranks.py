@@ -11,7 +11,7 @@ from overlay import OLDEST_VERL, overlay
 from ranks import Group, run_ranks
 
 from drpo_verl.adapters.driver_metrics import NAMESPACES
-from drpo_verl.metrics.names import OF_VERL
+from drpo_verl.metrics.names import DIVERGING, OF_VERL
 
 RANK_SCRIPT = Path(__file__).with_name("actor_rank.py")
 
@@ -26,7 +26,7 @@ CASES = {
     "drpo_adaptive": [
         "method=drpo_adaptive", f"{DELTA}=0.05", "actor_rollout_ref.actor.policy_loss.max_delta_step=1.5",
     ],
-    "drpo_decoupled": ["method=drpo_decoupled", f"{DELTA}=0.002", LEARNING_RATE],
+    "drpo_decoupled": ["method=drpo_decoupled", f"{DELTA}=0.01", LEARNING_RATE],
 }  # fmt: skip
 ANCHORS = {
     "drpo_decoupled": CASES["drpo_decoupled"],
@@ -84,7 +84,7 @@ def test_one_and_two_ranks_and_any_micro_batch_give_the_same_metrics(
     one_rank: Metrics, two_ranks: list[Metrics], method: str
 ) -> None:
     one, two = _ours(one_rank[method]), _ours(two_ranks[0][method])
-    assert two == pytest.approx(one, rel=1e-4, abs=1e-7)
+    assert two == pytest.approx(one, rel=1e-4, abs=2e-6)
     assert any(name.startswith("policy_drift_by_prob/") for name in one)
     assert one["mismatch/kl"] > 0.01, "pi and mu are the same: the case tests nothing"
     assert 0 < one["trust_region/outside_frac"] < one["trust_region/diverging_frac"] < 1
@@ -159,8 +159,12 @@ def test_the_actor_and_verl_recompute_the_same_pi_old(
         for rank in ranks:
             actor, verl = rank[case], rank[f"{case}, by verl"]
             assert (actor["scored"], verl["scored"]) == (samples // len(ranks), 0)
-            expected = {name: value for name, value in _ours(verl).items() if not name.startswith(OF_VERL)}
-            found = {name: value for name, value in _ours(actor).items() if not name.startswith(OF_VERL)}
+            expected, found = (
+                # In the first mini-batch, verl's pi_old differs from pi by rounding, in one direction or the other.
+                {name: value for name, value in _ours(metrics).items()
+                 if not name.startswith((*OF_VERL, DIVERGING, "trust_region/attenuated"))}
+                for metrics in (verl, actor)
+            )  # fmt: skip
             # Adam makes more of what two passes round differently.
             assert found == pytest.approx(expected, rel=2e-3, abs=1e-4)
             assert actor["grad_norm"] == pytest.approx(verl["grad_norm"], rel=2e-3)
