@@ -155,7 +155,7 @@ def test_gradient_is_that_of_the_papers_objective(
     share = torch.autograd.grad(aggregate(terms.requires_grad_()), terms)[0]
     assert bool(((gradient - expected_gradient).abs() <= 1e-5 * terms.detach() * share + 1e-12).all())
     # Beyond, the objective is constant, and its value no matter.
-    if not ((batch.log_pi - torch.minimum(batch.log_mu, anchor)) > 20.0).any():
+    if not ((torch.maximum(batch.log_pi, anchor) - torch.minimum(batch.log_mu, anchor)) > 20.0).any():
         scale = terms.detach() * share * (exact_pi.detach().abs() + 1 if case.name == "pg_tis" else 1)
         assert value == pytest.approx(expected, rel=1e-5, abs=1e-12 + 1e-5 * scale.sum().item())
 
