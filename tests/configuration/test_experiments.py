@@ -207,7 +207,7 @@ def _thresholds(config: DictConfig, method: str) -> tuple[Any, float | None]:
 
 def test_the_table_knows_every_experiment_and_method() -> None:
     assert sorted([*SETTINGS, *ON_THE_CPU, *ON_ONE_GPU]) == EXPERIMENTS
-    assert set(DPPO_LARGE) == set(METHODS) and len(METHODS) == 15
+    assert set(DPPO_LARGE) == set(METHODS) and len(METHODS) == 16
 
 
 @pytest.mark.parametrize("method", ["grpo", "grpo_clip_higher"])
