@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 from verl.experimental.agent_loop import agent_loop
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
@@ -18,6 +19,7 @@ from drpo_verl.adapters.top_k import IDS, LOG_PROBS, NOT_LISTED, encode
 from drpo_verl.adapters.top_k_answers import Answer, rows_of_sample
 
 VOCABULARY, K = 30, 4
+ROLLOUT = {"name": "vllm", "full_determinism": False, "response_length": 9, "custom": None}
 
 
 class _Server:
@@ -64,15 +66,11 @@ def _client(kind: type[LLMServerClient], server: _Server, monkeypatch: pytest.Mo
         return None
 
     client = object.__new__(kind)  # of a Ray cluster, of which there is none
-    client.config = type("Config", (), {"actor_rollout_ref": type("Section", (), {"rollout": _Rollout})})
+    client.config = OmegaConf.create({"actor_rollout_ref": {"rollout": ROLLOUT}})
     monkeypatch.setattr(client, "_acquire_server", acquired)
     monkeypatch.setattr(client, "_release_server", lambda *_, **__: None)
     monkeypatch.setattr("verl.workers.rollout.llm_server.asyncio.sleep", at_once)
     return client
-
-
-class _Rollout:
-    name, full_determinism, response_length = "vllm", False, 9
 
 
 def _stored(run: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
