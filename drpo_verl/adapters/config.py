@@ -202,12 +202,12 @@ class TrustRegionLossConfig(PolicyLossConfig):
 
     def _require_anchor(self, row: Objective) -> None:
         if self.anchor not in (ROLLOUT, RECOMPUTED):
-            self._refuse("anchor", "is not known.", f"Set it to {ROLLOUT} or {RECOMPUTED}.")
+            self._refuse("anchor", "is not known.", f"It is {ROLLOUT} or {RECOMPUTED}.")
         if row.recomputed_anchor and self.anchor != RECOMPUTED:
             self._refuse(
                 "anchor",
                 f"but loss_mode={self.loss_mode!r} measures from a recomputed pi_old.",
-                f"Choose the group anchor={RECOMPUTED}, which sets it.",
+                f"Set it to {RECOMPUTED}.",
             )
         if self.anchor == RECOMPUTED and row.needs_top_k:
             self._refuse(
@@ -221,7 +221,7 @@ class TrustRegionLossConfig(PolicyLossConfig):
                 False,
                 f"but loss_mode={self.loss_mode!r} is anchored on the behaviour policy (the rollout log-probabilities),"
                 " not on a recomputed pi_old.",
-                f"Set it to True. With anchor={RECOMPUTED} the distance is from pi_old.",
+                "Set it to True.",
             )
 
     def objective(self) -> Objective:

@@ -147,7 +147,7 @@ def test_the_remedy_for_a_loss_mode_by_itself_works() -> None:
         ("dppo_topk_tv", "actor_rollout_ref.rollout.custom.drpo_verl.top_k=5", r"top_k=5, but.*top_k=20"),
         ("dppo_topk_tv", "actor_rollout_ref.actor.fsdp_config.pad_to_length=true", r"pad_to_length=True"),
         ("minirl", "algorithm.rollout_correction.rollout_is=token", r"rollout_is='token'.*nothing in bypass mode"),
-        ("minirl", "anchor=rollout", r"anchor='rollout', but.*measures from a recomputed pi_old.*anchor=recomputed"),
+        ("minirl", "anchor=rollout", r"anchor='rollout', but.*measures from a recomputed pi_old.*Set it to recomputed"),
         ("surrogate", "anchor=recomputed", r"anchor='recomputed' has no effect"),
         ("dppo_topk_tv", "anchor=recomputed", r"anchor='recomputed', but.*has the Top-K distribution of the rollout"),
         ("dppo_topk_tv", "actor_rollout_ref.rollout.name=sglang", r"rollout\.name='sglang'.*come from vLLM"),

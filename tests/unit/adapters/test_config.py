@@ -105,7 +105,7 @@ def test_the_baselines_take_verls_thresholds() -> None:
         ({"loss_mode": "drpo", "delta": 0.2, "rollout_log_probs": False}, r"calculate_log_probs=False.*Set it to True"),
         ({"loss_mode": "grpo", "rollout_log_probs": False}, r"calculate_log_probs=False.*Set it to True"),
         ({"loss_mode": "drpo", "delta": 0.2, "bypass_mode": False}, r"bypass_mode=False.*Set it to True"),
-        ({"loss_mode": "minirl", "delta": 0.2}, r"anchor='rollout', but.*recomputed pi_old.*anchor=recomputed"),
+        ({"loss_mode": "minirl", "delta": 0.2}, r"anchor='rollout', but.*recomputed pi_old.*Set it to recomputed"),
         ({"loss_mode": "drpo", "delta": 0.2, "anchor": "ema"}, r"anchor='ema' is not known.*rollout or recomputed"),
         ({"loss_mode": "surrogate", "anchor": "recomputed"}, r"anchor='recomputed' has no effect.*'surrogate'"),
         (
