@@ -23,6 +23,9 @@ _BYPASS_MODE = "algorithm.rollout_correction.bypass_mode"
 
 _Applies = Callable[[Objective], bool]
 
+ROLLOUT, RECOMPUTED = "rollout", "recomputed"
+"""What a distance is measured from: the rollout engine's log-probabilities, or the trainer's own, computed again."""
+
 _EVERYWHERE = 1.0
 """No probability moves by more: the boundary of a method without one, for what is counted about its tokens."""
 
@@ -70,6 +73,9 @@ class TrustRegionLossConfig(PolicyLossConfig):
         penalty: instead of DRPO's own, "l2": "chi2", "kl", "tv" or "k3" (DRPO's ablation).
         advantage_weighted: whether the penalty is multiplied by abs(A) (DRPO's ablation: without, it is unstable).
         restrict_to: "positive" or "negative": only tokens with such an advantage are masked (DPPO's ablation).
+        anchor: "rollout": distances are measured from the behaviour policy mu, as the rollout engine reported it;
+            "recomputed": from pi_old, the trainer's own policy before the first update on these samples. The ratio
+            r = pi / mu in the gradient is that of mu either way.
         top_k: K of the Top-K divergences; the sampled token comes on top of it.
         target_outside: for ``drpo_adaptive``, the share of the diverging tokens that delta keeps outside; in (0, 1).
         adaptation_gain: d log delta per relative error of that share; > 0.
@@ -99,6 +105,7 @@ class TrustRegionLossConfig(PolicyLossConfig):
         lambda row: row.verl_loss is None and (not row.enforcement.attenuates or row.enforcement.gated)
         and row.enforcement.needs_threshold, number=False,
     )  # fmt: skip
+    anchor: str = _setting(lambda row: row.enforcement.needs_threshold, default=ROLLOUT, number=False)
     top_k: int | None = _setting(lambda row: row.needs_top_k)
     target_outside: float | None = _setting(lambda row: row.adaptive)
     adaptation_gain: float | None = _setting(lambda row: row.adaptive)
@@ -124,8 +131,8 @@ class TrustRegionLossConfig(PolicyLossConfig):
         self._require_behaviour_log_probs(row)
         self._reject_what_has_no_effect(row)
         self._require_choices()
-        self._require_numbers(row)
         self._require_anchor(row)
+        self._require_numbers(row)
 
     def _refuse(self, name: str, problem: str, remedy: str) -> None:
         raise SettingError(f"{_SECTION}.{name}", getattr(self, name), problem, remedy)
@@ -194,14 +201,21 @@ class TrustRegionLossConfig(PolicyLossConfig):
             )
 
     def _require_anchor(self, row: Objective) -> None:
-        if row.recomputed_anchor and self.bypass_mode:
-            raise SettingError(
-                _BYPASS_MODE,
-                True,
-                f"but loss_mode={self.loss_mode!r} measures the ratio from a recomputed pi_old.",
-                "Set it to False.",
+        if self.anchor not in (ROLLOUT, RECOMPUTED):
+            self._refuse("anchor", "is not known.", f"It is {ROLLOUT} or {RECOMPUTED}.")
+        if row.recomputed_anchor and self.anchor != RECOMPUTED:
+            self._refuse(
+                "anchor",
+                f"but loss_mode={self.loss_mode!r} measures from a recomputed pi_old.",
+                f"Set it to {RECOMPUTED}.",
             )
-        if not self.bypass_mode and row.verl_loss is None and not row.recomputed_anchor:
+        if self.anchor == RECOMPUTED and row.needs_top_k:
+            self._refuse(
+                "anchor",
+                f"but loss_mode={self.loss_mode!r} has the Top-K distribution of the rollout engine, and not pi_old's.",
+                f"Set it to {ROLLOUT}.",
+            )
+        if not self.bypass_mode and row.verl_loss is None and self.anchor == ROLLOUT:
             raise SettingError(
                 _BYPASS_MODE,
                 False,
@@ -211,8 +225,8 @@ class TrustRegionLossConfig(PolicyLossConfig):
             )
 
     def objective(self) -> Objective:
-        """The row of the table, with the ablated penalty in its place."""
-        row = OBJECTIVES[self.loss_mode]
+        """The row of the table, with the anchor and the ablated penalty in their places."""
+        row = replace(OBJECTIVES[self.loss_mode], recomputed_anchor=self.anchor == RECOMPUTED)
         return row if self.penalty is None else replace(row, geometry=PENALTIES[self.penalty])
 
     def region(self, delta: float | None = None) -> TrustRegion:

@@ -82,10 +82,13 @@ def token_loss(
             log_pi, advantage = of_tokens(log_policy), of_tokens(advantages)
             partition = None if partition_divergence is None else of_tokens(partition_divergence)
             tokens = TokenRatio.of(log_pi, of_tokens(log_behaviour), partition)
-            measured = tokens if log_anchor is None else TokenRatio.of(log_pi, of_tokens(log_anchor), partition)
+            measured, staleness = tokens, None
+            if log_anchor is not None:
+                measured = TokenRatio.of(log_pi, of_tokens(log_anchor), partition)
+                staleness = TokenRatio.of(measured.log_mu, tokens.log_mu).ratio  # pi_old / mu
 
             advantage_sign = advantage.sign()
-            distance = _distance(objective, region, measured, advantage, advantage_sign)
+            distance = _distance(objective, region, measured, advantage, advantage_sign, staleness)
             enforced = _restricted(distance, region, advantage_sign)
             weight = objective.enforcement.weight(enforced)
             if region.dual_clip is not None:
@@ -101,7 +104,7 @@ def token_loss(
             unrestrained = scale * ratio  # the gradient where w = 1
             if not region.advantage_weighted:
                 loss, gradient = _unweighted_penalty(
-                    objective.geometry, region, tokens, unrestrained, importance_weight
+                    objective.geometry, region, measured, unrestrained, importance_weight, staleness
                 )
             else:
                 gradient = unrestrained * weight
@@ -124,9 +127,14 @@ def token_loss(
 
 
 def _distance(
-    objective: Objective, region: TrustRegion, tokens: TokenRatio, advantage: Tensor, advantage_sign: Tensor
+    objective: Objective,
+    region: TrustRegion,
+    tokens: TokenRatio,
+    advantage: Tensor,
+    advantage_sign: Tensor,
+    staleness: Tensor | None,
 ) -> TrustRegionDistance:
-    """Distance, mask criterion and penalty in units of their thresholds."""
+    """Distance, mask criterion and penalty in units of their thresholds; the penalty times pi_old / mu, if any."""
     distance = objective.geometry.distance(tokens)
     per_delta = objective.direction(distance, advantage_sign) / _threshold(region, distance)
     if not region.advantage_weighted:
@@ -138,6 +146,7 @@ def _distance(
     penalty = None
     if objective.enforcement.attenuates and objective.geometry.penalty is not None:
         penalty = objective.geometry.penalty(tokens) * per_delta
+        penalty = penalty if staleness is None else penalty * staleness
     return TrustRegionDistance(normalized, criterion, penalty)
 
 
@@ -157,7 +166,12 @@ def _restricted(distance: TrustRegionDistance, region: TrustRegion, advantage_si
 
 
 def _unweighted_penalty(
-    geometry: Geometry, region: TrustRegion, tokens: TokenRatio, unrestrained: Tensor, importance_weight: Tensor | None
+    geometry: Geometry,
+    region: TrustRegion,
+    tokens: TokenRatio,
+    unrestrained: Tensor,
+    importance_weight: Tensor | None,
+    staleness: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The loss -(r A - P / delta) and its derivative -(r A - r D / delta): the penalty acts where A = 0 too."""
     if geometry.penalty is None:
@@ -166,6 +180,8 @@ def _unweighted_penalty(
     penalty_scale = 1.0 / _threshold(region, distance)
     if importance_weight is not None:
         penalty_scale = penalty_scale * importance_weight
+    if staleness is not None:
+        penalty_scale = penalty_scale * staleness
     loss = unrestrained + geometry.penalty(tokens) * penalty_scale
     return loss, unrestrained + tokens.ratio * distance * penalty_scale
 

@@ -74,6 +74,10 @@ SECTIONS = (
         Panel("Gradient removed", "share of the gradient", [
             Metric("trust_region/gradient_removed_frac", "What w (cut to [0, 1]) takes away of Σ abs(A) min(r, C), the "
                    "L1 norm of the loss's gradient with respect to the tokens' log π", "above 0.2")]),
+        Panel("Distance from a recomputed π_old", "probability", [
+            Metric(names.ANCHOR_ABS_PROB_DIFF_MEAN, "Mean abs(π − π_old), where that is the anchor: 0 in the first "
+                   "mini-batch", "rising from step to step: the updates are large", "mean"),
+            Metric(names.ANCHOR_ABS_PROB_DIFF_MAX, "The largest abs(π − π_old)", label="largest")], log=True),
         Panel("Threshold δ", "in the method's unit", [
             Metric(names.DELTA, "The step's δ, where it moves (`drpo_adaptive`)",
                    "at `delta_min` or `delta_max`: the target is out of reach")], log=True),
