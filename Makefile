@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 OVERLAYS  := $(VENV)/megatron/.installed $(VENV)/verl-0.9.0/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: study study-smoke help setup setup-gpu demo demo-gpu smoke smollm2 test test-gpu bench-gpu test-unit test-configuration test-contract test-e2e browser lint docs methods top-k diagnostics weights probe mismatch bench lock clean
+.PHONY: study study-smoke help setup setup-gpu demo demo-gpu smoke smollm2 test test-gpu bench-gpu test-unit test-configuration test-contract test-e2e browser lint docs methods top-k diagnostics weights anchors probe mismatch bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 32
@@ -98,6 +98,9 @@ methods: $(INSTALLED)  ## three real steps of every method
 
 weights: $(INSTALLED)  ## draw docs/weights.png anew
 	$(BIN)/python -m benchmarks.weights docs/weights.png
+
+anchors: $(INSTALLED)  ## draw docs/anchors.png anew, and print its table
+	$(BIN)/python -m benchmarks.anchors docs/anchors.png
 
 PROBE := $(BIN)/drpo-verl probe smollm2 --train-dtype float32 --prompts docs/probe_prompts.txt --max-tokens 24
 probe: $(INSTALLED)  ## measure SmolLM2 in vLLM (bf16, fp8 KV cache) against fp32, and draw docs/probe*.png anew

@@ -134,6 +134,27 @@ def _reward_seed(module: ModuleType) -> None:
     module.RewardLoopWorker.__init__ = seed_worker(module.RewardLoopWorker.__init__, "rewards")
 
 
+@when_imported("verl.workers.rollout.llm_server", "Top-K methods get no Top-K log-probabilities.")
+def _answers(module: ModuleType) -> None:
+    client = module.LLMServerClient
+    expect_parameters(client.generate, "LLMServerClient.generate", "request_id", "prompt_ids")
+    from drpo_verl.adapters.top_k_answers import keep_answers
+
+    client.generate = keep_answers(client.generate)
+
+
+@when_imported("verl.experimental.agent_loop.agent_loop", "Top-K methods get no Top-K log-probabilities.")
+def _samples(module: ModuleType) -> None:
+    # Not in AgentLoopWorkerTQ, which Ray makes an actor of, and sends to other processes as it is in this one.
+    worker, output = module.AgentLoopWorker, module.AgentLoopOutput
+    expect_parameters(worker._run_agent_loop, "AgentLoopWorker._run_agent_loop", "sampling_params")
+    expect({"prompt_ids", "response_ids", "extra_fields"} <= {*output.model_fields}, "AgentLoopOutput", "its tokens")
+    from drpo_verl.adapters.top_k_answers import keep_for_sample, put_into_sample
+
+    worker._run_agent_loop = keep_for_sample(worker._run_agent_loop)
+    output.as_dict = put_into_sample(output.as_dict)
+
+
 @when_imported("verl.utils.tracking", "Alerts are not announced, and wandb has no worst tokens.")
 def _tracking(module: ModuleType) -> None:
     names = ("project_name", "experiment_name", "default_backend", "config")

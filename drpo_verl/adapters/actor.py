@@ -23,6 +23,7 @@ from verl.utils import tensordict_utils
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from verl.workers.utils.losses import ppo_loss
 
+from drpo_verl.adapters import anchor
 from drpo_verl.adapters.actor_loss import STATISTICS, TrustRegionLoss
 from drpo_verl.adapters.config import TrustRegionLossConfig
 from drpo_verl.adapters.loss_scale import LossScale
@@ -85,6 +86,8 @@ class TrustRegionTrainingWorker(TrainingWorker):
         if self._loss is not None and self._loss.objective.needs_top_k:
             # verl's switch for calling the loss with the logits; the driver sets it to what its own distillation needs.
             tensordict_utils.assign_non_tensor(data, distillation_use_topk=True)
+        if self._loss is not None and self._loss.settings.bypass_mode and self._loss.objective.recomputed_anchor:
+            anchor.recompute(self.engine, data, updates_since_sync=self._loss.mini_batch)
         output = super().train_mini_batch(data)
         merged = None
         if output is not None:

@@ -14,7 +14,7 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.config import ActorConfig
 from verl.workers.utils.padding import no_padding_2_padding
 
-from drpo_verl.adapters import top_k
+from drpo_verl.adapters import anchor, top_k
 from drpo_verl.adapters.config import TrustRegionLossConfig
 from drpo_verl.adapters.logits import PLAIN, Layout
 from drpo_verl.adapters.policy_loss import BehaviourLogProbError, LossInputs, require_usable, trust_region_loss
@@ -45,7 +45,7 @@ class TrustRegionLoss:
         settings: our policy-loss section.
         objective: the row of the table.
         controller: of an adaptive threshold.
-        mini_batch: which one since the last weight sync it is called for, from 1.
+        mini_batch: which one since the last weight sync it is called for, from 1: in the first, pi is pi_old.
         worst: the token of the step on which pi and mu differ most.
     """
 
@@ -115,6 +115,7 @@ class TrustRegionLoss:
         config, in_global_batch = self._config, self._global_batch(data)
         entropy = model_output.get("entropy")
         names = ["response_mask", "old_log_probs", "advantages", "rollout_is_weights", "ref_log_prob", _ROLLOUT]
+        names.append(anchor.LOG_PROBS)
         fields = data.select(*(name for name in names if name in data)).to_padded_tensor()
         partition_divergence, partition_derivative = (
             no_padding_2_padding(model_output[name], data) if is_needed else None
@@ -123,13 +124,15 @@ class TrustRegionLoss:
                 (top_k.DERIVATIVE, self.objective.direction.needs_derivative),
             )
         )
+        log_prob = no_padding_2_padding(model_output["log_probs"], data)
+        log_anchor, log_behaviour = self._anchor(log_prob, fields)
         inputs = LossInputs(
-            log_prob=no_padding_2_padding(model_output["log_probs"], data),
-            old_log_prob=fields["old_log_probs"],
+            log_prob=log_prob,
+            old_log_prob=log_anchor,
             advantages=fields["advantages"],
             response_mask=fields["response_mask"].bool(),
             rollout_is_weights=fields.get("rollout_is_weights"),
-            log_behaviour=None if self.settings.bypass_mode else fields.get(_ROLLOUT),
+            log_behaviour=log_behaviour,
             partition_divergence=partition_divergence,
             partition_derivative=partition_derivative,
         )
@@ -168,6 +171,16 @@ class TrustRegionLoss:
             largest = statistics.maxima[ABS_PROB_DIFF_MAX]
             self.worst.offer(largest, model_output["log_probs"], _behaviour_field(data), data)
         return loss, metrics
+
+    def _anchor(self, log_prob: Tensor, fields: TensorDict) -> tuple[Tensor, Tensor | None]:
+        """What distances are measured from, and log mu where that is something else."""
+        if not self.settings.bypass_mode:  # verl has recomputed pi_old
+            return fields["old_log_probs"], fields.get(_ROLLOUT)
+        if not self.objective.recomputed_anchor:
+            return fields["old_log_probs"], None
+        if self.mini_batch <= 1:
+            return log_prob.detach(), fields["old_log_probs"]
+        return anchor.required(fields), fields["old_log_probs"]
 
     def _global_batch(self, data: TensorDict) -> bool:
         """Tell ``agg_loss``, and verl's own losses, of which global batch this micro-batch is a part.

@@ -32,6 +32,9 @@ _BYPASS_MODE = "algorithm.rollout_correction.bypass_mode"
 
 _OPTIONAL = ("ratio_cap", "delta_low", "delta_high", "delta_b_quantile", "log_ratio_penalty")
 
+ROLLOUT, RECOMPUTED = "rollout", "recomputed"
+"""What a distance is measured from: the rollout engine's log-probabilities, or the trainer's own, computed again."""
+
 _EVERYWHERE = 1.0
 """No probability moves by more: the boundary of a method without one, for what is counted about its tokens."""
 
@@ -51,6 +54,9 @@ class TrustRegionLossConfig(PolicyLossConfig):
         penalty: instead of DRPO's own, "l2": "chi2", "kl", "tv" or "k3" (DRPO's ablation).
         advantage_weighted: whether the penalty is multiplied by abs(A) (DRPO's ablation: without, it is unstable).
         restrict_to: "positive" or "negative": only tokens with such an advantage are masked (DPPO's ablation).
+        anchor: "rollout": distances are measured from the behaviour policy mu, as the rollout engine reported it;
+            "recomputed": from pi_old, the trainer's own policy before the first update on these samples. The ratio
+            r = pi / mu in the gradient is that of mu either way.
         top_k: K of the Top-K divergences; the sampled token comes on top of it.
         tail: for ``pdm``, what is assumed of the tokens beyond the Top-K: "aggregated", that they are one token, or
             "uniform", that they share their probability evenly.
@@ -94,6 +100,7 @@ class TrustRegionLossConfig(PolicyLossConfig):
         lambda row: row.verl_loss is None and (not row.enforcement.attenuates or row.enforcement.gated)
         and row.enforcement.needs_threshold, number=False,
     )  # fmt: skip
+    anchor: str = setting(lambda row: row.enforcement.needs_threshold, default=ROLLOUT, number=False)
     top_k: int | None = setting(lambda row: row.needs_top_k)
     tail: str | None = setting(lambda row: row.direction.needs_derivative, number=False)
     w_min: float | None = setting(needs_budget)
@@ -125,8 +132,8 @@ class TrustRegionLossConfig(PolicyLossConfig):
         self._require_behaviour_log_probs(row)
         self._reject_what_has_no_effect(row)
         self._require_choices(row)
-        self._require_numbers(row)
         self._require_anchor(row)
+        self._require_numbers(row)
 
     def _refuse(self, name: str, problem: str, remedy: str) -> None:
         raise SettingError(f"{_SECTION}.{name}", getattr(self, name), problem, remedy)
@@ -207,14 +214,21 @@ class TrustRegionLossConfig(PolicyLossConfig):
             )
 
     def _require_anchor(self, row: Objective) -> None:
-        if row.recomputed_anchor and self.bypass_mode:
-            raise SettingError(
-                _BYPASS_MODE,
-                True,
-                f"but loss_mode={self.loss_mode!r} measures the ratio from a recomputed pi_old.",
-                "Set it to False.",
+        if self.anchor not in (ROLLOUT, RECOMPUTED):
+            self._refuse("anchor", "is not known.", f"It is {ROLLOUT} or {RECOMPUTED}.")
+        if row.recomputed_anchor and self.anchor != RECOMPUTED:
+            self._refuse(
+                "anchor",
+                f"but loss_mode={self.loss_mode!r} measures from a recomputed pi_old.",
+                f"Set it to {RECOMPUTED}.",
             )
-        if not self.bypass_mode and row.verl_loss is None and not row.recomputed_anchor:
+        if self.anchor == RECOMPUTED and row.needs_top_k:
+            self._refuse(
+                "anchor",
+                f"but loss_mode={self.loss_mode!r} has the Top-K distribution of the rollout engine, and not pi_old's.",
+                f"Set it to {ROLLOUT}.",
+            )
+        if not self.bypass_mode and row.verl_loss is None and self.anchor == ROLLOUT:
             raise SettingError(
                 _BYPASS_MODE,
                 False,
@@ -224,8 +238,8 @@ class TrustRegionLossConfig(PolicyLossConfig):
             )
 
     def objective(self) -> Objective:
-        """The row of the table, with the ablated penalty in its place."""
-        row = OBJECTIVES[self.loss_mode]
+        """The row of the table, with the anchor and the ablated penalty in their places."""
+        row = replace(OBJECTIVES[self.loss_mode], recomputed_anchor=self.anchor == RECOMPUTED)
         return row if self.penalty is None else replace(row, geometry=PENALTIES[self.penalty])
 
     def region(self, delta: float | None = None) -> TrustRegion:

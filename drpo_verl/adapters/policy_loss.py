@@ -11,7 +11,7 @@ from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, get_poli
 
 from drpo_verl.adapters.config import TrustRegionLossConfig, verl_region
 from drpo_verl.adapters.top_k import require_divergence
-from drpo_verl.losses import Objective, TokenAccumulators, TokenStatistics, token_loss
+from drpo_verl.losses import Objective, TokenAccumulators, TokenRatio, TokenStatistics, token_loss
 from drpo_verl.losses.table import for_each_objective
 from drpo_verl.metrics.names import PARTITION_DIVERGENCE
 from drpo_verl.seams import SeamError, expect_parameters
@@ -27,11 +27,12 @@ class LossInputs:
 
     Attributes:
         log_prob: log pi of the sampled tokens, with the graph of the forward pass.
-        old_log_prob: verl's anchor: in bypass mode log mu, as the rollout engine reported it; else a recomputed pi_old.
+        old_log_prob: what distances are measured from: log mu, as the rollout engine reported it, or a recomputed
+            pi_old.
         advantages: A.
         response_mask: which positions are response tokens.
         rollout_is_weights: detached importance weights, or None.
-        log_behaviour: log mu where ``old_log_prob`` is a recomputed pi_old, else None.
+        log_behaviour: log mu, where ``old_log_prob`` is a recomputed pi_old, else None.
         partition_divergence: D over the Top-K partition, for an objective that is measured by it.
         partition_derivative: its derivative along the token's gradient, for a predictive direction.
     """
@@ -94,6 +95,11 @@ def trust_region_loss(
         )
         return loss, {}, tokens.accumulators
     # The baseline is verl's own, to the last digit; ours only says what it did.
+    weights = inputs.rollout_is_weights
+    if objective.recomputed_anchor and inputs.log_behaviour is not None:
+        # verl's ratio is pi / pi_old: with this factor it is pi / mu, as in every other method.
+        behind = TokenRatio.of(inputs.old_log_prob.float(), inputs.log_behaviour.float()).ratio
+        weights = behind if weights is None else behind * weights
     loss, verl_metrics = get_policy_loss_fn(objective.verl_loss)(
         old_log_prob=inputs.old_log_prob,
         log_prob=inputs.log_prob,
@@ -101,7 +107,7 @@ def trust_region_loss(
         response_mask=inputs.response_mask,
         loss_agg_mode=loss_agg_mode,
         config=config,
-        rollout_is_weights=_with_mask(inputs.rollout_is_weights, tokens.kept),
+        rollout_is_weights=_with_mask(weights, tokens.kept),
     )
     return loss, verl_metrics, tokens.accumulators
 

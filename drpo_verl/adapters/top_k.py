@@ -2,10 +2,10 @@
 
 They travel in the two fields of a sample that verl has for a teacher's Top-K (``teacher_ids`` and
 ``teacher_logprobs``), which every stop on the way lets through, with a row for each token of prompt and response. Row
-``t`` holds the distribution from which token ``t + 1`` was drawn, as the actor's logits at ``t`` do; rows of the prompt
-but the last, and the last of the response, hold nothing. The first K + 1 columns are the sampled token and the K
-likeliest; where the sampled token is among them, its second mention has the id -1. One more column of log-probabilities
-is that of all other tokens together, which the rounded ones do not give.
+``t`` holds the distribution from which token ``t + 1`` was drawn, as the actor's logits at ``t`` do; rows before tokens
+that were not sampled (the prompt's, a tool's), and the last row, hold nothing. The first K + 1 columns are the sampled
+token and the K likeliest; where the sampled token is among them, its second mention has the id -1. One more column of
+log-probabilities is that of all other tokens together, which the rounded ones do not give.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 DIVERGENCE = "drpo_verl_partition_divergence"
 DERIVATIVE = "drpo_verl_partition_derivative"
 IDS, LOG_PROBS = "teacher_ids", "teacher_logprobs"
-_NOT_LISTED = -1
+NOT_LISTED = -1
+"""In the place of an id: a row that holds nothing, or the second mention of the sampled token."""
 
 
 class TopKError(ValueError):
@@ -54,10 +55,10 @@ def encode(prompt_length: int, ids: NDArray[np.int64], log_probs: NDArray[np.flo
     """
     length, width = ids.shape
     listed, scores = torch.from_numpy(ids).to(torch.int32), torch.from_numpy(log_probs)
-    listed[:, 1:][listed[:, 1:] == listed[:, :1]] = _NOT_LISTED
+    listed[:, 1:][listed[:, 1:] == listed[:, :1]] = NOT_LISTED
     rest = 1.0 - torch.where(listed >= 0, scores.exp(), 0.0).sum(1, keepdim=True)
     scores = torch.cat([scores, rest.clamp(min=0.0).log()], dim=1)
-    all_ids = torch.full((prompt_length + length, width), _NOT_LISTED, dtype=torch.int32)
+    all_ids = torch.full((prompt_length + length, width), NOT_LISTED, dtype=torch.int32)
     all_log_probs = torch.zeros((prompt_length + length, width + 1), dtype=torch.float16)
     rows = slice(prompt_length - 1, prompt_length + length - 1)
     all_ids[rows] = listed
@@ -138,9 +139,9 @@ def require_divergence(mean_divergence: float) -> None:
     """
     if math.isnan(mean_divergence):
         raise TopKError(
-            "the Top-K log-probabilities of some response tokens are those of other tokens: the samples were changed "
-            "after vLLM had returned them, or come from an agent loop of several turns. A Top-K method needs verl's "
-            "own single_turn_agent."
+            "the Top-K log-probabilities of some response tokens are missing, or those of other tokens: the samples "
+            "were changed after vLLM had returned them. A Top-K method needs an agent loop whose samples are the "
+            "prompts of its requests and what vLLM has answered, as those of single_turn_agent and tool_agent are."
         )
 
 
@@ -150,7 +151,8 @@ def _required(data: TensorDict) -> tuple[Tensor, Tensor]:
     if present != tokens:
         raise TopKError(
             f"{present} rows of Top-K log-probabilities for {tokens} tokens of this micro-batch: a Top-K method needs "
-            "single-turn samples from verl's vLLM rollout. Check agent_name in the data, "
-            "actor_rollout_ref.rollout.agent.default_agent_loop, and that the rollout was started with +method=."
+            "samples of verl's vLLM rollout. Check that the agent loop (agent_name in the data, "
+            "actor_rollout_ref.rollout.agent.default_agent_loop) asks verl's server for them, and that the rollout was "
+            "started with +method=."
         )
     return data[IDS].values(), data[LOG_PROBS].values()

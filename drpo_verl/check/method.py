@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _TARGET = "drpo_verl.adapters.config.TrustRegionLossConfig"
 
+ANCHOR = f"{POLICY_LOSS}.anchor"
+
 _TRAINER: Mapping[str, Required] = {
     "trainer.use_v1": Required((True,), "the legacy trainer replaces the loss mode in bypass mode.", default=True),
     "distillation.enabled": Required((False, None), "verl's distillation replaces the loss function of the method."),
@@ -41,6 +43,11 @@ _BYPASS: Mapping[str, Required] = {
 }
 _COUNTED_TWICE = "the loss truncates pi / mu itself (policy_loss.ratio_cap), and a second weight would count mu twice."
 _RECOMPUTED: Mapping[str, Required] = {f"{CORRECTION}.rollout_is": Required((None,), _COUNTED_TWICE)}
+
+
+def is_recomputed(run: RunConfig) -> bool:
+    """Whether the distances of a method of ours are measured from a recomputed pi_old."""
+    return bool(run.get(ANCHOR, "rollout") == "recomputed")
 
 
 def objective_of(run: RunConfig) -> Objective | None:
@@ -113,18 +120,20 @@ def sampling_distribution(run: RunConfig) -> Findings:
 @rule
 def rollout_correction(run: RunConfig) -> Findings:
     """No rejection or second importance weight is set where verl does nothing with it, or the loss has one already."""
-    row = objective_of(run)
-    if row is not None and run.bypass:
-        yield from unmet(run, _BYPASS)
-    if row is not None and row.recomputed_anchor:
-        yield from unmet(run, _RECOMPUTED)
+    if objective_of(run) is not None:
+        yield from unmet(run, _BYPASS if run.bypass else _RECOMPUTED if is_recomputed(run) else {})
 
 
 @rule
 def anchor(run: RunConfig) -> Findings:
-    """The method's copies of the settings of its anchor agree with the settings themselves, which verl reads."""
+    """pi_old is recomputed by who has it; the method's copies of settings agree with the settings, which verl reads."""
     if objective_of(run) is None:
         return
+    bypass = f"{CORRECTION}.bypass_mode"
+    if is_recomputed(run) and run.bypass and run.sync_step > 1:
+        message = f"but {ANCHOR}=recomputed, and of {run.sync_step} updates between two weight syncs only the first "
+        message += "is made with pi_old."
+        yield run.error(bypass, message, run.override(bypass, False), advice="verl then keeps the weights of pi_old.")
     for copy, original in (
         (f"{POLICY_LOSS}.bypass_mode", f"{CORRECTION}.bypass_mode"),
         (f"{POLICY_LOSS}.rollout_log_probs", f"{ROLLOUT}.calculate_log_probs"),

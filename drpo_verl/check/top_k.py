@@ -1,4 +1,4 @@
-"""What a Top-K method needs: everything that its log-probabilities travel through, from vLLM to the loss."""
+"""What a Top-K method needs: the engines that its log-probabilities travel through, from vLLM to the loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from drpo_verl.configuration.numbers import is_whole
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, MODEL, POLICY_LOSS, ROLLOUT
 
-_SINGLE_TURN = "the Top-K log-probabilities travel with verl's own single-turn samples only."
 _NO_SEQUENCE_PARALLEL = Required((1, None), "Top-K is not gathered across sequence-parallel ranks.")
 _NO_PADDING = Required((False, None, 0), "the rows of Top-K would not be those of the padded logits.")
 
@@ -29,12 +28,8 @@ _REQUIRED: Mapping[str, Required] = {
         ("fsdp", "fsdp2", "megatron"), "Top-K is gathered from logits as FSDP's and Megatron's engines hand them over."
     ),
     f"{MODEL}.use_fused_kernels": _off("Top-K is gathered from the logits, which fused kernels never make."),
-    f"{ROLLOUT}.multi_turn.enable": _off(_SINGLE_TURN),
-    f"{ROLLOUT}.agent.default_agent_loop": Required(("single_turn_agent", None), _SINGLE_TURN),
-    f"{ROLLOUT}.agent.agent_loop_config_path": Required((None,), _SINGLE_TURN),
     f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": _NO_SEQUENCE_PARALLEL,
     f"{ACTOR}.ulysses_sequence_parallel_size": _NO_SEQUENCE_PARALLEL,
-    "trainer.v1.trainer_mode": Required(("sync", None), "interrupted samples of an asynchronous trainer lose Top-K."),
     f"{ROLLOUT}.disaggregation.enabled": _off("a disaggregated rollout does not return Top-K log-probabilities."),
     f"{ACTOR}.fsdp_config.pad_to_length": _NO_PADDING,
     f"{ACTOR}.megatron.pad_to_length": _NO_PADDING,
@@ -44,7 +39,7 @@ _REQUIRED: Mapping[str, Required] = {
 
 @rule
 def top_k(run: RunConfig) -> Findings:
-    """A Top-K method has the engines, the agent loop and the trainer that its log-probabilities travel through."""
+    """A Top-K method has the engines that its log-probabilities travel through."""
     row = objective_of(run)
     if row is None or not row.needs_top_k:
         return

@@ -173,7 +173,8 @@ def measure_mismatch(measured: TokenRatio, tokens: TokenRatio, is_token: Tensor)
     """How far pi is from mu, whatever the objective makes of it.
 
     Args:
-        measured: what the objective's distance is computed from; may hold a divergence over a partition.
+        measured: what the objective's distance is computed from, ``tokens`` itself or of pi and a recomputed pi_old;
+            may hold a divergence over a partition.
         tokens: of pi and mu, whose logarithms are 0 at padding, which therefore adds nothing to a sum.
         is_token: 1 for response tokens and 0 at padding, ``[B, T]`` fp32.
     """
@@ -187,6 +188,9 @@ def measure_mismatch(measured: TokenRatio, tokens: TokenRatio, is_token: Tensor)
         names.ABS_PROB_DIFF_MAX: tokens.abs_prob_diff.amax(),
         names.RATIO_MAX: (tokens.ratio * is_token).amax(),
     }
+    if measured is not tokens:
+        sums[names.ANCHOR_ABS_PROB_DIFF_MEAN] = measured.abs_prob_diff.sum()
+        maxima[names.ANCHOR_ABS_PROB_DIFF_MAX] = measured.abs_prob_diff.amax()
     if measured.partition_divergence is not None:
         sums[names.PARTITION_DIVERGENCE] = measured.partition_divergence.sum()
         maxima["mismatch/partition_divergence_max"] = measured.partition_divergence.amax()

@@ -31,7 +31,7 @@ class Objective:
     """A row of the table.
 
     Attributes:
-        geometry: the distance of pi from mu.
+        geometry: the distance of pi from the policy that it is measured against.
         enforcement: what that distance does to the gradient.
         source: where the method is defined.
         direction: which moves lead away from the policy that the distance is measured from.
@@ -109,6 +109,7 @@ OBJECTIVES: dict[str, Objective] = {
     "dppo_topk_kl": Objective(TOP_K_KL, HARD_MASK, _DPPO),
     "drpo": Objective(PROBABILITY, QUADRATIC, _DRPO),
     "mask_drpo": Objective(PROBABILITY, GATED_QUADRATIC, _DRPO, mask_geometry=PROBABILITY),
+    "drpo_decoupled": Objective(PROBABILITY, QUADRATIC, _OURS, recomputed_anchor=True),
     "drpo_topk": Objective(TOP_K_TV, QUADRATIC, _OURS),
     "drpo_adaptive": Objective(PROBABILITY, QUADRATIC, _OURS, adaptive=True),
     "ipo": Objective(PROBABILITY, HARD_MASK, "prime-rl, type ipo", direction=direction.NONE),

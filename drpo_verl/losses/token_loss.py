@@ -99,12 +99,13 @@ def token_loss(
                 None if values is None else of_tokens(values) for values in (partition_divergence, partition_derivative)
             ]
             tokens = TokenRatio.of(log_pi, of_tokens(log_behaviour), *partition)
-            measured = tokens if log_anchor is None else TokenRatio.of(log_pi, of_tokens(log_anchor), *partition)
+            measured, staleness = tokens, None
+            if log_anchor is not None:
+                measured = TokenRatio.of(log_pi, of_tokens(log_anchor), *partition)
+                staleness = TokenRatio.of(measured.log_mu, tokens.log_mu).ratio  # pi_old / mu
 
             advantage_sign = advantage.sign()
-            distance = _distance(objective, region, measured, advantage, advantage_sign, is_token)
-            if log_anchor is not None:
-                distance = replace(distance, penalty=None)  # a penalty's gradient is r D only where both are of mu
+            distance = _distance(objective, region, measured, advantage, advantage_sign, is_token, staleness)
             enforced = _restricted(distance, region, advantage_sign)
             weight = objective.enforcement.weight(enforced)
             if region.dual_clip is not None:
@@ -120,7 +121,7 @@ def token_loss(
             unrestrained = scale * ratio  # the gradient where w = 1
             if not region.advantage_weighted:
                 loss, gradient = _unweighted_penalty(
-                    objective.geometry, region, tokens, measured, unrestrained, importance_weight
+                    objective.geometry, region, measured, unrestrained, importance_weight, staleness
                 )
             else:
                 gradient = unrestrained * weight
@@ -129,9 +130,8 @@ def token_loss(
                     loss = objective.enforcement.value(tokens, ratio, enforced, weight) * scale
             if region.ratio_cap is None and not objective.enforcement.detached:
                 gradient.mul_(tokens.is_within_bound)
-            kept = None
-            if sequence_mask is not None:
-                kept = sequence_mask.kept(tokens, is_token)
+            kept = None if sequence_mask is None else sequence_mask.kept(tokens, is_token)
+            if kept is not None:
                 loss, gradient = loss * kept, gradient * kept
                 weight = torch.where(is_response, weight * kept, 1.0)
             if region.log_ratio_penalty is not None:
@@ -159,8 +159,9 @@ def _distance(
     advantage: Tensor,
     advantage_sign: Tensor,
     is_token: Tensor,
+    staleness: Tensor | None,
 ) -> TrustRegionDistance:
-    """Distance, mask criterion and penalty in units of their thresholds."""
+    """Distance, mask criterion and penalty in units of their thresholds; the penalty times pi_old / mu, if any."""
     direction, distance = objective.direction, objective.geometry.distance(tokens)
     threshold = _threshold(region, distance)
     if objective.scope is not None:
@@ -179,6 +180,7 @@ def _distance(
     if objective.mask_geometry is not None:
         mask_distance = objective.mask_geometry.distance(tokens)
         criterion = direction.signed(tokens, mask_distance, advantage_sign) / region.region_delta
+    per_delta = per_delta if staleness is None else per_delta * staleness
     return TrustRegionDistance(normalized, criterion, objective.geometry.penalty(tokens), per_delta)
 
 
@@ -201,18 +203,20 @@ def _unweighted_penalty(
     geometry: Geometry,
     region: TrustRegion,
     tokens: TokenRatio,
-    measured: TokenRatio,
     unrestrained: Tensor,
     importance_weight: Tensor | None,
+    staleness: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The loss -(r A - P / delta) and its derivative -(r A - r D / delta): the penalty acts where A = 0 too."""
     if geometry.penalty is None:
         raise ValueError("a penalty that is not weighted by abs(A) needs a geometry with a penalty")
-    distance = geometry.distance(measured)
+    distance = geometry.distance(tokens)
     penalty_scale = 1.0 / _threshold(region, distance)
     if importance_weight is not None:
         penalty_scale = penalty_scale * importance_weight
-    loss = unrestrained + geometry.penalty(measured) * penalty_scale
+    if staleness is not None:
+        penalty_scale = penalty_scale * staleness
+    loss = unrestrained + geometry.penalty(tokens) * penalty_scale
     return loss, unrestrained + tokens.ratio * distance * penalty_scale
 
 

@@ -77,6 +77,10 @@ SECTIONS = (
         Panel("Responses left out", "share of tokens", [
             Metric(names.SEQUENCE_MASKED, "Tokens of responses that `sequence_mask` leaves out of the update; not "
                    "logged without one", "above 0.5: most of what was sampled teaches nothing")]),
+        Panel("Distance from a recomputed π_old", "probability", [
+            Metric(names.ANCHOR_ABS_PROB_DIFF_MEAN, "Mean abs(π − π_old), where that is the anchor: 0 in the first "
+                   "mini-batch", "rising from step to step: the updates are large", "mean"),
+            Metric(names.ANCHOR_ABS_PROB_DIFF_MAX, "The largest abs(π − π_old)", label="largest")], log=True),
         Panel("Threshold δ", "in the method's unit", [
             Metric(names.DELTA, "The step's δ, where it moves (`drpo_adaptive`)",
                    "at `delta_min` or `delta_max`: the target is out of reach")], log=True),

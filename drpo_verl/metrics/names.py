@@ -39,6 +39,8 @@ OUTSIDE = f"{TRUST_REGION}/outside_frac"
 SEQUENCE_MASKED = f"{TRUST_REGION}/sequence_masked_frac"
 WEIGHT_MEAN = f"{TRUST_REGION}/weight_mean"
 WEIGHT_MIN = f"{TRUST_REGION}/weight_min"
+ANCHOR_ABS_PROB_DIFF_MEAN = f"{TRUST_REGION}/anchor_abs_prob_diff_mean"
+ANCHOR_ABS_PROB_DIFF_MAX = f"{TRUST_REGION}/anchor_abs_prob_diff_max"
 
 KL = f"{MISMATCH}/kl"
 RATIO_MAX = f"{MISMATCH}/ratio_max"

@@ -11,6 +11,7 @@ from drpo_verl.check.rule import evaluate, rules_of
 from drpo_verl.configuration.finding import Finding
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.preflight import (
+    anchors,
     batches,
     data,
     files,
@@ -33,7 +34,7 @@ from drpo_verl.preflight import (
 RULES = (
     *rules_of(settings),
     *check.RULES,
-    *rules_of(sampling, rollout, thresholds, optimisation, batches, parallel, megatron, lengths, precision),
+    *rules_of(sampling, rollout, thresholds, anchors, optimisation, batches, parallel, megatron, lengths, precision),
     *rules_of(memory, schedule, seeds, resume, data, files, verl),
 )
 """The rules, in the order in which they are applied."""

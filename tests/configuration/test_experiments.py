@@ -152,6 +152,7 @@ SETTINGS = {
         aggregation="seq-mean-token-sum",
     ),
 }  # fmt: skip
+DECOUPLED = ("minirl", "drpo_decoupled")
 ON_THE_CPU = ["cpu_smollm2", "cpu_tiny", "cpu_tiny_moe"]
 ON_ONE_GPU = ["gpu_qwen3_0_6b", "gpu_smollm2", "gpu_tiny"]
 
@@ -166,6 +167,7 @@ DPPO_LARGE: Thresholds = {
     "ipo": (0.1, None), "prime_rl": (0.2, None), "icepop": ((0.5, 4.0), None), "kpop": (2.0, None), "pdm": (0.15, 5.0),
     "trm_max": (0.1, None), "trm_avg": (0.002, None), "cppo": (0.15, None), "cppo_soft": (0.15, None),
     "drpo_prefix": (0.15, None),
+    "drpo_decoupled": (0.2, None),
 }  # fmt: skip
 DRPO_ALL: Thresholds = {
     **DPPO_LARGE, "grpo_clip_higher": ((0.2, 0.28), 1e4), "dppo_binary_tv": (0.15, 1e4), "dppo_topk_tv": (0.15, 1e4),
@@ -208,7 +210,7 @@ def _thresholds(config: DictConfig, method: str) -> tuple[Any, float | None]:
 
 def test_the_table_knows_every_experiment_and_method() -> None:
     assert sorted([*SETTINGS, *ON_THE_CPU, *ON_ONE_GPU]) == EXPERIMENTS
-    assert set(DPPO_LARGE) == set(METHODS) and len(METHODS) == 25
+    assert set(DPPO_LARGE) == set(METHODS) and len(METHODS) == 26
 
 
 @pytest.mark.parametrize("method", ["grpo", "grpo_clip_higher"])
@@ -387,7 +389,8 @@ def test_an_experiment_passes_the_check_with_every_method(experiment: str, metho
     if actor.loss_agg_mode == "seq-mean-token-sum-norm":
         assert actor.loss_scale_factor == config.data.max_response_length
     assert (rollout.temperature, rollout.top_p, rollout.top_k) == (1.0, 1.0, -1)
-    assert config.algorithm.rollout_correction.bypass_mode is (method != "minirl")
+    assert config.algorithm.rollout_correction.bypass_mode
+    assert (config.actor_rollout_ref.actor.policy_loss.anchor == "recomputed") is (method in DECOUPLED)
     assert config.algorithm.norm_adv_by_std_in_grpo is False
     if not method.startswith("grpo"):  # PPO's fields are verl's, untouched: no threshold hides there
         assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.clip_ratio_c) == (0.2, 0.2, 3.0)
@@ -430,8 +433,8 @@ def test_an_experiment_can_be_asynchronous(experiment: str, staleness: str, slim
         assert config.data.train_batch_size == period * config.actor_rollout_ref.actor.ppo_mini_batch_size
         assert config.actor_rollout_ref.rollout.nnodes > 0
         assert config.actor_rollout_ref.rollout.checkpoint_engine.backend != "naive"
-    with pytest.raises(ValueError, match=r"trainer_mode=.*interrupted samples of an asynchronous trainer lose Top-K"):
-        validate_or_raise(_compose(experiment, f"staleness={staleness}", "method=dppo_topk_tv"))
+    for overrides in (["method=dppo_topk_tv"], ["anchor=recomputed"]):
+        validate_or_raise(_compose(experiment, f"staleness={staleness}", *overrides))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import verl
 import verl.workers.engine.fsdp.transformer_impl  # imported once, before there are ranks
 import verl.workers.engine_workers
 from omegaconf import DictConfig
+from tensordict import TensorDict
 from verl.utils import tensordict_utils
+from verl.workers.utils.padding import response_from_nested
 
 from benchmarks.actor import batch, configuration, sample
 from benchmarks.actor import worker as actor
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 ROWS, MINI_BATCHES = 16, 2
 
 
-def fixed_batch(vocabulary: int, top_k: int | None, pi_old_is_off: float) -> list[dict[str, torch.Tensor]]:
+def fixed_batch(vocabulary: int, top_k: int | None) -> list[dict[str, torch.Tensor]]:
     """Rows of different lengths, whose behaviour policy is somewhere near a random one."""
     generator = torch.Generator().manual_seed(7)
 
@@ -41,10 +43,8 @@ def fixed_batch(vocabulary: int, top_k: int | None, pi_old_is_off: float) -> lis
             scores = torch.randn(length, vocabulary, generator=generator).log_softmax(-1)
             ids = torch.cat([response[:, None], scores.topk(top_k).indices], dim=-1)
             row_top_k = encode(len(prompt), ids.numpy(), scores.gather(-1, ids).double().numpy())
-        # In bypass mode the same as mu; where pi_old is recomputed, something near it.
-        pi_old = log_mu + pi_old_is_off * torch.randn(length, generator=generator)
         advantage = torch.randn(1, generator=generator)
-        rows.append({**sample(prompt, response, log_mu, advantage), "old_log_probs": pi_old, **row_top_k})
+        rows.append({**sample(prompt, response, log_mu, advantage), **row_top_k})
     return rows
 
 
@@ -55,21 +55,32 @@ def rows_of_rank(rank: int, world: int) -> list[int]:
 
 
 def train(config: DictConfig, checkpoint: Path) -> dict[str, list[float]]:
-    """Train a fresh actor on the batch's mini-batches once; its metrics."""
+    """Train a fresh actor on the batch's mini-batches; its metrics, and some of what it did and has become."""
     worker = actor(config)
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
 
     vocabulary = worker.actor.model_config.hf_config.vocab_size
     top_k = config.actor_rollout_ref.actor.policy_loss.top_k
-    rows = fixed_batch(
-        vocabulary,
-        top_k=None if top_k is None else min(top_k, vocabulary),
-        pi_old_is_off=0.0 if config.algorithm.rollout_correction.bypass_mode else 0.3,
-    )
+    rows = fixed_batch(vocabulary, top_k=None if top_k is None else min(top_k, vocabulary))
     mine = [rows[i] for i in rows_of_rank(rank, world)]
-    data = batch(mine, samples_per_update=ROWS // MINI_BATCHES)
+    settings = config.actor_rollout_ref.actor
+    data = batch(mine, samples_per_update=min(settings.ppo_mini_batch_size, ROWS))
+    tensordict_utils.assign_non_tensor(
+        data, epochs=settings.ppo_epochs, dataloader_kwargs={"shuffle": settings.shuffle}
+    )  # as PPOTrainer._update_actor
+    if not config.algorithm.rollout_correction.bypass_mode:
+        data["old_log_probs"] = log_probs(worker, mine)  # as PPOTrainer._compute_old_log_prob
+    scored, infer_batch = [0], worker.actor.engine.infer_batch
+
+    def counting(scored_batch: TensorDict, **kwargs: Any) -> Any:
+        scored.append(len(scored_batch))
+        return infer_batch(scored_batch, **kwargs)
+
+    worker.actor.engine.infer_batch = counting
     metrics = tensordict_utils.get(worker.actor.train_mini_batch(data), "metrics")
+    worker.actor.engine.infer_batch = infer_batch
     result = {name: value for name, value in metrics.items() if "perf/" not in name}
+    result["scored"] = sum(scored)
     controller = worker.actor._loss.controller
     if controller is not None:
         result["delta/after"] = controller.delta
@@ -80,6 +91,14 @@ def train(config: DictConfig, checkpoint: Path) -> dict[str, list[float]]:
     return result
 
 
+def log_probs(worker: Any, rows: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """Those of the responses, by the call of verl's that recomputes pi_old."""
+    data = batch(rows, samples_per_update=ROWS)
+    tensordict_utils.assign_non_tensor(data, compute_loss=False)
+    output = worker.actor.infer_batch(data)
+    return response_from_nested(output["log_probs"], data["response_mask"])
+
+
 def train_by_calls(config: DictConfig) -> list[dict[str, list[float]]]:
     """The metrics of three calls of a mini-batch each, as the separate asynchronous trainer makes them.
 
@@ -87,7 +106,7 @@ def train_by_calls(config: DictConfig) -> list[dict[str, list[float]]]:
     """
     worker = actor(config)
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    rows = fixed_batch(worker.actor.model_config.hf_config.vocab_size, top_k=None, pi_old_is_off=0.0)
+    rows = fixed_batch(worker.actor.model_config.hf_config.vocab_size, top_k=None)
     mine = rows_of_rank(rank, world)
     half = len(mine) // MINI_BATCHES
     calls = []
@@ -102,7 +121,12 @@ def train_by_calls(config: DictConfig) -> list[dict[str, list[float]]]:
 
 def prepare(cases: dict[str, list[str]]) -> dict[str, DictConfig]:
     """Compose the configuration of each case."""
-    return {name: configuration("actor_rollout_ref.rollout.n=1", *overrides) for name, overrides in cases.items()}
+    fixed = [
+        "actor_rollout_ref.rollout.n=1", f"actor_rollout_ref.actor.ppo_mini_batch_size={ROWS // MINI_BATCHES}",
+        # Divides what is left of a rank's samples, whatever the case.
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+    ]  # fmt: skip
+    return {name: configuration(*fixed, *overrides) for name, overrides in cases.items()}
 
 
 def main(group: Group, configurations: dict[str, DictConfig]) -> None:

@@ -37,13 +37,14 @@ from verl.workers.engine.megatron.transformer_impl import MegatronEngineWithLMHe
 
 from benchmarks.actor import batch, configuration
 from benchmarks.actor import worker as actor
+from drpo_verl.adapters import anchor
 from drpo_verl.adapters.top_k import DIVERGENCE, IDS, TopKError, divergence_from_logits
 from drpo_verl.losses.partition import kullback_leibler, total_variation
 
 if TYPE_CHECKING:
     from ranks import Group
 
-SAMPLES = 11
+SAMPLES, UPDATE = 11, 5
 PADDED_VOCABULARY = 24
 """Of 19 tokens: the columns beyond have logits like any other, and a share in the normaliser."""
 
@@ -138,15 +139,25 @@ def expected(logits: Tensor, data: TensorDict) -> dict[str, Tensor]:
     return {name: torch.nested.nested_tensor_from_jagged(each, offsets=offsets) for name, each in found.items()}
 
 
+def recomputed(engine: Any, data: TensorDict) -> dict[str, list[float]]:
+    """log pi_old of the responses of two mini-batches, by the tokens of their samples; NaN for those of the first."""
+    anchor.recompute(engine, data, updates_since_sync=0)
+    return {
+        str(tokens.tolist()): log_pi_old.tolist()
+        for tokens, log_pi_old in zip(data["input_ids"].unbind(), data[anchor.LOG_PROBS].unbind(), strict=True)
+    }
+
+
 def train(config: DictConfig, spoilt: bool) -> dict[str, Any]:
     """One mini-batch of a fresh actor: its metrics, and what its loss was given of each sample."""
     worker = actor(config).actor
     vocabulary = worker.model_config.hf_config.vocab_size
-    rows = fixed_batch(vocabulary, top_k=min(config.actor_rollout_ref.actor.policy_loss.top_k, 8), pi_old_is_off=0.0)
+    rows = fixed_batch(vocabulary, top_k=min(config.actor_rollout_ref.actor.policy_loss.top_k, 8))
     data = batch(rows[:SAMPLES], samples_per_update=SAMPLES)
     if spoilt:
         prompt = len(data["prompts"].unbind()[0])
         data[IDS].values()[prompt - 1, 0] = (data["responses"].values()[0] + 1) % vocabulary
+    anchors = recomputed(worker.engine, batch(rows[: 2 * UPDATE], samples_per_update=UPDATE))
     worker.loss_fn = recorded = Recorded(worker.loss_fn)
     whole = Recorded(None)
     if torch.distributed.get_world_size() == 1:
@@ -167,6 +178,7 @@ def train(config: DictConfig, spoilt: bool) -> dict[str, Any]:
         "metrics": {name: value for name, value in metrics.items() if "/" in name and "perf/" not in name},
         "samples": recorded.samples,
         "expected": whole.samples,
+        "anchors": anchors,
     }
 
 

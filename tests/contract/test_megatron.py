@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,21 @@ def test_every_sample_has_the_divergences_and_log_probabilities_of_whole_logits(
         for tokens, each in expected.items():
             assert found[tokens]["drpo_verl_partition_divergence"] == pytest.approx(each[kind], rel=1e-4, abs=1e-6)
             assert found[tokens]["log_probs"] == pytest.approx(each["log_probs"], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("case", TWO_RANKS)
+def test_pi_old_of_the_second_mini_batch_is_on_every_rank_that_calls_the_loss(
+    one_rank: dict[str, Any], two_ranks: list[dict[str, Any]], case: str
+) -> None:
+    expected = one_rank["tv"]["expected"]
+    for rank in two_ranks:
+        anchors = rank[case]["anchors"]
+        assert len(anchors) == 10
+        for i, (tokens, log_pi_old) in enumerate(anchors.items()):
+            if i < 5:  # of the first mini-batch, in which the training pass has it
+                assert all(math.isnan(each) for each in log_pi_old)
+            else:
+                assert log_pi_old == pytest.approx(expected[tokens]["log_probs"], rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("case", TWO_RANKS)

@@ -91,8 +91,13 @@ class _OtherWorker:
     async def _run_agent_loop(self, sampling_params: object, prompt: object) -> None: ...
 
 
+class _OtherSamples:
+    async def _run_agent_loop(self, sampling: object, kwargs: object) -> None: ...
+
+
 _WRAPPED = {
     "verl.workers.engine.fsdp.transformer_impl.FSDPEngine": ("_build_module", "_build_fsdp_module"),
+    "verl.experimental.agent_loop.agent_loop.AgentLoopOutput": ("as_dict",),
     "verl.trainer.ppo.v1.agent_loop_tq.AgentLoopManagerTQ": ("generate_sequences",),
     "verl.experimental.agent_loop.agent_loop.AgentLoopWorker": ("_run_agent_loop", "__init__"),
     "verl.workers.rollout.llm_server.LLMServerClient": ("generate",),
@@ -106,6 +111,9 @@ _BUFFER = "verl.trainer.ppo.v1.replay_buffer"
 _GROUP = "initialize_global_process_group_ray"
 DIFFERENT: list[tuple[str, dict[str, Any], str]] = [
     ("verl.workers.rollout.replica", {"RolloutReplicaRegistry": SimpleNamespace(_registry={})}, "an entry vllm"),
+    ("verl.workers.rollout.llm_server", {"LLMServerClient": _OtherClient}, "missing prompt_ids"),
+    (_LOOP, {"AgentLoopWorker": _OtherSamples}, "missing sampling_params)"),
+    (_LOOP, {"AgentLoopOutput": SimpleNamespace(model_fields={})}, "AgentLoopOutput: expected its tokens"),
     ("verl.utils.tracking", {"Tracking": _OtherTracking}, "missing experiment_name, default_backend, config"),
     ("verl.utils.tracking", {"Tracking": _OtherLog}, "missing data, step"),
     ("verl.utils.config", {"validate_config": lambda settings: None}, "missing config"),

@@ -47,11 +47,25 @@ def test_every_method_is_one_override(method: str) -> None:
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     assert isinstance(actor.policy_loss, TrustRegionLossConfig)
     assert actor.loss_agg_mode == "seq-mean-token-sum-norm" and actor.loss_scale_factor == 512
-    assert config.algorithm.rollout_correction.bypass_mode == (method != "minirl")
+    assert config.algorithm.rollout_correction.bypass_mode
+    decoupled = method in ("minirl", "drpo_decoupled")
+    assert actor.policy_loss.anchor == ("recomputed" if decoupled else "rollout")
     assert config.algorithm.adv_estimator == "grpo"
     assert not config.algorithm.norm_adv_by_std_in_grpo
     rollout = config.actor_rollout_ref.rollout
     assert rollout.calculate_log_probs and (rollout.temperature, rollout.top_p, rollout.top_k) == (1.0, 1.0, -1)
+
+
+@pytest.mark.parametrize("method", ["drpo", "dppo_binary_tv", "dppo_binary_kl", "mask_drpo", "spo", "grpo"])
+def test_the_anchor_is_another_override_beside_the_method(method: str) -> None:
+    config = _compose(f"+method={method}", "anchor=recomputed")
+    _validate(config)
+    assert config.run.method == f"{method}_decoupled"  # no run resumes one with another anchor
+    settings = omega_conf_to_dataclass(config.actor_rollout_ref.actor).policy_loss
+    assert settings.loss_mode == method and settings.objective().recomputed_anchor
+    # Where each of several updates between two weight syncs has samples of its own, verl keeps the weights of pi_old.
+    asynchronous = _compose(f"+method={method}", "anchor=recomputed", "trainer.v1.trainer_mode=separate_async")
+    assert not asynchronous.algorithm.rollout_correction.bypass_mode
 
 
 def test_a_threshold_is_an_ordinary_override() -> None:
@@ -132,13 +146,12 @@ def test_the_remedy_for_a_loss_mode_by_itself_works() -> None:
         ("minirl", "actor_rollout_ref.actor.policy_loss.delta=0.1", r"delta=0\.1 has no effect beside delta_low"),
         ("dppo_topk_tv", "actor_rollout_ref.rollout.custom.drpo_verl.top_k=5", r"top_k=5, but.*top_k=20"),
         ("dppo_topk_tv", "actor_rollout_ref.actor.fsdp_config.pad_to_length=true", r"pad_to_length=True"),
-        ("minirl", "algorithm.rollout_correction.rollout_is=token", r"rollout_is='token'.*count mu twice"),
-        ("minirl", "algorithm.rollout_correction.bypass_mode=true", r"bypass_mode=True.*Set it to False"),
+        ("minirl", "algorithm.rollout_correction.rollout_is=token", r"rollout_is='token'.*nothing in bypass mode"),
+        ("minirl", "anchor=rollout", r"anchor='rollout', but.*measures from a recomputed pi_old.*Set it to recomputed"),
+        ("surrogate", "anchor=recomputed", r"anchor='recomputed' has no effect"),
+        ("dppo_topk_tv", "anchor=recomputed", r"anchor='recomputed', but.*has the Top-K distribution of the rollout"),
         ("dppo_topk_tv", "actor_rollout_ref.rollout.name=sglang", r"rollout\.name='sglang'.*come from vLLM"),
-        ("dppo_topk_tv", "actor_rollout_ref.rollout.multi_turn.enable=true", r"multi_turn\.enable=True.*single-turn"),
-        ("drpo_topk", "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent", r"='tool_agent'.*single-turn"),
         ("drpo_topk", "actor_rollout_ref.model.use_fused_kernels=true", r"use_fused_kernels=True.*Set it to False"),
-        ("drpo_topk", "trainer.v1.trainer_mode=colocate_async", r"trainer_mode='colocate_async'.*Set it to sync"),
         ("drpo_topk", "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", r"parallel_size=2.*Set it to 1"),
         ("drpo_topk", "actor_rollout_ref.actor.policy_loss.top_k=0", r"top_k=0 must be a number above 0"),
     ],

@@ -18,13 +18,16 @@ def _rehearse(folder: Path, experiment: str, *overrides: str) -> Run:
     return run
 
 
-def test_drpo_with_four_updates_a_rollout(tmp_path: Path) -> None:
-    run = _rehearse(tmp_path / "drpo", "drpo/qwen3_4b")
+def test_drpo_with_four_updates_a_rollout_and_a_recomputed_anchor(tmp_path: Path) -> None:
+    run = _rehearse(tmp_path / "drpo", "drpo/qwen3_4b", "anchor=recomputed")
     for step in run.steps:
         # bf16 in vLLM, and three of four updates after the first: both are seen, and apart.
         assert 0 < step.metrics["inference_mismatch/abs_prob_diff_mean"] < 0.05
         assert step.metrics["policy_drift/abs_prob_diff_mean"] > step.metrics["inference_mismatch/abs_prob_diff_mean"]
-        assert step.metrics["trust_region/weight_min"] >= 1 - 1 / 12.5
+        assert 1 - 1 / 12.5 <= step.metrics["trust_region/weight_min"] < 1
+        # What the updates have moved, over all tokens, those of the first mini-batch with 0 included; and no engine.
+        drift = step.metrics["trust_region/anchor_abs_prob_diff_mean"]
+        assert 0 < drift < step.metrics["policy_drift/abs_prob_diff_mean"]
 
 
 def test_dppo_with_top_k_and_experts(tmp_path: Path) -> None:
@@ -44,8 +47,17 @@ def test_dppo_with_top_k_and_experts(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def asynchronous_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Samplers of their own, which get new weights after four updates and are a step ahead."""
-    return _rehearse(tmp_path_factory.mktemp("async"), "dppo/qwen3_8b", "staleness=separate_async")
+    """Samplers of their own, which get new weights after four updates and are a step ahead; with Top-K."""
+    overrides = ["staleness=separate_async", "method=dppo_topk_tv"]
+    return _rehearse(tmp_path_factory.mktemp("async"), "dppo/qwen3_8b", *overrides)
+
+
+def test_an_asynchronous_trainers_samples_have_top_k(asynchronous_run: Run) -> None:
+    for step in asynchronous_run.steps:
+        partition, binary = (
+            step.metrics[f"mismatch/{name}_mean"] for name in ("partition_divergence", "abs_prob_diff")
+        )
+        assert 0 < 0.99 * binary - 1e-3 <= partition < 0.5
 
 
 def test_an_asynchronous_trainers_samples_are_stale(asynchronous_run: Run) -> None:

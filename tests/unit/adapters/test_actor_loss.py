@@ -12,9 +12,10 @@ from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils
 from verl.utils.metric import Metric
-from verl.workers.config import ActorConfig
+from verl.workers.config import ActorConfig, PolicyLossConfig
 from verl.workers.utils.losses import ppo_loss, sft_loss
 
+from drpo_verl.adapters import anchor
 from drpo_verl.adapters.actor import TrustRegionTrainingWorker
 from drpo_verl.adapters.actor_loss import STATISTICS, TrustRegionLoss
 from drpo_verl.adapters.config import TrustRegionLossConfig
@@ -110,7 +111,9 @@ def test_loss_gradient_and_metrics_are_those_of_verls_ppo_loss(
 
 def test_a_recomputed_anchor_is_beside_the_rollouts() -> None:
     output, data = _micro_batch(pi_old_is_off=0.5)
-    settings = TrustRegionLossConfig(loss_mode="minirl", delta=0.2, ratio_cap=2.0, bypass_mode=False)
+    settings = TrustRegionLossConfig(
+        loss_mode="minirl", delta=0.2, ratio_cap=2.0, anchor="recomputed", bypass_mode=False
+    )
     _, metrics = TrustRegionLoss(_actor_config(policy_loss=settings))(output, data)
     log_mu = data["rollout_log_probs"].values()
     assert metrics[STATISTICS].metrics()["mismatch/behaviour_log_prob_mean"] == pytest.approx(log_mu.mean().item())
@@ -138,6 +141,63 @@ def test_a_response_has_the_same_gradient_whatever_micro_batch_it_is_in(mode: st
         (gradient,) = torch.autograd.grad(loss({"log_probs": rows}, alone)[0], rows)
         torch.testing.assert_close(gradient.values(), expected, rtol=1e-6, atol=1e-9)
     assert (together.values() != 0).any()
+
+
+def _anchored(mode: str, mini_batch: int, output: dict[str, Tensor], data: TensorDict) -> tuple[Tensor, dict[str, Any]]:
+    """Loss and metrics of a method whose distance is from pi_old, in bypass mode."""
+    delta = {} if mode in ("grpo", "surrogate") else {"delta": 0.05}
+    from_pi_old = {} if mode == "surrogate" else {"anchor": "recomputed"}
+    loss = TrustRegionLoss(_actor_config(policy_loss=TrustRegionLossConfig(loss_mode=mode, **delta, **from_pi_old)))
+    loss.mini_batch = mini_batch
+    return loss(output, data)
+
+
+@pytest.mark.parametrize("mode", ["drpo", "dppo_binary_kl", "spo", "grpo"])
+def test_in_the_first_mini_batch_pi_is_pi_old_and_nothing_is_needed(mode: str) -> None:
+    output, data = _micro_batch()
+    del output["entropy"]
+    loss, metrics = _anchored(mode, 1, output, data)
+    plain, _ = _anchored("surrogate", 1, output, data)
+    (found,), (expected,) = (_gradients(each, output) for each in (loss, plain))
+    torch.testing.assert_close(found.values(), expected.values(), rtol=1e-5, atol=1e-8)
+    statistics = metrics[STATISTICS].metrics()
+    assert statistics["trust_region/anchor_abs_prob_diff_max"] == statistics["trust_region/outside_frac"] == 0
+    assert statistics["mismatch/abs_prob_diff_mean"] > 0.01
+
+
+def test_later_mini_batches_are_measured_from_what_was_recomputed() -> None:
+    output, data = _micro_batch()
+    data[anchor.LOG_PROBS] = data["old_log_probs"] - 0.5
+    _, metrics = _anchored("drpo", 2, output, data)
+    statistics = metrics[STATISTICS].metrics()
+    log_pi = torch.cat([row[prompt - 1 : -1] for row, (prompt, _) in zip(output["log_probs"].unbind(), LENGTHS,
+                                                                       strict=True)]).detach()  # fmt: skip
+    from_pi_old = (log_pi.exp() - (data["old_log_probs"].values() - 0.5).exp()).abs()
+    assert statistics["trust_region/anchor_abs_prob_diff_mean"] == pytest.approx(from_pi_old.mean().item(), rel=1e-5)
+    assert 0 < statistics["trust_region/outside_frac"] < 1
+    del data[anchor.LOG_PROBS]
+    with pytest.raises(anchor.AnchorError, match="a mini-batch after the first has no log-probabilities of pi_old"):
+        _anchored("drpo", 2, output, data)
+
+
+def test_samples_that_come_after_an_update_are_not_measured_from_what_it_left() -> None:
+    with pytest.raises(anchor.AnchorError, match=r"updated 2 times.*bypass_mode=False"):
+        anchor.recompute(None, TensorDict({}, batch_size=[]), updates_since_sync=2)
+
+
+def test_verls_clipping_around_pi_old_gets_the_rest_of_the_ratio_as_a_weight() -> None:
+    output, data = _micro_batch()
+    log_mu, generator = data["old_log_probs"].unbind(), torch.Generator().manual_seed(1)
+    log_pi_old = [row + 0.3 * torch.randn(len(row), generator=generator) for row in log_mu]
+    jagged = partial(torch.nested.as_nested_tensor, layout=torch.jagged)
+    data[anchor.LOG_PROBS] = jagged(log_pi_old)
+    loss, _ = _anchored("grpo", 2, output, data)
+    # As verl computes it where it recomputes pi_old, and is asked for token-level importance weights.
+    ratio = [(old - mu).exp() for old, mu in zip(log_pi_old, log_mu, strict=True)]
+    by_verl = data.clone()
+    by_verl["old_log_probs"], by_verl["rollout_is_weights"] = jagged(log_pi_old), jagged(ratio)
+    expected, _ = ppo_loss(config=_actor_config(policy_loss=PolicyLossConfig()), model_output=output, data=by_verl)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_megatrons_logits_without_their_layout_are_refused() -> None:

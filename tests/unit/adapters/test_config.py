@@ -20,7 +20,8 @@ ADAPTIVE: dict[str, Any] = {
 PREFIX_METHODS = [name for name, row in OBJECTIVES.items() if row.scope is not None and row.scope.needs_budget]
 MORE: dict[str, dict[str, Any]] = {
     "mask_drpo": {"region_delta": 0.15},
-    "minirl": {"bypass_mode": False},
+    "minirl": {"anchor": "recomputed"},
+    "drpo_decoupled": {"anchor": "recomputed"},
     "dppo_topk_tv": {"top_k": 20},
     "dppo_topk_kl": {"top_k": 20},
     "drpo_topk": {"top_k": 20},
@@ -151,7 +152,13 @@ def test_the_baselines_take_verls_thresholds() -> None:
         ({"loss_mode": "drpo", "delta": 0.2, "rollout_log_probs": False}, r"calculate_log_probs=False.*Set it to True"),
         ({"loss_mode": "grpo", "rollout_log_probs": False}, r"calculate_log_probs=False.*Set it to True"),
         ({"loss_mode": "drpo", "delta": 0.2, "bypass_mode": False}, r"bypass_mode=False.*Set it to True"),
-        ({"loss_mode": "minirl", "delta": 0.2}, r"bypass_mode=True.*recomputed pi_old.*Set it to False"),
+        ({"loss_mode": "minirl", "delta": 0.2}, r"anchor='rollout', but.*recomputed pi_old.*Set it to recomputed"),
+        ({"loss_mode": "drpo", "delta": 0.2, "anchor": "ema"}, r"anchor='ema' is not known.*rollout or recomputed"),
+        ({"loss_mode": "surrogate", "anchor": "recomputed"}, r"anchor='recomputed' has no effect.*'surrogate'"),
+        (
+            {"loss_mode": "dppo_topk_tv", "delta": 0.2, "top_k": 4, "anchor": "recomputed"},
+            r"anchor='recomputed', but.*Top-K distribution.*Set it to rollout",
+        ),
         ({"loss_mode": "drpo_adaptive", "delta": 0.2}, r"target_outside is not set"),
         ({"loss_mode": "drpo_adaptive", **ADAPTIVE, "target_outside": 1.5}, "Set it below 1"),
         ({"loss_mode": "drpo_adaptive", **ADAPTIVE, "max_delta_step": 0.9}, "Set it above 1"),

@@ -127,7 +127,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pdm": {"delta": 0.1, "top_k": 4, "tail": "uniform"},
     **{mode: {"delta": 0.15, "w_min": 0.8, "delta_b": 0.02, "delta_b_quantile": 0.9} for mode in PREFIX_METHODS},
     "mask_drpo": {"delta": 0.1, "region_delta": 0.05},
-    "minirl": {"delta": 0.1, "bypass_mode": False},
+    **{mode: {"delta": 0.1, "anchor": "recomputed"} for mode in ("minirl", "drpo_decoupled")},
     "drpo_adaptive": {
         "delta": 0.1, "target_outside": 0.1, "adaptation_gain": 0.1, "max_delta_step": 1.2, "delta_min": 0.01,
         "delta_max": 1.0,
@@ -164,7 +164,7 @@ def test_the_baselines_are_verls_own_and_say_what_it_masked(mode: str) -> None:
 def test_minirl_masks_by_pi_old_and_weighs_by_mu() -> None:
     batch = _batch()
     log_mu = batch["old_log_prob"] + 0.3 * torch.randn_like(batch["old_log_prob"])
-    config = _actor(TrustRegionLossConfig(loss_mode="minirl", delta=0.2, ratio_cap=2.0, bypass_mode=False))
+    config = _actor(TrustRegionLossConfig(loss_mode="minirl", delta=0.2, ratio_cap=2.0, anchor="recomputed"))
     loss, _, _ = trust_region_loss(config, LossInputs(**batch, log_behaviour=log_mu), "token-sum")
     (gradient,) = torch.autograd.grad(loss, batch["log_prob"])
     log_pi, mask = batch["log_prob"].detach(), batch["response_mask"]

@@ -231,7 +231,7 @@ def test_samples_without_them_are_refused_with_their_number(rows: list[int] | No
     if rows is not None:
         for name in (IDS, LOG_PROBS):
             data[name] = _jagged([torch.zeros(length, K) for length in rows])
-    with pytest.raises(TopKError, match=f"{sum(rows or [0])} rows of Top-K .* for 9 tokens .*single-turn"):
+    with pytest.raises(TopKError, match=f"{sum(rows or [0])} rows of Top-K .* for 9 tokens .*vLLM rollout"):
         divergence_from_logits(torch.zeros(1, 9, VOCABULARY), data, total_variation)
 
 

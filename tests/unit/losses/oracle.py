@@ -94,8 +94,15 @@ def objective(  # noqa: PLR0911  one return for each kind
     surrogate: r A. CISPO: sg(min(r, C)) A log pi. PPO: the smaller of r A and clip(r) A, for A < 0 at least c A.
     DPPO, MiniRL: M min(r, C) A. SPO: r A - |A| / (2 eps) (r - 1)^2. DRPO: r A - |A| / (2 delta) mu (r - 1)^2.
     Mask-DRPO: DRPO's for the tokens that DPPO masks, else r A. DRPO over Top-K: sg(1 - sign(A (r - 1)) D / delta) r A.
+    Decoupled DRPO: r A - |A| / (2 delta mu) (pi - pi_old)^2, whose expectation over mu is that of DRPO around pi_old.
     """
     ratio, mu, cap = ratio_of(log_pi, log_mu), log_mu.exp(), region.ratio_cap
+    if name == "drpo_decoupled":
+        delta = torch.where(log_pi > log_anchor, region.delta_high, region.delta_low).detach()
+        if cap is not None:
+            weight = 1 - advantages.sign() * (log_pi.exp() - log_anchor.exp()) / delta
+            return weight.detach() * _truncated(log_pi, log_mu, advantages, cap)
+        return ratio * advantages - advantages.abs() * (ratio * mu - log_anchor.exp()) ** 2 / (2 * mu * delta)
     if name == "surrogate":
         return _importance_sampled(log_pi, log_mu, advantages, cap)
     if name == "pg_tis":

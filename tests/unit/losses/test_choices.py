@@ -142,6 +142,19 @@ def test_metrics_are_what_their_names_say(name: str) -> None:
     assert {each: metrics[each] for each in expected} == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if not row.needs_top_k])
+def test_a_row_measures_from_a_recomputed_policy(name: str) -> None:
+    if OBJECTIVES[name].enforcement.gated:
+        pytest.skip("Mask-DRPO's is in test_anchor")
+    anchored = _responses(9)  # whose mu is pi_old here
+    batch = _padded(anchored)
+    log_anchor, ratio = batch["mu"].log().float(), 1.7
+    batch["mu"] = batch["mu"] / ratio
+    expected = [ratio * each for each in _expected(ROWS[name], REGION, anchored)]
+    gradient = _gradient(ROWS[name], REGION, batch, log_anchor=log_anchor)[batch["mask"]]
+    torch.testing.assert_close(gradient, torch.tensor(expected), rtol=2e-4, atol=2e-5)
+
+
 def test_asymmetric_bounds_without_a_direction() -> None:
     _check(OBJECTIVES["icepop"], TrustRegion(0.5, 4.0), 0)
     _check(OBJECTIVES["ipo"], TrustRegion(0.02, 0.1), 1)

@@ -93,6 +93,7 @@ CASES = [
     *(Case(name) for name in METHODS),
     *(Case(name, asymmetric=True) for name in METHODS if OBJECTIVES[name].enforcement.needs_threshold),
     *(Case(name, ratio_cap=5.0) for name in ("surrogate", "pg_tis", "drpo_topk", "drpo", "spo", "mask_drpo", *MASKS)),
+    Case("drpo_decoupled", ratio_cap=5.0),
     *(Case(name, restrict_to=sign) for name in ("mask_drpo", *MASKS) for sign in ("positive", "negative")),
     *(Case(name, penalty=penalty) for name in ("drpo", "mask_drpo") for penalty in PENALTIES),
     *(Case("drpo", penalty=penalty, advantage_weighted=False, asymmetric=True) for penalty in PENALTIES),
@@ -151,21 +152,30 @@ def test_gradient_is_that_of_the_papers_objective(
     value, gradient = _loss_and_grad(aggregate(ours.loss), log_pi)
 
     # Relative to the terms: where r A and its regulariser cancel, near the boundary, fp32 inputs have no more digits.
-    terms = _term_magnitude(case, region, exact_pi.detach(), exact_mu, advantage, batch.partition.double())
+    terms = _term_magnitude(
+        case, region, exact_pi.detach(), exact_mu, anchor.double(), advantage, batch.partition.double()
+    )
     share = torch.autograd.grad(aggregate(terms.requires_grad_()), terms)[0]
     assert bool(((gradient - expected_gradient).abs() <= 1e-5 * terms.detach() * share + 1e-12).all())
-    if not ((batch.log_pi - batch.log_mu) > 20.0).any():  # beyond, the objective is constant, and its value no matter
+    # Beyond, the objective is constant, and its value no matter.
+    if not ((torch.maximum(batch.log_pi, anchor) - torch.minimum(batch.log_mu, anchor)) > 20.0).any():
         scale = terms.detach() * share * (exact_pi.detach().abs() + 1 if case.name == "pg_tis" else 1)
         assert value == pytest.approx(expected, rel=1e-5, abs=1e-12 + 1e-5 * scale.sum().item())
 
 
 def _term_magnitude(
-    case: Case, region: TrustRegion, log_pi: Tensor, log_mu: Tensor, advantages: Tensor, partition: Tensor
+    case: Case,
+    region: TrustRegion,
+    log_pi: Tensor,
+    log_mu: Tensor,
+    log_anchor: Tensor,
+    advantages: Tensor,
+    partition: Tensor,
 ) -> Tensor:
     ratio = (log_pi - log_mu).clamp(-20.0, 20.0).exp()
     terms = advantages.abs() * ratio
     if case.objective.enforcement.attenuates:
-        distance = case.objective.geometry.distance(TokenRatio.of(log_pi, log_mu, partition)).abs()
+        distance = case.objective.geometry.distance(TokenRatio.of(log_pi, log_anchor, partition)).abs()
         size = advantages.abs() if case.advantage_weighted else torch.ones_like(advantages)
         terms = terms + size * ratio * distance / min(region.delta_low, region.delta_high)
         if case.penalty == "kl":

@@ -37,6 +37,7 @@ def _logged(method: str) -> set[str]:
     objective = OBJECTIVES[method]
     loss = token_loss(
         objective, REGION, log_mu - 0.05, log_mu, advantages, torch.ones_like(log_mu),
+        log_anchor=log_mu - 0.01 if objective.recomputed_anchor else None,
         partition_divergence=torch.full_like(log_mu, 0.05) if objective.needs_top_k else None,
         partition_derivative=advantages, sequence_mask=SequenceMask(veto=1e-4),
     )  # fmt: skip

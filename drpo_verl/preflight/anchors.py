@@ -1,0 +1,35 @@
+"""The rule about what a method's distance is measured from, where the rollout computes in other numbers."""
+
+from __future__ import annotations
+
+from drpo_verl.check.method import is_recomputed, objective_of
+from drpo_verl.check.rule import Findings, rule
+from drpo_verl.configuration.numbers import is_number
+from drpo_verl.configuration.precision import rollout_differences
+from drpo_verl.configuration.run_config import RunConfig
+from drpo_verl.configuration.sections import POLICY_LOSS
+
+_MEASURED = (
+    "Measured on cpu_tiny, one seed, DRPO around mu and from pi_old: a reward of .08 and .45 with a KV cache in FP8 "
+    "(delta 0.05), .33 and .53 with weights in int4, .03 and .47 in int3 (0.2); .52 without mismatch (0.05). "
+    "docs/anchors.md explains it."
+)
+
+
+@rule
+def anchored_correction(run: RunConfig) -> Findings:
+    """A boundary that is reached does not, unsaid, pull the policy to a rollout that computes in other numbers."""
+    row, differences = objective_of(run), rollout_differences(run)
+    if row is None or not row.enforcement.attenuates or is_recomputed(run) or not differences:
+        return
+    thresholds = {
+        f"{POLICY_LOSS}.{key}": run.get(f"{POLICY_LOSS}.{key}") for key in ("delta", "delta_low", "delta_high")
+    }
+    binding = [name for name, value in thresholds.items() if is_number(value) and 0 < value < 1]
+    if not binding:
+        return
+    message = "corrects tokens towards what the rollout engine computes, its errors included: "
+    recomputed = [] if row.needs_top_k else ["anchor=recomputed"]
+    yield run.note(
+        binding[0], f"{message}{'; '.join(differences)}. {_MEASURED}", *recomputed, f"{binding[0]}=12.5"
+    )  # fmt: skip
