@@ -1,0 +1,157 @@
+"""What verl passes over in silence ends a run: a sample whose rollout has failed, and a reward that is no number.
+
+When an agent loop or a reward function raises, verl logs a traceback and goes on; in the synchronous trainer the group
+is trained on without that sample. And verl takes whatever a reward function returns. In a run of ``drpo_verl.train``
+both are errors that say what was raised, on which sample.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Mapping
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+from drpo_verl.configuration.sections import RUN_VARIABLE
+from drpo_verl.errors import UserError, describe_error, root_cause
+from drpo_verl.seams import expect_parameters
+
+_ERROR, _OF_REWARD = "drpo_verl_error", "drpo_verl_error_of_reward"
+"""Tags of a prompt in TransferQueue whose rollout has failed."""
+
+_SHOWN = 120
+"""Characters of a response that a message shows."""
+
+
+class RewardError(UserError):
+    """A reward function has failed, or has returned something else than a finite number."""
+
+
+class RolloutError(UserError):
+    """The rollout of a sample has failed."""
+
+
+def _of_our_run() -> bool:
+    # verl with this plugin, but started by its own command, is left as it is.
+    return RUN_VARIABLE in os.environ
+
+
+def require_number(score: object) -> float:
+    """Return what a reward function has returned, as a number.
+
+    Raises:
+        RewardError: it is not a finite number.
+    """
+    try:
+        value = math.nan if isinstance(score, str | bytes) else float(score)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise RewardError(f"the reward function returned {score!r}, and has to return a finite number")
+    return value
+
+
+def check_rewards(module: ModuleType) -> None:
+    """Have the reward loop's worker refuse rewards that are no numbers, and give up on those that never come."""
+    worker = module.RewardLoopWorker
+    original = worker.compute_score
+    expect_parameters(original, "RewardLoopWorker.compute_score", "data")
+
+    @wraps(original)
+    async def compute_score(self: Any, data: Any) -> dict[str, Any]:
+        if not _of_our_run():
+            unchecked: dict[str, Any] = await original(self, data)
+            return unchecked
+        seconds = _patience(self.config)
+        try:
+            result: dict[str, Any] = await asyncio.wait_for(original(self, data), seconds)
+            require_number(result["reward_score"])
+        except RewardError as error:
+            raise RewardError(f"{error} {_sample(data)}") from None
+        except asyncio.TimeoutError:
+            raise RewardError(
+                f"the reward function has not returned within {seconds:g} s, half of run.stall_seconds {_sample(data)}"
+            ) from None
+        except Exception as error:
+            raise RewardError(f"the reward function raised {describe_error(error)} {_sample(data)}") from error
+        return result
+
+    worker.compute_score = compute_score
+
+
+def _patience(config: Any) -> float | None:
+    run = config.get("run") or {}
+    seconds = run.get("stall_seconds")
+    return seconds / 2 if seconds else None
+
+
+def _sample(data: Any) -> str:
+    """Name the sample whose reward it is, as far as verl's batch of it has what names it."""
+    fields: Mapping[str, Any] = data.non_tensor_batch
+    source, model = (fields[name][-1] if name in fields else None for name in ("data_source", "reward_model"))
+    truth = model.get("ground_truth") if isinstance(model, Mapping) else None
+    return f"(data source {source!r}, ground truth {str(truth)[:_SHOWN]!r})"
+
+
+def report_failures(module: ModuleType) -> None:
+    """Have the agent loop's worker leave word of a failed sample, in a tag of its prompt."""
+    worker = module.AgentLoopWorker
+    original = worker._run_agent_loop
+    expect_parameters(original, "AgentLoopWorker._run_agent_loop", "sampling_params", "trajectory", "agent_name")
+
+    @wraps(original)
+    async def _run_agent_loop(
+        self: Any, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        try:
+            return await original(self, sampling_params, trajectory, **kwargs)
+        except Exception as error:
+            import transfer_queue as tq
+
+            if _of_our_run() and "uid" in kwargs:  # not in verl's legacy trainer, where the exception ends the run
+                tag = {_ERROR: describe_error(error), _OF_REWARD: isinstance(root_cause(error), RewardError)}
+                # Before verl marks the prompt as failed, which it does when all of its samples have come to an end.
+                partition = "val" if trajectory["validate"] else "train"
+                await tq.async_kv_put(key=kwargs["uid"], partition_id=partition, tag=tag)
+            raise
+
+    worker._run_agent_loop = _run_agent_loop
+
+
+def raise_failures(module: ModuleType) -> None:
+    """Have the trainer raise when a sample has failed.
+
+    An asynchronous trainer replaces a failed prompt by another, as the synchronous one does with
+    ``trainer.v1.sampler.sync_refill_failed_groups``: then only a reward function that fails ends the run.
+    """
+    buffer = module.ReplayBuffer
+    original = buffer._sync_metadata_from_transfer_queue
+    expect_parameters(original, "ReplayBuffer._sync_metadata_from_transfer_queue", "self")
+
+    @wraps(original)
+    def _sync_metadata_from_transfer_queue(self: Any) -> None:
+        original(self)
+        failed = {partition: uids for partition, uids in self.failure_keys.items() if uids}
+        if not failed or not _of_our_run():
+            return
+        import transfer_queue as tq
+
+        replaced = self.trainer_mode != "sync" or self.sync_refill_failed_groups
+        for partition, uids in failed.items():
+            of_prompts = (tq.kv_list(partition) or {}).get(partition, {})
+            tags = [of_prompts.get(uid, {}) for uid in sorted(uids)]
+            fatal = [tag for tag in tags if tag.get(_OF_REWARD) or not (replaced and partition == "train")]
+            if fatal:
+                raise RolloutError(_describe(fatal, partition))
+
+    buffer._sync_metadata_from_transfer_queue = _sync_metadata_from_transfer_queue
+
+
+def _describe(tags: list[dict[str, Any]], partition: str) -> str:
+    errors = [tag[_ERROR] for tag in tags if _ERROR in tag] or ["see the logs"]
+    which = "held-out prompts" if partition == "val" else "prompts"
+    others = f" ({len(tags)} {which} failed so far)" if len(tags) > 1 else ""
+    return f"a sample could not be rolled out: {errors[0]}{others}"
