@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,14 +172,16 @@ def _left(run: LiveRun) -> list[str]:
 
 
 @contextlib.contextmanager
-def live(folder: Path, *overrides: str, command: str | None = None) -> Iterator[LiveRun]:
-    """Start a run whose temporary files are in a folder of their own."""
+def live(
+    folder: Path, *overrides: str, command: str | None = None, variables: Mapping[str, str] | None = None
+) -> Iterator[LiveRun]:
+    """Start a run whose temporary files are in a folder of their own; the arguments are those of ``running``."""
     temporary = Path("/tmp") / f"dv-{os.getpid()}-{folder.name}"  # short: Ray's socket paths have a limit
     temporary.mkdir()
     # What the run makes is in a folder of its own there, and torch's cache is kept.
-    variables = {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+    own = {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
     try:
-        with running(folder, *overrides, command=command, variables=variables) as process:
+        with running(folder, *overrides, command=command, variables={**own, **(variables or {})}) as process:
             run = LiveRun(folder, process, temporary, set(), time.time())
             try:
                 yield run
