@@ -210,18 +210,12 @@ def _rewards(module: ModuleType) -> None:
     check_rewards(module)
 
 
-@when_imported("verl.experimental.agent_loop.agent_loop", "It is not said why a sample's rollout has failed.")
+@when_imported("verl.trainer.ppo.v1.agent_loop_tq", "A sample whose rollout has failed is left out of its group.")
 def _rollouts(module: ModuleType) -> None:
-    from drpo_verl.adapters.failures import report_failures
+    from drpo_verl.adapters.failures import raise_failures, report_failures
 
-    report_failures(module)
-
-
-@when_imported("verl.trainer.ppo.v1.replay_buffer", "A sample whose rollout has failed is left out of its group.")
-def _replay_buffer(module: ModuleType) -> None:
-    from drpo_verl.adapters.failures import raise_failures
-
-    raise_failures(module)
+    report_failures(module.AgentLoopWorker)
+    raise_failures()
 
 
 if cpu.is_selected():

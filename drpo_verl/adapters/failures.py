@@ -8,6 +8,7 @@ both are errors that say what was raised, on which sample.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import os
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Any
 
 from drpo_verl.configuration.sections import RUN_VARIABLE
 from drpo_verl.errors import UserError, describe_error, root_cause
-from drpo_verl.seams import expect_parameters
+from drpo_verl.seams import expect, expect_parameters
 
 _ERROR, _OF_REWARD = "drpo_verl_error", "drpo_verl_error_of_reward"
 """Tags of a prompt in TransferQueue whose rollout has failed."""
@@ -96,9 +97,8 @@ def _sample(data: Any) -> str:
     return f"(data source {source!r}, ground truth {str(truth)[:_SHOWN]!r})"
 
 
-def report_failures(module: ModuleType) -> None:
-    """Have the agent loop's worker leave word of a failed sample, in a tag of its prompt."""
-    worker = module.AgentLoopWorker
+def report_failures(worker: Any) -> None:
+    """Have the agent loop's worker, verl's class, leave word of a failed sample, in a tag of its prompt."""
     original = worker._run_agent_loop
     expect_parameters(original, "AgentLoopWorker._run_agent_loop", "sampling_params", "trajectory", "agent_name")
 
@@ -121,15 +121,17 @@ def report_failures(module: ModuleType) -> None:
     worker._run_agent_loop = _run_agent_loop
 
 
-def raise_failures(module: ModuleType) -> None:
+def raise_failures() -> None:
     """Have the trainer raise when a sample has failed.
 
     An asynchronous trainer replaces a failed prompt by another, as the synchronous one does with
     ``trainer.v1.sampler.sync_refill_failed_groups``: then only a reward function that fails ends the run.
     """
-    buffer = module.ReplayBuffer
-    original = buffer._sync_metadata_from_transfer_queue
-    expect_parameters(original, "ReplayBuffer._sync_metadata_from_transfer_queue", "self")
+    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+    original = ReplayBuffer._sync_metadata_from_transfer_queue
+    names = inspect.getsource(ReplayBuffer.__init__)
+    expect("self.failure_keys" in names and "self.trainer_mode" in names, "ReplayBuffer", "failure_keys, trainer_mode")
 
     @wraps(original)
     def _sync_metadata_from_transfer_queue(self: Any) -> None:
@@ -139,7 +141,7 @@ def raise_failures(module: ModuleType) -> None:
             return
         import transfer_queue as tq
 
-        replaced = self.trainer_mode != "sync" or self.sync_refill_failed_groups
+        replaced = self.trainer_mode != "sync" or getattr(self, "sync_refill_failed_groups", False)
         for partition, uids in failed.items():
             of_prompts = (tq.kv_list(partition) or {}).get(partition, {})
             tags = [of_prompts.get(uid, {}) for uid in sorted(uids)]
@@ -147,7 +149,7 @@ def raise_failures(module: ModuleType) -> None:
             if fatal:
                 raise RolloutError(_describe(fatal, partition))
 
-    buffer._sync_metadata_from_transfer_queue = _sync_metadata_from_transfer_queue
+    ReplayBuffer._sync_metadata_from_transfer_queue = _sync_metadata_from_transfer_queue
 
 
 def _describe(tags: list[dict[str, Any]], partition: str) -> str:

@@ -14,6 +14,7 @@ import os
 import secrets
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -109,6 +110,9 @@ def _use_temporary_folder(folder: str, for_ray: bool) -> None:
 
 
 def _main(run: _Run) -> None:
+    # `ray job stop` and Ctrl-C are meant for the driver, and reach its children too.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     shared_memory: set[Path] = set()
     try:
         driver = os.pidfd_open(run.driver)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from drpo_verl.launch import processes
@@ -39,6 +40,9 @@ def test_what_a_driver_leaves_is_cleared_away(how: str, tmp_path: Path) -> None:
             left, semaphore, temporary = driver.stdout.readline().split()
             assert not _gone(int(left)) and Path(semaphore).exists() and Path(temporary).exists()
             time.sleep(SCAN_SECONDS + 1)
+            for child in psutil.Process(driver.pid).children():
+                if "drpo_verl.launch.cleanup" in processes.title(child.pid):
+                    child.terminate()  # as `ray job stop` does with a driver's children
             driver.communicate("\n", timeout=60)
         assert driver.returncode == {"killed": -9, "said": 3, "orderly": 0}[how]
         deadline = time.monotonic() + 30
