@@ -207,15 +207,21 @@ def _aggregation(module: ModuleType) -> None:
 def _rewards(module: ModuleType) -> None:
     from drpo_verl.adapters.failures import check_rewards
 
-    check_rewards(module)
+    check_rewards(module.RewardLoopWorker)
 
 
-@when_imported("verl.trainer.ppo.v1.agent_loop_tq", "A sample whose rollout has failed is left out of its group.")
+@when_imported("verl.experimental.agent_loop.agent_loop", "It is not said why a sample's rollout has failed.")
 def _rollouts(module: ModuleType) -> None:
-    from drpo_verl.adapters.failures import raise_failures, report_failures
+    from drpo_verl.adapters.failures import report_failures
 
     report_failures(module.AgentLoopWorker)
-    raise_failures()
+
+
+@when_imported("verl.trainer.ppo.v1.replay_buffer", "A sample whose rollout has failed is left out of its group.")
+def _replay_buffer(module: ModuleType) -> None:
+    from drpo_verl.adapters.failures import raise_failures
+
+    raise_failures(module.ReplayBuffer)
 
 
 if cpu.is_selected():

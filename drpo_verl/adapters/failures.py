@@ -13,7 +13,6 @@ import math
 import os
 from collections.abc import Mapping
 from functools import wraps
-from types import ModuleType
 from typing import Any
 
 from drpo_verl.configuration.sections import RUN_VARIABLE
@@ -55,9 +54,8 @@ def require_number(score: object) -> float:
     return value
 
 
-def check_rewards(module: ModuleType) -> None:
-    """Have the reward loop's worker refuse rewards that are no numbers, and give up on those that never come."""
-    worker = module.RewardLoopWorker
+def check_rewards(worker: Any) -> None:
+    """Have the reward loop's worker, verl's class, refuse what is no reward, and give up on what never comes."""
     original = worker.compute_score
     expect_parameters(original, "RewardLoopWorker.compute_score", "data")
 
@@ -118,19 +116,18 @@ def report_failures(worker: Any) -> None:
                 await tq.async_kv_put(key=kwargs["uid"], partition_id=partition, tag=tag)
             raise
 
+    # Under the name of the original in its class, before Ray makes an actor's class of it: so it is pickled by name.
     worker._run_agent_loop = _run_agent_loop
 
 
-def raise_failures() -> None:
-    """Have the trainer raise when a sample has failed.
+def raise_failures(buffer: Any) -> None:
+    """Have the trainer's replay buffer, verl's class, raise when a sample has failed.
 
     An asynchronous trainer replaces a failed prompt by another, as the synchronous one does with
     ``trainer.v1.sampler.sync_refill_failed_groups``: then only a reward function that fails ends the run.
     """
-    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
-
-    original = ReplayBuffer._sync_metadata_from_transfer_queue
-    names = inspect.getsource(ReplayBuffer.__init__)
+    original = buffer._sync_metadata_from_transfer_queue
+    names = inspect.getsource(buffer.__init__)
     expect("self.failure_keys" in names and "self.trainer_mode" in names, "ReplayBuffer", "failure_keys, trainer_mode")
 
     @wraps(original)
@@ -149,7 +146,7 @@ def raise_failures() -> None:
             if fatal:
                 raise RolloutError(_describe(fatal, partition))
 
-    ReplayBuffer._sync_metadata_from_transfer_queue = _sync_metadata_from_transfer_queue
+    buffer._sync_metadata_from_transfer_queue = _sync_metadata_from_transfer_queue
 
 
 def _describe(tags: list[dict[str, Any]], partition: str) -> str:

@@ -90,6 +90,9 @@ def _describe(actor: Mapping[str, Any]) -> str | None:
         if reason not in _CAUSES or "INTENDED_" in context.error_message:
             return None
         why = _CAUSES[reason]
+    elif which == "creation_task_failure_context":
+        lines = cause.creation_task_failure_context.formatted_exception_string.strip().splitlines()
+        why = f"it could not be started: {lines[-1] if lines else 'see the logs'}"
     else:
         return None
     name = actor["ActorClassName"].rpartition(".")[2]
