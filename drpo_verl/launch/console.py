@@ -33,8 +33,7 @@ DEATH_SECONDS = 5.0
 @contextlib.contextmanager
 def logs_to_file(path: Path) -> Iterator[Console]:
     """Send this process's output, and what Ray prints of its workers', to a file; yields the terminal as it was."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     terminal, errors = os.dup(1), os.dup(2)
     with path.open("ab", buffering=0) as log, os.fdopen(os.dup(terminal), "w") as screen:
         os.dup2(log.fileno(), 1)
@@ -42,12 +41,17 @@ def logs_to_file(path: Path) -> Iterator[Console]:
         try:
             yield Console(file=screen)
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _flush()
             os.dup2(terminal, 1)
             os.dup2(errors, 2)
             os.close(terminal)
             os.close(errors)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # the disk of the log is full
+            stream.flush()
 
 
 def describe(step: Step) -> str:

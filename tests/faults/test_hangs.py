@@ -7,13 +7,13 @@ import re
 import signal
 import time
 
-from faults import STALL_SECONDS, Chain, Times, wait_for_end
+from faults import STALL_SECONDS, STALLS, Chain, Times, wait_for_end
 
 from drpo_verl.launch.console import EXIT_STALLED
 
 
 def test_the_vllm_server(chain: Chain, times: Times) -> None:
-    with chain.part() as run:
+    with chain.part(STALLS) as run:
         (server,) = run.pids("ray::vLLMHttpServer")
         since = time.monotonic()
         os.kill(server, signal.SIGSTOP)

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from faults import ENDLESS, Times, live, wait_for_end
+from stack import MARK
 
 E2E = Path(__file__).parents[1] / "e2e"
 ON_LOOPBACK = {
@@ -74,7 +75,10 @@ def two_nodes(tmp_path: Path) -> Iterator[TwoNodes]:
 
 
 def test_the_raylet_of_the_second_node_is_killed(two_nodes: TwoNodes, tmp_path: Path, times: Times) -> None:
-    with live(tmp_path / "apart", *APART, variables=two_nodes.variables) as run:
+    folder = tmp_path / "apart"
+    # The nodes' own processes have started without it.
+    mark = f"++ray_kwargs.ray_init.runtime_env.env_vars.{MARK}={folder}"
+    with live(folder, *APART, mark, variables=two_nodes.variables) as run:
         run.wait_for_steps(2)
         since = time.monotonic()
         os.kill(two_nodes.second_raylet, signal.SIGKILL)

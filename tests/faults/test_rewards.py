@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from faults import ENDLESS, STALL_SECONDS, Times, live, wait_for_end
+from faults import ENDLESS, STALL_SECONDS, STALLS, Times, live, wait_for_end
 
 FUNCTIONS = Path(__file__).with_name("reward_functions.py")
 FAULTS = {
@@ -33,7 +33,7 @@ def test_a_reward_that_is_no_number(name: str, tmp_path: Path, times: Times) -> 
 
 
 def test_a_reward_that_never_comes(tmp_path: Path, times: Times) -> None:
-    with live(tmp_path / "hangs", *ENDLESS, *reward("hangs_later")) as run:
+    with live(tmp_path / "hangs", *ENDLESS, STALLS, *reward("hangs_later")) as run:
         run.wait_for_steps(1)
         since = time.monotonic()
         end = wait_for_end(run, since + STALL_SECONDS / 2)
