@@ -212,9 +212,10 @@ def _rewards(module: ModuleType) -> None:
 
 @when_imported("verl.experimental.agent_loop.agent_loop", "It is not said why a sample's rollout has failed.")
 def _rollouts(module: ModuleType) -> None:
-    from drpo_verl.adapters.failures import report_failures
+    from drpo_verl.adapters.failures import refuse_empty_responses, report_failures
 
     report_failures(module.AgentLoopWorker)
+    refuse_empty_responses(module.AgentLoopOutput)
 
 
 @when_imported("verl.trainer.ppo.v1.replay_buffer", "A sample whose rollout has failed is left out of its group.")

@@ -95,6 +95,24 @@ def _sample(data: Any) -> str:
     return f"(data source {source!r}, ground truth {str(truth)[:_SHOWN]!r})"
 
 
+def refuse_empty_responses(output: Any) -> None:
+    """Have verl's class of an agent loop's output say that a response has no token, which it fails on otherwise."""
+    original = output.as_dict
+    expect_parameters(output, "AgentLoopOutput", "response_ids")
+
+    @wraps(original)
+    def as_dict(self: Any) -> dict[str, Any]:
+        if _of_our_run() and not self.response_ids:
+            raise RolloutError(
+                f"the response to a prompt of {len(self.prompt_ids)} tokens has no token, and nothing can be learned "
+                "from it: an agent loop has to return at least the token that ends the response"
+            )
+        fields: dict[str, Any] = original(self)
+        return fields
+
+    output.as_dict = as_dict
+
+
 def report_failures(worker: Any) -> None:
     """Have the agent loop's worker, verl's class, leave word of a failed sample, in a tag of its prompt."""
     original = worker._run_agent_loop

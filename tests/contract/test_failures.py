@@ -14,11 +14,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from verl import DataProto
+from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 from verl.experimental.reward_loop import reward_loop
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 
 import drpo_verl.plugin  # noqa: F401
-from drpo_verl.adapters.failures import RewardError
+from drpo_verl.adapters.failures import RewardError, RolloutError
 from drpo_verl.configuration.sections import RUN_VARIABLE
 
 
@@ -92,3 +93,20 @@ def test_one_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RUN_VARIABLE, "run")
     with pytest.raises(RewardError, match=r"^the reward function has not returned within 0.5 s, half of run.stall_sec"):
         _score(lambda **_: time.sleep(1.5), stall_seconds=1)
+
+
+def test_a_response_without_any_token_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def output(*response: int) -> AgentLoopOutput:
+        mask, log_probs = [1] * len(response), [-0.5] * len(response)
+        return AgentLoopOutput(
+            prompt_ids=[1, 2, 3], response_ids=[*response], response_mask=mask, response_logprobs=log_probs,
+            reward_score=0.5, metrics=AgentLoopMetrics(),
+        )  # fmt: skip
+
+    monkeypatch.setenv(RUN_VARIABLE, "run")
+    assert output(4).as_dict()["rm_scores"].tolist() == [0.5]
+    with pytest.raises(RolloutError, match="the response to a prompt of 3 tokens has no token"):
+        output().as_dict()
+    monkeypatch.delenv(RUN_VARIABLE)
+    with pytest.raises(IndexError):  # what verl itself says
+        output().as_dict()

@@ -1,11 +1,12 @@
-"""Samples from which nothing can be learned are no fault: a run goes on over them."""
+"""What a run does with samples from which nothing can be learned."""
 
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
-from faults import THREE_STEPS, Times, live
+from faults import ENDLESS, THREE_STEPS, Times, live, wait_for_end
 from test_rewards import reward
 
 AGENTS = Path(__file__).with_name("agents.yaml")
@@ -23,12 +24,12 @@ def test_all_right_and_all_wrong(tmp_path: Path, times: Times) -> None:
         times.goes_on("all samples of a step are right, and all of the next are wrong")
 
 
-def test_empty_responses(tmp_path: Path, times: Times) -> None:
+def test_a_response_without_any_token(tmp_path: Path, times: Times) -> None:
     agent = "actor_rollout_ref.rollout.agent"
     overrides = (f"{agent}.agent_loop_config_path={AGENTS}", f"{agent}.default_agent_loop=sometimes_empty")
-    with live(tmp_path / "empty", *THREE_STEPS, *overrides) as run:
-        assert run.process.wait(300) == 0, run.explain()
-        metrics = run.metrics
-        assert [step["response_length/min"] for step in metrics] == [0.0] * 3
-        assert all(step["actor/grad_norm"] > 0.0 for step in metrics)
-        times.goes_on("a response without any token")
+    with live(tmp_path / "empty", *ENDLESS, *overrides) as run:
+        run.wait_until(lambda: "has no token" in run.log)
+        end = wait_for_end(run, time.monotonic())
+        assert "a sample could not be rolled out: the response to a prompt of " in end.line
+        assert end.step == 1
+        times.note("an agent loop returns a response without any token", end)
