@@ -62,6 +62,8 @@ class DeathWatch:
                 "noticed when verl next needs it, or after run.stall_seconds."
             )
             return []
+        except Exception:  # Ray is just being started or ended
+            return []
 
     def wait(self, seconds: float = NOTICE_SECONDS) -> str | None:
         """Return the first death, for which Ray may take a moment after the error that it causes; None without any."""
