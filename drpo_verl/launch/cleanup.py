@@ -14,7 +14,6 @@ import os
 import secrets
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -88,6 +87,7 @@ def cleaned_up_afterwards(
         [sys.executable, "-m", __name__, json.dumps(asdict(run))],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
+    process.wait()  # it goes on in a child of its own
     os.environ[RUN_VARIABLE] = mark
     if temporary:
         _use_temporary_folder(temporary, for_ray=bool(own_ray))
@@ -110,9 +110,6 @@ def _use_temporary_folder(folder: str, for_ray: bool) -> None:
 
 
 def _main(run: _Run) -> None:
-    # `ray job stop` and Ctrl-C are meant for the driver, and reach its children too.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
     shared_memory: set[Path] = set()
     try:
         driver = os.pidfd_open(run.driver)
@@ -147,5 +144,7 @@ def _keep_logs_of_ray(temporary: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if os.fork():
+        os._exit(0)  # `ray job stop` ends the driver's children together with it, and this must not be one of them
     fields = json.loads(sys.argv[1])
     _main(_Run(**fields | {"facts": RunFacts(**fields["facts"])}))

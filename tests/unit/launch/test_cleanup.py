@@ -40,8 +40,8 @@ def test_what_a_driver_leaves_is_cleared_away(how: str, tmp_path: Path) -> None:
             left, semaphore, temporary = driver.stdout.readline().split()
             assert not _gone(int(left)) and Path(semaphore).exists() and Path(temporary).exists()
             time.sleep(SCAN_SECONDS + 1)
-            for child in psutil.Process(driver.pid).children():
-                if "drpo_verl.launch.cleanup" in processes.title(child.pid):
+            for child in psutil.Process(driver.pid).children(recursive=True):
+                if child.pid != int(left):
                     child.terminate()  # as `ray job stop` does with a driver's children
             driver.communicate("\n", timeout=60)
         assert driver.returncode == {"killed": -9, "said": 3, "orderly": 0}[how]
