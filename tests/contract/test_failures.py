@@ -1,4 +1,4 @@
-"""verl's own reward loop refuses what is no reward, in a run of ``drpo_verl.train``."""
+"""What verl passes over in silence is an error in a run of ``drpo_verl.train``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from verl import DataProto
+from verl.experimental.agent_loop import agent_loop
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 from verl.experimental.reward_loop import reward_loop
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
+from verl.trainer.ppo.v1 import replay_buffer
 
 import drpo_verl.plugin  # noqa: F401
 from drpo_verl.adapters.failures import RewardError, RolloutError
@@ -110,3 +112,82 @@ def test_a_response_without_any_token_is_said(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv(RUN_VARIABLE)
     with pytest.raises(IndexError):  # what verl itself says
         output().as_dict()
+
+
+def _buffer(mode: str = "sync", refill: bool = False) -> Any:
+    """verl's own replay buffer."""
+    return replay_buffer.ReplayBuffer(
+        mode, OmegaConf.create(), None, "drop", OmegaConf.create(), refill_fn=lambda *_: None, gen_batch_size=1,
+        sync_refill_failed_groups=refill,
+    )  # fmt: skip
+
+
+def _prompts(**failed: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The tags of prompts, as verl has them in TransferQueue: one that is finished, and those that have failed."""
+    tags = {"is_prompt": True, "global_steps": 1}
+    return {"a": {**tags, "status": "finished"}} | {
+        uid: {**tags, "status": "failure", **error} for uid, error in failed.items()
+    }
+
+
+OF_REWARD = {"drpo_verl_error": "the reward function raised KeyError", "drpo_verl_error_of_reward": True}
+OTHERWISE = {"drpo_verl_error": "TimeoutError: no tool", "drpo_verl_error_of_reward": False}
+
+
+@pytest.mark.parametrize(
+    ("mode", "refill", "partition", "error", "ends"),
+    [
+        ("sync", False, "train", OTHERWISE, True),
+        ("sync", False, "val", OTHERWISE, True),
+        ("sync", True, "train", OTHERWISE, False),  # verl replaces the prompt
+        ("sync", True, "val", OTHERWISE, True),  # but not a held-out one
+        ("colocate_async", False, "train", OTHERWISE, False),
+        ("sync", True, "train", OF_REWARD, True),
+        ("separate_async", False, "train", OF_REWARD, True),
+    ],
+)
+def test_a_failed_sample_ends_a_run_unless_verl_replaces_it(
+    mode: str, refill: bool, partition: str, error: dict[str, Any], ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags = {partition: _prompts(b=error)}
+    monkeypatch.setattr("transfer_queue.kv_list", lambda only=None: {only: tags[only]} if only else tags)
+    buffer = _buffer(mode, refill)
+    buffer._sync_metadata_from_transfer_queue()  # of verl's own command
+    assert buffer.failure_keys[partition] == {"b"} and buffer.finished_keys[partition] == {"a"}
+    monkeypatch.setenv(RUN_VARIABLE, "run")
+    if not ends:
+        buffer._sync_metadata_from_transfer_queue()
+        return
+    with pytest.raises(RolloutError) as raised:
+        buffer._sync_metadata_from_transfer_queue()
+    assert str(raised.value) == f"a sample could not be rolled out: {error['drpo_verl_error']}"
+
+
+def test_several_failed_prompts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUN_VARIABLE, "run")
+    tags = {"train": _prompts(b=OTHERWISE, c={})}
+    monkeypatch.setattr("transfer_queue.kv_list", lambda only=None: tags)
+    with pytest.raises(RolloutError, match=r"TimeoutError: no tool \(2 prompts failed so far\)$"):
+        _buffer()._sync_metadata_from_transfer_queue()
+
+
+@pytest.mark.parametrize("validate", [False, True])
+def test_a_failed_sample_leaves_word(validate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = []
+
+    async def async_kv_put(**arguments: Any) -> None:
+        put.append(arguments)
+
+    async def fail() -> None:
+        worker = object.__new__(agent_loop.AgentLoopWorker)
+        trajectory = {"step": 1, "sample_index": 0, "rollout_n": 0, "validate": validate}
+        await worker._run_agent_loop({}, trajectory, agent_name="no such loop", uid="b")
+
+    monkeypatch.setattr("transfer_queue.async_kv_put", async_kv_put)
+    monkeypatch.setenv(RUN_VARIABLE, "run")
+    with pytest.raises(AssertionError, match="no such loop"):
+        asyncio.run(fail())
+    (arguments,) = put
+    assert arguments["key"] == "b" and arguments["partition_id"] == ("val" if validate else "train")
+    assert arguments["tag"]["drpo_verl_error"].startswith("AssertionError: Agent loop no such loop not registered")
+    assert arguments["tag"]["drpo_verl_error_of_reward"] is False
