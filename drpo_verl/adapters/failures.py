@@ -19,8 +19,8 @@ from drpo_verl.configuration.sections import RUN_VARIABLE
 from drpo_verl.errors import UserError, describe_error, root_cause
 from drpo_verl.seams import expect, expect_parameters
 
-_ERROR, _OF_REWARD = "drpo_verl_error", "drpo_verl_error_of_reward"
-"""Tags of a prompt in TransferQueue whose rollout has failed."""
+_ERROR, _FINAL = "drpo_verl_error", "drpo_verl_error_is_final"
+"""Tags of a prompt in TransferQueue whose rollout has failed: why, and whether that of another prompt would, too."""
 
 _SHOWN = 120
 """Characters of a response that a message shows."""
@@ -113,6 +113,12 @@ def refuse_empty_responses(output: Any) -> None:
     output.as_dict = as_dict
 
 
+def _is_final(error: BaseException) -> bool:
+    cause = root_cause(error)
+    # vLLM's server outlives its engine, whose error is this one; importing vLLM to ask for its class takes seconds.
+    return isinstance(cause, RewardError) or type(cause).__name__ == "EngineDeadError"
+
+
 def report_failures(worker: Any) -> None:
     """Have the agent loop's worker, verl's class, leave word of a failed sample, in a tag of its prompt."""
     original = worker._run_agent_loop
@@ -128,7 +134,7 @@ def report_failures(worker: Any) -> None:
             import transfer_queue as tq
 
             if _of_our_run() and "uid" in kwargs:  # not in verl's legacy trainer, where the exception ends the run
-                tag = {_ERROR: describe_error(error), _OF_REWARD: isinstance(root_cause(error), RewardError)}
+                tag = {_ERROR: describe_error(error), _FINAL: _is_final(error)}
                 # Before verl marks the prompt as failed, which it does when all of its samples have come to an end.
                 partition = "val" if trajectory["validate"] else "train"
                 await tq.async_kv_put(key=kwargs["uid"], partition_id=partition, tag=tag)
@@ -142,7 +148,8 @@ def raise_failures(buffer: Any) -> None:
     """Have the trainer's replay buffer, verl's class, raise when a sample has failed.
 
     An asynchronous trainer replaces a failed prompt by another, as the synchronous one does with
-    ``trainer.v1.sampler.sync_refill_failed_groups``: then only a reward function that fails ends the run.
+    ``trainer.v1.sampler.sync_refill_failed_groups``: then only a failure that would come again ends the run, that of a
+    reward function or of vLLM's engine.
     """
     original = buffer._sync_metadata_from_transfer_queue
     names = inspect.getsource(buffer.__init__)
@@ -160,7 +167,7 @@ def raise_failures(buffer: Any) -> None:
         for partition, uids in failed.items():
             of_prompts = (tq.kv_list(partition) or {}).get(partition, {})
             tags = [of_prompts.get(uid, {}) for uid in sorted(uids)]
-            fatal = [tag for tag in tags if tag.get(_OF_REWARD) or not (replaced and partition == "train")]
+            fatal = [tag for tag in tags if tag.get(_FINAL) or not (replaced and partition == "train")]
             if fatal:
                 raise RolloutError(_describe(fatal, partition))
 

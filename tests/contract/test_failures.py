@@ -130,8 +130,8 @@ def _prompts(**failed: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-OF_REWARD = {"drpo_verl_error": "the reward function raised KeyError", "drpo_verl_error_of_reward": True}
-OTHERWISE = {"drpo_verl_error": "TimeoutError: no tool", "drpo_verl_error_of_reward": False}
+FINAL = {"drpo_verl_error": "the reward function raised KeyError", "drpo_verl_error_is_final": True}
+OTHERWISE = {"drpo_verl_error": "TimeoutError: no tool", "drpo_verl_error_is_final": False}
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ OTHERWISE = {"drpo_verl_error": "TimeoutError: no tool", "drpo_verl_error_of_rew
         ("sync", True, "train", OTHERWISE, False),  # verl replaces the prompt
         ("sync", True, "val", OTHERWISE, True),  # but not a held-out one
         ("colocate_async", False, "train", OTHERWISE, False),
-        ("sync", True, "train", OF_REWARD, True),
-        ("separate_async", False, "train", OF_REWARD, True),
+        ("sync", True, "train", FINAL, True),
+        ("separate_async", False, "train", FINAL, True),
     ],
 )
 def test_a_failed_sample_ends_a_run_unless_verl_replaces_it(
@@ -190,4 +190,4 @@ def test_a_failed_sample_leaves_word(validate: bool, monkeypatch: pytest.MonkeyP
     (arguments,) = put
     assert arguments["key"] == "b" and arguments["partition_id"] == ("val" if validate else "train")
     assert arguments["tag"]["drpo_verl_error"].startswith("AssertionError: Agent loop no such loop not registered")
-    assert arguments["tag"]["drpo_verl_error_of_reward"] is False
+    assert arguments["tag"]["drpo_verl_error_is_final"] is False

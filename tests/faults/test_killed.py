@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 from faults import ENDLESS, Chain, Times, live, wait_for_end
 
 
@@ -30,6 +31,20 @@ def test_the_vllm_server(chain: Chain, times: Times) -> None:
         assert f"the vLLM server (vLLMHttpServer, process {server}) died: " in end.line
         chain.ended(end)
         times.note("the vLLM server is killed", end)
+
+
+def test_the_vllm_engine(chain: Chain, times: Times) -> None:
+    with chain.part() as run:
+        (server,) = run.pids("ray::vLLMHttpServer")
+        (engine,) = [
+            child for child in psutil.Process(server).children() if "multiprocessing.spawn" in " ".join(child.cmdline())
+        ]
+        since = time.monotonic()
+        engine.kill()
+        end = wait_for_end(run, since)
+        assert "EngineDeadError" in end.line or "vLLMHttpServer" in end.line
+        chain.ended(end)
+        times.note("vLLM's engine is killed, and not its server", end)
 
 
 def test_the_only_rank(chain: Chain, times: Times) -> None:
