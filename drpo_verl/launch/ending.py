@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -25,6 +26,7 @@ RESUME_VARIABLE = "DRPO_VERL_RESUME_COMMAND"
 
 _LATEST = "latest_checkpointed_iteration.txt"  # verl's own note of the newest checkpoint that it has finished
 _RESUME_SETTING = "trainer.resume_mode"
+_STEP = re.compile(r"global_step_(\d+)")
 
 
 class RunEndedError(RuntimeError):
@@ -39,8 +41,10 @@ class RunFacts:
         folder: the run's folder.
         checkpoints: where verl puts its checkpoints.
         total_steps: how many steps were asked for; None where verl computes it from the epochs.
-        resume_command: the command that goes on from the newest checkpoint.
-        resumes: whether the run itself has gone on from a checkpoint, if there was one.
+        resume_command: the command that goes on from the newest checkpoint in ``checkpoints``.
+        same_command: the command that has started the run, for one without a checkpoint there.
+        resumes: whether the run itself has gone on from the newest checkpoint there, if there was one.
+        first_step: the step of a checkpoint from elsewhere that it has gone on from; 0 without.
         started: when it started, in seconds of ``time.time()``.
     """
 
@@ -48,18 +52,24 @@ class RunFacts:
     checkpoints: str
     total_steps: int | None
     resume_command: str
+    same_command: str
     resumes: bool
+    first_step: int = 0
     started: float = field(default_factory=time.time)
 
     @classmethod
     def of(cls, config: DictConfig) -> RunFacts:
         """Return the facts of a composed configuration, started by the command line of this process."""
+        trainer, overrides = config.trainer, sys.argv[1:]
+        elsewhere = trainer.resume_mode == "resume_path" and _STEP.search(str(trainer.resume_from_path))
         return cls(
             folder=config.run.dir,
-            checkpoints=str(Path(config.trainer.default_local_dir).absolute()),
-            total_steps=config.trainer.total_training_steps,
-            resume_command=resume_command(sys.argv[1:]),
-            resumes=config.trainer.resume_mode != "disable",
+            checkpoints=str(Path(trainer.default_local_dir).absolute()),
+            total_steps=trainer.total_training_steps,
+            resume_command=resume_command(overrides),
+            same_command=os.environ.get(RESUME_VARIABLE) or _command(overrides),
+            resumes=trainer.resume_mode == "auto",
+            first_step=int(elsewhere[1]) if elsewhere else 0,
         )
 
     @property
@@ -67,7 +77,7 @@ class RunFacts:
         """The last step that was finished; 0 before the first, or where the metrics can not be read."""
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             return int(read_steps(Path(self.folder) / METRICS_FILE)[-1].step)
-        return self.checkpoint or 0 if self.resumes else 0
+        return (self.checkpoint or 0) if self.resumes else self.first_step
 
     @property
     def checkpoint(self) -> int | None:
@@ -113,7 +123,7 @@ class RunFacts:
         """Return a sentence with the checkpoint that there is, and the command that goes on from it."""
         checkpoint = self.checkpoint
         if checkpoint is None:
-            return f"No checkpoint was saved (trainer.save_freq), so that this starts anew: {self.resume_command}"
+            return f"No checkpoint was saved (trainer.save_freq), so that this starts anew: {self.same_command}"
         return f"To go on from the checkpoint of step {checkpoint}: {self.resume_command}"
 
 
@@ -126,9 +136,10 @@ def resume_command(overrides: Sequence[str]) -> str:
     if given := os.environ.get(RESUME_VARIABLE):
         return given
     kept = [each for each in overrides if each.lstrip("+").partition("=")[0] != _RESUME_SETTING]
-    return shlex.join([_python(), "-m", "drpo_verl.train", *kept, f"{_RESUME_SETTING}=auto"])
+    return _command([*kept, f"{_RESUME_SETTING}=auto"])
 
 
-def _python() -> str:
+def _command(overrides: Sequence[str]) -> str:
     found = shutil.which("python")
-    return "python" if found and os.path.abspath(found) == os.path.abspath(sys.executable) else sys.executable
+    here = found is not None and os.path.abspath(found) == os.path.abspath(sys.executable)
+    return shlex.join(["python" if here else sys.executable, "-m", "drpo_verl.train", *overrides])

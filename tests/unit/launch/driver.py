@@ -18,7 +18,7 @@ from drpo_verl.launch.ending import RunFacts
 
 
 def main(folder: Path, how: str) -> None:
-    facts = RunFacts(str(folder), str(folder / "checkpoints"), 5, "go on", resumes=False)
+    facts = RunFacts(str(folder), str(folder / "checkpoints"), 5, "go on", "begin again", resumes=False)
     with cleaned_up_afterwards(facts, own_ray=True, patience=0.5) as cleanup:
         left = subprocess.Popen(["sleep", "1000"], start_new_session=True)
         semaphore = multiprocessing.get_context("spawn").Semaphore()

@@ -59,7 +59,7 @@ def test_what_a_driver_leaves_is_cleared_away(how: str, tmp_path: Path) -> None:
     if how == "killed":  # nobody else can say it
         assert said == [
             "error: the run's own process (drpo_verl.train) was killed or crashed, before the end of step 1. No "
-            "checkpoint was saved (trainer.save_freq), so that this starts anew: go on"
+            "checkpoint was saved (trainer.save_freq), so that this starts anew: begin again"
         ]
         assert json.loads((tmp_path / "summary.json").read_text())["ended"]["steps"] == 0
     else:

@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from drpo_verl.launch.ending import RunFacts, resume_command
 
 
 def _facts(folder: Path, *, resumes: bool = False, total_steps: int | None = 5) -> RunFacts:
-    return RunFacts(str(folder), str(folder / "checkpoints"), total_steps, "go on", resumes, time.time() - 10)
+    started = time.time() - 10
+    checkpoints = str(folder / "checkpoints")
+    return RunFacts(str(folder), checkpoints, total_steps, "go on", "begin again", resumes, started=started)
 
 
 def _steps(folder: Path, *steps: int) -> None:
@@ -38,7 +41,7 @@ def test_the_step_is_named(steps: tuple[int, ...], where: str, tmp_path: Path) -
         _steps(tmp_path, *steps)
     line = _facts(tmp_path).end("the disk is full")
     assert line == (
-        f"the disk is full, {where}. No checkpoint was saved (trainer.save_freq), so that this starts anew: go on"
+        f"the disk is full, {where}. No checkpoint was saved (trainer.save_freq), so that this starts anew: begin again"
     )
     ended = json.loads((tmp_path / "summary.json").read_text())["ended"]
     assert ended == {"steps": max(steps, default=0), "of": 5, "why": "the disk is full"}
@@ -90,3 +93,22 @@ def test_the_command_is_one_for_a_shell() -> None:
 def test_a_script_knows_its_own_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRPO_VERL_RESUME_COMMAND", "recipes/submit.sh cpu_tiny RESUME_MODE=auto")
     assert resume_command(["a=b"]) == "recipes/submit.sh cpu_tiny RESUME_MODE=auto"
+
+
+@pytest.mark.parametrize(
+    ("mode", "resumes", "first_step"), [("disable", False, 0), ("auto", True, 0), ("resume_path", False, 40)]
+)
+def test_where_a_run_has_started(
+    mode: str, resumes: bool, first_step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = {
+        "default_local_dir": "checkpoints", "total_training_steps": None, "resume_mode": mode,
+        "resume_from_path": "/other/checkpoints/global_step_40/",
+    }  # fmt: skip
+    overrides = [f"trainer.resume_mode={mode}", "trainer.resume_from_path=/other/checkpoints/global_step_40/"]
+    monkeypatch.setattr("sys.argv", ["train", *overrides])
+    facts = RunFacts.of(OmegaConf.create({"run": {"dir": str(tmp_path)}, "trainer": trainer}))
+    assert (facts.resumes, facts.first_step, facts.steps) == (resumes, first_step, first_step)
+    # With a checkpoint of its own it goes on from that, and without one as it has started.
+    assert shlex.split(facts.resume_command)[3:] == [overrides[1], "trainer.resume_mode=auto"]
+    assert shlex.split(facts.same_command)[3:] == overrides
