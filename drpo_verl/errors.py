@@ -30,9 +30,11 @@ def root_cause(error: BaseException) -> BaseException:
 def describe_error(error: BaseException) -> str:
     """Say in one line what was raised, in whichever of Ray's workers."""
     error = root_cause(error)
-    lines = str(error).strip().splitlines() or [""]
+    # An exception that is made with several texts, as vLLM's are, is shown as a tuple of them.
+    whole = str(error.args[0] if str(error) == str(error.args) and error.args else error)
+    lines = whole.strip().splitlines() or [""]
     # Where there is no exception but Ray's text of one, its last line says what it was.
-    text = lines[-1] if "Traceback" in str(error) else " ".join(lines)
+    text = lines[-1] if "Traceback" in whole else " ".join(lines)
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 

@@ -79,3 +79,4 @@ def test_an_error_is_the_innermost_one() -> None:
     )
     assert describe_error(UserError("set x")) == "set x"
     assert describe_error(RuntimeError()) == "RuntimeError: "
+    assert describe_error(RuntimeError("the engine is dead", "again")) == "RuntimeError: the engine is dead"
