@@ -23,7 +23,7 @@ _ERROR, _FINAL = "drpo_verl_error", "drpo_verl_error_is_final"
 """Tags of a prompt in TransferQueue whose rollout has failed: why, and whether that of another prompt would, too."""
 
 _SHOWN = 120
-"""Characters of a response that a message shows."""
+"""Characters of a ground truth that a message shows."""
 
 
 class RewardError(UserError):
@@ -92,7 +92,7 @@ def _sample(data: Any) -> str:
     fields: Mapping[str, Any] = data.non_tensor_batch
     source, model = (fields[name][-1] if name in fields else None for name in ("data_source", "reward_model"))
     truth = model.get("ground_truth") if isinstance(model, Mapping) else None
-    return f"(data source {source!r}, ground truth {str(truth)[:_SHOWN]!r})"
+    return f"(data source {str(source)!r}, ground truth {str(truth)[:_SHOWN]!r})"
 
 
 def refuse_empty_responses(output: Any) -> None:
