@@ -35,7 +35,7 @@ def _sample() -> DataProto:
     return DataProto.from_dict(
         {"responses": ids, "attention_mask": torch.ones_like(ids)},
         {
-            "data_source": np.array(["sums"], dtype=object),
+            "data_source": np.array(["sums"]),
             "reward_model": np.array([{"style": "rule", "ground_truth": "46"}], dtype=object),
             "extra_info": np.array([{"index": 0}], dtype=object),
         },
