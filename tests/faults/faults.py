@@ -148,7 +148,7 @@ def wait_for_end(run: LiveRun, since: float, limit: float = END_SECONDS, note: b
     try:
         returncode = run.process.wait(max(0.1, since + limit - time.monotonic()))
     except subprocess.TimeoutExpired:
-        raise AssertionError(f"the run goes on {limit} s after the fault\n{run.explain()}") from None
+        raise AssertionError(f"the run goes on {limit:g} s after the fault\n{run.explain()}") from None
     ended = time.monotonic()
     while (left := _left(run)) and time.monotonic() < ended + GONE_SECONDS:
         time.sleep(0.5)

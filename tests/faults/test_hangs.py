@@ -7,7 +7,7 @@ import re
 import signal
 import time
 
-from faults import STALL_SECONDS, STALLS, Chain, Times, wait_for_end
+from faults import END_SECONDS, STALL_SECONDS, STALLS, Chain, Times, wait_for_end
 
 from drpo_verl.launch.console import EXIT_STALLED
 
@@ -17,7 +17,7 @@ def test_the_vllm_server(chain: Chain, times: Times) -> None:
         (server,) = run.pids("ray::vLLMHttpServer")
         since = time.monotonic()
         os.kill(server, signal.SIGSTOP)
-        end = wait_for_end(run, since + STALL_SECONDS)
+        end = wait_for_end(run, since, limit=STALL_SECONDS + END_SECONDS)
         assert end.returncode == EXIT_STALLED
         assert f"run.stall_seconds={STALL_SECONDS}" in end.line
         assert re.search(rf"process {server} \(ray::vLLMHttpServer[^)]*\) is stopped by a signal", end.line)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from faults import ENDLESS, STALL_SECONDS, STALLS, Times, live, wait_for_end
+from faults import END_SECONDS, ENDLESS, STALL_SECONDS, STALLS, Times, live, wait_for_end
 
 FUNCTIONS = Path(__file__).with_name("reward_functions.py")
 FAULTS = {
@@ -15,6 +15,7 @@ FAULTS = {
     "nan": "the reward function returned nan, and has to return a finite number (data source ",
     "text": "the reward function returned '0.5', and has to return a finite number (data source ",
 }
+WORDS = {"raises": "raises", "none": "returns None", "nan": "returns NaN", "text": "returns text"}
 
 
 def reward(name: str) -> tuple[str, str]:
@@ -29,14 +30,14 @@ def test_a_reward_that_is_no_number(name: str, tmp_path: Path, times: Times) -> 
         end = wait_for_end(run, time.monotonic())
         assert FAULTS[name] in end.line
         assert end.step == 1 and end.checkpoint is None
-        times.note(f"a reward function {'raises' if name == 'raises' else f'returns {name}'}", end)
+        times.note(f"a reward function {WORDS[name]}", end)
 
 
 def test_a_reward_that_never_comes(tmp_path: Path, times: Times) -> None:
     with live(tmp_path / "hangs", *ENDLESS, STALLS, *reward("hangs_later")) as run:
         run.wait_for_steps(1)
         since = time.monotonic()
-        end = wait_for_end(run, since + STALL_SECONDS / 2)
+        end = wait_for_end(run, since, limit=STALL_SECONDS / 2 + END_SECONDS)
         assert f"the reward function has not returned within {STALL_SECONDS / 2:g} s" in end.line
         assert end.step == 2
         times.note(f"a reward function hangs, with `run.stall_seconds={STALL_SECONDS}`", end)
