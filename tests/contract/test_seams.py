@@ -116,7 +116,11 @@ _WRAPPED = {
     "verl.experimental.agent_loop.agent_loop.AgentLoopWorker": ("_run_agent_loop", "__init__"),
     "verl.experimental.agent_loop.agent_loop.AgentLoopOutput": ("as_dict",),
     "verl.workers.rollout.llm_server.LLMServerClient": ("generate",),
-    "verl.trainer.ppo.v1.replay_buffer.ReplayBuffer": ("__init__", "_materialize_batch", "_sync_metadata_from_transfer_queue"),
+    "verl.trainer.ppo.v1.replay_buffer.ReplayBuffer": (
+        "__init__",
+        "_materialize_batch",
+        "_sync_metadata_from_transfer_queue",
+    ),
     "verl.workers.engine_workers.ActorRolloutRefWorker": ("init_model", "update_weights"),
     "verl.trainer.ppo.v1.trainer_base.PPOTrainer": ("__init__",),
     "verl.experimental.reward_loop.reward_loop.RewardLoopWorker": ("__init__", "compute_score"),
