@@ -214,7 +214,11 @@ def _run(config: DictConfig) -> None:
             OmegaConf.resolve(config)  # verl does it in a worker, whose environment (a cluster's) may be another
         _train(config, folder, cluster, facts, cleanup)
     _summarise(config, folder, Console())
-    require_all_steps(config, folder, sys.argv[1:])
+    try:
+        require_all_steps(config, folder, sys.argv[1:])
+    except ShortfallError as error:
+        facts.end(str(error).partition(": ")[0])
+        raise
 
 
 def _starts_ray(config: DictConfig, cluster: str | None) -> bool | None:
