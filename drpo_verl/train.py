@@ -270,7 +270,7 @@ def _train(config: DictConfig, folder: Path, cluster: str | None, facts: RunFact
             raise
         except Exception as error:
             # A process that has died is the cause, and what verl says of it the consequence.
-            raise RunEndedError(facts.end(watch.wait() or describe_error(error))) from error
+            raise RunEndedError(facts.end(watch.wait(error) or describe_error(error))) from error
         finally:
             follower.finish()
             ray.shutdown()  # here, since what its processes say as they end belongs into the logs

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from drpo_verl import seams
+from drpo_verl.errors import root_cause
 from drpo_verl.launch.processes import processes_of, stopped, title
 
 NOTICE_SECONDS = 2.0
+MISSING_SECONDS = 20.0
 
 _ROLES = {
     "WorkerDict": "a trainer's rank",
@@ -65,9 +67,13 @@ class DeathWatch:
         except Exception:  # Ray is just being started or ended
             return []
 
-    def wait(self, seconds: float = NOTICE_SECONDS) -> str | None:
-        """Return the first death, for which Ray may take a moment after the error that it causes; None without any."""
-        deadline = time.monotonic() + seconds
+    def wait(self, error: BaseException) -> str | None:
+        """Return the first death, of which Ray may know only after the error that it causes; None without any."""
+        from ray.exceptions import RayActorError
+
+        # An actor that does not answer may have gone with its node, which Ray finds out later.
+        missing = isinstance(root_cause(error), RayActorError)
+        deadline = time.monotonic() + (MISSING_SECONDS if missing else NOTICE_SECONDS)
         while not (deaths := self.find()) and self._works and time.monotonic() < deadline:
             time.sleep(0.2)
         return deaths[0] if deaths else None

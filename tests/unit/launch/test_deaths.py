@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from ray.core.generated.common_pb2 import ActorDeathCause
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorUnavailableError, RayTaskError
 
 from drpo_verl.errors import UserError, describe_error, root_cause
 from drpo_verl.launch.deaths import DeathWatch, _describe
@@ -66,7 +68,23 @@ def test_an_actor_is_called_by_what_it_is_for(name: str, ray_name: str, said: st
 def test_without_ray_nothing_dies() -> None:
     watch = DeathWatch("no run")
     assert watch.find() == [] and watch.stopped() == []
-    assert watch.wait(seconds=0.0) is None
+
+
+class _Later(DeathWatch):
+    """Ray finds out after half a second."""
+
+    started = time.monotonic()
+
+    def find(self) -> list[str]:
+        return ["an actor died"] if time.monotonic() > self.started + 0.5 else []
+
+
+def test_an_actor_that_does_not_answer_is_given_time_to_be_found_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drpo_verl.launch.deaths.NOTICE_SECONDS", 0.0)
+    for error, said in ((ValueError("x"), None), (ActorUnavailableError("Socket closed", None), "an actor died")):
+        monkeypatch.setattr(_Later, "started", time.monotonic())
+        task = RayTaskError("step", "Traceback ...", error).as_instanceof_cause()
+        assert _Later("no run").wait(task) == said
 
 
 def test_an_error_is_the_innermost_one() -> None:
