@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def test_all_right_and_all_wrong(tmp_path: Path, times: Times) -> None:
 def test_a_response_without_any_token(tmp_path: Path, times: Times) -> None:
     agent = "actor_rollout_ref.rollout.agent"
     overrides = (f"{agent}.agent_loop_config_path={AGENTS}", f"{agent}.default_agent_loop=sometimes_empty")
-    with live(tmp_path / "empty", *ENDLESS, *overrides) as run:
+    path = os.pathsep.join([str(AGENTS.parent), os.environ.get("PYTHONPATH", "")])
+    with live(tmp_path / "empty", *ENDLESS, *overrides, variables={"PYTHONPATH": path}) as run:
         run.wait_until(lambda: "has no token" in run.log)
         end = wait_for_end(run, time.monotonic())
         assert "a sample could not be rolled out: the response to a prompt of " in end.line
