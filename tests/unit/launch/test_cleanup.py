@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -71,9 +72,10 @@ def test_what_a_driver_leaves_is_cleared_away(how: str, tmp_path: Path) -> None:
 def test_a_stopped_process_is_told_from_one_that_runs() -> None:
     process = subprocess.Popen(["sleep", "1000"])
     try:
+        time.sleep(0.5)  # until it is itself, and not yet a copy of this process
         assert processes.stopped([process.pid]) == [] and processes.title(process.pid) == "sleep 1000"
-        process.send_signal(19)
-        time.sleep(0.2)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)
         assert processes.stopped([process.pid, 2**22 + 1]) == [process.pid]
     finally:
         process.kill()
