@@ -114,7 +114,6 @@ _WRAPPED = {
     "verl.experimental.agent_loop.agent_loop.AgentLoopOutput": ("as_dict",),
     "verl.trainer.ppo.v1.agent_loop_tq.AgentLoopManagerTQ": ("generate_sequences",),
     "verl.experimental.agent_loop.agent_loop.AgentLoopWorker": ("_run_agent_loop", "__init__"),
-    "verl.experimental.agent_loop.agent_loop.AgentLoopOutput": ("as_dict",),
     "verl.workers.rollout.llm_server.LLMServerClient": ("generate",),
     "verl.trainer.ppo.v1.replay_buffer.ReplayBuffer": (
         "__init__",
