@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 OVERLAYS  := $(VENV)/megatron/.installed $(VENV)/verl-0.9.0/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: study study-smoke help setup setup-gpu demo demo-gpu smoke smollm2 test test-gpu bench-gpu test-unit test-configuration test-contract test-e2e browser lint docs methods top-k diagnostics weights anchors probe mismatch bench lock clean
+.PHONY: study study-smoke help setup setup-gpu demo demo-gpu smoke smollm2 test test-gpu bench-gpu test-unit test-configuration test-contract test-e2e test-faults browser lint docs reliability methods top-k diagnostics weights anchors probe mismatch bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 32
@@ -77,6 +77,10 @@ test-e2e: $(INSTALLED)  ## real runs, and engines; the tests for a GPU, on the C
 test-gpu:  ## the tests for one GPU of 24 GB or more, under five minutes (DEVICE=cpu: the same bodies on a CPU)
 	$(GPU_PYTHON) -m pytest tests/gpu --device $(DEVICE)
 
+test-faults: $(INSTALLED)  ## real runs into which faults are injected; their times are in outputs/faults.jsonl
+	@mkdir -p outputs && rm -f outputs/faults.jsonl
+	FAULT_TIMES=outputs/faults.jsonl $(BIN)/python -m pytest tests/faults
+
 browser:  ## install chromium, in which the report is tested (Debian, as root)
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium
@@ -89,6 +93,9 @@ lint: $(INSTALLED)  ## ruff and mypy
 docs: $(INSTALLED)  ## write the tables of metrics and methods from the code
 	$(BIN)/python docs/metrics_tables.py docs/metrics.md
 	$(BIN)/python docs/methods_table.py
+
+reliability: $(INSTALLED)  ## write the table of docs/reliability.md from the last `make test-faults`
+	$(BIN)/python docs/reliability_table.py outputs/faults.jsonl docs/reliability.md
 
 top-k diagnostics: %: $(INSTALLED)  ## what they cost in a step
 	$(BIN)/python -m benchmarks.$(subst -,_,$*)

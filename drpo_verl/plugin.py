@@ -203,6 +203,28 @@ def _aggregation(module: ModuleType) -> None:
     aggregator._get_aggregation_type = keep_the_last(aggregator._get_aggregation_type)
 
 
+@when_imported("verl.experimental.reward_loop.reward_loop", "A reward that is no number reaches the trainer.")
+def _rewards(module: ModuleType) -> None:
+    from drpo_verl.adapters.failures import check_rewards
+
+    check_rewards(module.RewardLoopWorker)
+
+
+@when_imported("verl.experimental.agent_loop.agent_loop", "It is not said why a sample's rollout has failed.")
+def _rollouts(module: ModuleType) -> None:
+    from drpo_verl.adapters.failures import refuse_empty_responses, report_failures
+
+    report_failures(module.AgentLoopWorker)
+    refuse_empty_responses(module.AgentLoopOutput)
+
+
+@when_imported("verl.trainer.ppo.v1.replay_buffer", "A sample whose rollout has failed is left out of its group.")
+def _replay_buffer(module: ModuleType) -> None:
+    from drpo_verl.adapters.failures import raise_failures
+
+    raise_failures(module.ReplayBuffer)
+
+
 if cpu.is_selected():
     from drpo_verl.cpu import verl_hooks  # noqa: F401  registers the platform and its workarounds
 

@@ -28,9 +28,11 @@ from drpo_verl.configuration import search_path
 from drpo_verl.configuration.compose import CompositionError, compose_run
 from drpo_verl.configuration.method import method_of
 from drpo_verl.configuration.run_config import WORKER_CPUS, RunConfig
-from drpo_verl.configuration.sections import ENVIRONMENT
+from drpo_verl.configuration.sections import ENVIRONMENT, RUN_VARIABLE
 from drpo_verl.configuration.seeds import SETTING
 from drpo_verl.cpu.prefork import fork_server
+from drpo_verl.errors import describe_error
+from drpo_verl.launch.cleanup import Cleanup, cleaned_up_afterwards
 from drpo_verl.launch.cluster import (
     RAY_INIT,
     cluster_address,
@@ -40,6 +42,8 @@ from drpo_verl.launch.cluster import (
     require_shared_folder,
 )
 from drpo_verl.launch.console import Follower, logs_to_file
+from drpo_verl.launch.deaths import DeathWatch
+from drpo_verl.launch.ending import RunEndedError, RunFacts
 from drpo_verl.metrics.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.preflight import check_run
 from drpo_verl.preflight.resume import go_on_from_a_whole_step
@@ -139,6 +143,10 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
             console.print(f"{name:>10}: {_display_path(folder / place)}", highlight=False, soft_wrap=True)
 
 
+def _where_the_logs_are(log: Path) -> str:
+    return f"The logs are in {_display_path(log)}"
+
+
 def _display_path(path: Path) -> str:
     try:
         here = Path.cwd()
@@ -180,7 +188,10 @@ def _run(config: DictConfig) -> None:
         export_environment(config)
         OmegaConf.update(config, f"{ENVIRONMENT}.VERL_FILE_LOGGER_PATH", str(metrics), force_add=True)
         os.environ["VERL_FILE_LOGGER_PATH"] = str(metrics)
+        facts = RunFacts.of(config)
     with contextlib.ExitStack() as until_the_end:
+        cleanup = until_the_end.enter_context(cleaned_up_afterwards(facts, _starts_ray(config, cluster)))
+        OmegaConf.update(config, f"{ENVIRONMENT}.{RUN_VARIABLE}", cleanup.mark, force_add=True)
         if _can_prefork(config):
             python = until_the_end.enter_context(fork_server(log))
             OmegaConf.update(config, f"{_RUNTIME_ENV}.py_executable", shlex.quote(python), force_add=True)
@@ -201,40 +212,65 @@ def _run(config: DictConfig) -> None:
         with open_dict(config):
             prepare(config)
             OmegaConf.resolve(config)  # verl does it in a worker, whose environment (a cluster's) may be another
-        _train(config, folder, cluster)
+        _train(config, folder, cluster, facts, cleanup)
     _summarise(config, folder, Console())
-    require_all_steps(config, folder, sys.argv[1:])
+    try:
+        require_all_steps(config, folder, sys.argv[1:])
+    except ShortfallError as error:
+        facts.end(str(error).partition(": ")[0])
+        raise
+
+
+def _starts_ray(config: DictConfig, cluster: str | None) -> bool | None:
+    """Whether the run starts a Ray of its own; None where Ray decides it by what runs on this machine."""
+    if cluster is not None:
+        return False
+    return True if OmegaConf.select(config, f"{RAY_INIT}.address") == "local" else None
 
 
 def _can_prefork(config: DictConfig) -> bool:
     """Whether workers can be forked: of a run on a CPU with a Ray of its own, which starts them in the usual way."""
     runtime_env = OmegaConf.select(config, _RUNTIME_ENV) or {}
     others = [name for name in ("py_executable", "pip", "uv", "conda", "image_uri") if runtime_env.get(name)]
-    own_ray = OmegaConf.select(config, f"{RAY_INIT}.address") == "local"
+    own_ray = bool(_starts_ray(config, cluster_address(config)))
     return bool(config.run.prefork) and cpu.is_selected() and own_ray and not others
 
 
-def _train(config: DictConfig, folder: Path, cluster: str | None) -> None:
+def _train(config: DictConfig, folder: Path, cluster: str | None, facts: RunFacts, cleanup: Cleanup) -> None:
+    """Train to the end.
+
+    Raises:
+        RunEndedError: training has ended early.
+    """
     import ray
 
     log = folder / LOG_FILE
     with logs_to_file(log) as console:
         if cluster is not None:
             require_free_cluster(cluster)
+
+        def give_up(why: str, hint: str, exit_code: int) -> None:
+            message = "\n".join(filter(None, [facts.end(why), hint, _where_the_logs_are(log)]))
+            console.print(f"\nerror: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+            cleanup.ending_is_said()
+            # The main thread waits inside Ray and can not be interrupted; Ray's processes end with the driver's.
+            os._exit(exit_code)
+
         monitor = Monitor(parse_alerts(config.get(SECTION)), nan="NaN or infinite")
+        watch = DeathWatch(cleanup.mark)
         follower = Follower(
-            folder, console, config.trainer.total_training_steps, config.run.stall_seconds, log, monitor
-        )
+            folder, console, config.trainer.total_training_steps, config.run.stall_seconds, log, monitor, watch,
+            give_up,
+        )  # fmt: skip
         follower.start()
         try:
             run_verl(config)
-        except SystemExit:  # raised by Ray's handler of SIGTERM, which `ray job stop` sends
-            console.print(
-                "stopped. The same command with trainer.resume_mode=auto goes on from the last checkpoint in "
-                f"{_display_path(Path(config.trainer.default_local_dir))}",
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
+        except (SystemExit, KeyboardInterrupt):  # SystemExit: of Ray's handler of SIGTERM, which `ray job stop` sends
+            console.print(facts.end("stopped"), markup=False, highlight=False, soft_wrap=True)
             raise
+        except Exception as error:
+            # A process that has died is the cause, and what verl says of it the consequence.
+            raise RunEndedError(facts.end(watch.wait(error) or describe_error(error))) from error
         finally:
             follower.finish()
             ray.shutdown()  # here, since what its processes say as they end belongs into the logs
@@ -245,15 +281,13 @@ def _main(config: DictConfig) -> None:
     try:
         _run(config)
     except Exception as error:
-        # Hydra wraps what a configured class raises; Ray, what a worker raised, with its whole traceback as text.
+        # Hydra wraps what a configured class raises.
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        message = str(cause)
-        if not isinstance(cause, ValueError | AssertionError | ShortfallError):
-            message = f"{type(cause).__name__}: {(message.strip().splitlines() or [''])[-1]}"
+        plain = isinstance(cause, ValueError | AssertionError | RunEndedError | ShortfallError)
         log = Path(config.run.dir) / LOG_FILE
-        with log.open("a") as file:
+        with contextlib.suppress(OSError), log.open("a") as file:  # a full disk must not hide the error
             traceback.print_exception(error, file=file)
-        sys.exit(f"\nerror: {message}\nThe logs are in {_display_path(log)}")
+        sys.exit(f"\nerror: {cause if plain else describe_error(cause)}\n{_where_the_logs_are(log)}")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ if (($# == 0)) || [[ $1 == *=* ]]; then
     exit 2
 fi
 EXPERIMENT=$1
+ARGUMENTS=("$@")
 shift
 
 # ---- user-adjustable; empty: as the experiment has it ----
@@ -25,6 +26,20 @@ TOTAL_STEPS=${TOTAL_STEPS:-}
 SAVE_FREQ=${SAVE_FREQ:-}      # steps
 TEST_FREQ=${TEST_FREQ:-}      # steps
 # ---- end user-adjustable ----
+
+# What the run says when it ends early; submit.sh has a command of its own.
+if [[ -z ${DRPO_VERL_RESUME_COMMAND:-} ]]; then
+    RESUME=(env)
+    for name in SHARED_DIR METHOD HARDWARE MODEL_PATH RUN_NAME TOTAL_STEPS SAVE_FREQ TEST_FREQ; do
+        [[ -z ${!name} ]] || RESUME+=("$name=${!name}")
+    done
+    RESUME+=("$0")
+    for argument in "${ARGUMENTS[@]}"; do
+        [[ $argument == trainer.resume_mode=* ]] || RESUME+=("$argument")
+    done
+    printf -v DRPO_VERL_RESUME_COMMAND '%q ' "${RESUME[@]}" trainer.resume_mode=auto
+    export DRPO_VERL_RESUME_COMMAND=${DRPO_VERL_RESUME_COMMAND% }
+fi
 
 if [[ -z $METHOD && $EXPERIMENT == dppo/* ]]; then
     METHOD=dppo_binary_tv

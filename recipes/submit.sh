@@ -31,12 +31,22 @@ for argument; do
     esac
 done
 
+# What the run says when it ends early. The same submission id again would be refused.
+RESUME=("$0" "$EXPERIMENT")
+for argument; do
+    case $argument in
+        --submission-id=* | RESUME_MODE=* | trainer.resume_mode=*) ;;
+        *) RESUME+=("$argument") ;;
+    esac
+done
+printf -v RESUME_COMMAND '%q ' "${RESUME[@]}" trainer.resume_mode=auto
+
 ERRORS=$(mktemp)
 trap 'rm -f "$ERRORS"' EXIT
 
 submit() {
     ray job submit --runtime-env=recipes/job.yaml "${OPTIONS[@]}" \
-        -- env "${VARIABLES[@]}" bash recipes/launch.sh "$EXPERIMENT" "${OVERRIDES[@]}" 2>&1 >&3 | tee "$ERRORS" >&2
+        -- env DRPO_VERL_RESUME_COMMAND="${RESUME_COMMAND% }" "${VARIABLES[@]}" bash recipes/launch.sh "$EXPERIMENT" "${OVERRIDES[@]}" 2>&1 >&3 | tee "$ERRORS" >&2
 } 3>&1
 
 until submit; do

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -34,8 +35,9 @@ def engine_environment(device: str, model: str) -> dict[str, str]:
     """
     variables: dict[str, str] = {}
     if device == "cpu":
-        run = OmegaConf.load(config_dir() / _CPU_RUN).ray_kwargs.ray_init.runtime_env.env_vars
-        variables = {name: str(value) for name, value in run.items() if name.startswith(_NEEDED)}
+        run: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / _CPU_RUN))
+        of_run = run["ray_kwargs"]["ray_init"]["runtime_env"]["env_vars"]
+        variables = {name: str(value) for name, value in of_run.items() if name.startswith(_NEEDED)}
         # The processes of a run share the cores; offline engines run one after the other.
         variables["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
         variables["VLLM_TARGET_DEVICE"] = "cpu"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from drpo_verl.errors import UserError
 
 _ARGUMENTS, _ANSWER, _ERROR = "arguments.pickle", "answer.pickle", "error.txt"
 _POLL_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
 def run(
@@ -44,7 +47,7 @@ def run(
         folder = Path(name)
         (folder / _ARGUMENTS).write_bytes(pickle.dumps(arguments))
         process = subprocess.Popen(
-            [sys.executable, "-m", module, name],
+            [sys.executable, "-m", module, name, str(os.getpid())],
             stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **variables},
         )  # fmt: skip
         try:
@@ -67,8 +70,12 @@ def run(
 
 
 def serve(function: Callable[..., Any]) -> None:
-    """Be the process that ``run`` starts: leave the function's answer for it, or the reason why there is none."""
-    folder = Path(sys.argv[1])
+    """Be the process that ``run`` starts: leave the function's answer for it, or the reason why there is none.
+
+    It ends with the process that has started it, even where that is killed.
+    """
+    folder, parent = Path(sys.argv[1]), int(sys.argv[2])
+    _end_with(parent)
     try:
         answer = function(*pickle.loads((folder / _ARGUMENTS).read_bytes()))
         (folder / _ANSWER).write_bytes(pickle.dumps(answer))
@@ -77,4 +84,11 @@ def serve(function: Callable[..., Any]) -> None:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         (folder / _ERROR).write_text(" ".join(reason.split()))
         # Not raised again: on a normal exit, vLLM's own handlers end its processes.
+        sys.exit(1)
+
+
+def _end_with(parent: int) -> None:
+    """Have Linux end this process when its parent is gone, since nobody would take the answer."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # gone before that
         sys.exit(1)

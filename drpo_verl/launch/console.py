@@ -8,25 +8,32 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from drpo_verl.launch.deaths import DeathWatch
 from drpo_verl.metrics import names
 from drpo_verl.metrics.alerts import Monitor
 from drpo_verl.run_folder.steps import METRICS_FILE, Step, StepReader, name_of_mean
 
 EXIT_STALLED = 3
+EXIT_DIED = 4
+_STALL_HINT = (
+    "The usual cause is a weight sync that failed inside vLLM: look for 'Error' in the logs. If your steps really take "
+    "longer, raise run.stall_seconds."
+)
+DEATH_SECONDS = 5.0
+"""How long verl may take to end by itself when one of its processes has died."""
 
 
 @contextlib.contextmanager
 def logs_to_file(path: Path) -> Iterator[Console]:
     """Send this process's output, and what Ray prints of its workers', to a file; yields the terminal as it was."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     terminal, errors = os.dup(1), os.dup(2)
     with path.open("ab", buffering=0) as log, os.fdopen(os.dup(terminal), "w") as screen:
         os.dup2(log.fileno(), 1)
@@ -34,12 +41,17 @@ def logs_to_file(path: Path) -> Iterator[Console]:
         try:
             yield Console(file=screen)
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _flush()
             os.dup2(terminal, 1)
             os.dup2(errors, 2)
             os.close(terminal)
             os.close(errors)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # the disk of the log is full
+            stream.flush()
 
 
 def describe(step: Step) -> str:
@@ -67,9 +79,10 @@ def describe(step: Step) -> str:
 
 
 class Follower(threading.Thread):
-    """Follows a run's metrics file: shows each step as it comes, and ends a run that has stopped coming forward.
+    """Follows a run's metrics file: shows each step as it comes, and ends a run that can not go on.
 
-    A failed weight sync between trainer and rollout engine hangs a verl job for ever instead of failing it.
+    A failed weight sync between trainer and rollout engine hangs a verl job for ever instead of failing it, and so may
+    the death of one of its processes.
 
     Args:
         folder: the run's folder.
@@ -78,6 +91,8 @@ class Follower(threading.Thread):
         stall_seconds: a run without a new step for so many seconds has hung.
         log: the file with the run's logs, to point to.
         monitor: the alerts that are announced.
+        watch: knows what of the run has died by itself.
+        give_up: ends this process, given the reason, what to look for, and the exit code.
     """
 
     def __init__(
@@ -88,6 +103,8 @@ class Follower(threading.Thread):
         stall_seconds: float,
         log: Path,
         monitor: Monitor,
+        watch: DeathWatch,
+        give_up: Callable[[str, str, int], None],
     ) -> None:
         super().__init__(name="follow-metrics", daemon=True)
         self._reader = StepReader(folder / METRICS_FILE, left_out=lambda line: self._warn(f"left out: {line}"))
@@ -96,6 +113,8 @@ class Follower(threading.Thread):
         self._stall_seconds = stall_seconds
         self._log = log
         self._monitor = monitor
+        self._watch = watch
+        self._give_up = give_up
         self._finished = threading.Event()
 
     def finish(self) -> None:
@@ -130,24 +149,19 @@ class Follower(threading.Thread):
                     last_sign_of_life = time.monotonic()
                 if finished:
                     return
+                if deaths := self._watch.find():
+                    # verl may say more about it, and ends by itself then.
+                    if not self._finished.wait(DEATH_SECONDS):
+                        progress.stop()
+                        self._give_up(deaths[0], "", EXIT_DIED)
+                    continue
                 if time.monotonic() - last_sign_of_life > self._stall_seconds:
-                    self._give_up(progress)
+                    progress.stop()
+                    hung = f"the run has hung: no step finished within run.stall_seconds={self._stall_seconds:g}"
+                    self._give_up("; ".join([hung, *self._watch.stopped()]), _STALL_HINT, EXIT_STALLED)
 
     def _warn(self, text: str) -> None:
         # A style of print's own would colour the progress bar, too.
         self._console.print(Text(f"warning: {text}", style="bold yellow"), soft_wrap=not self._console.is_terminal)
-        with self._log.open("a") as log:
+        with contextlib.suppress(OSError), self._log.open("a") as log:  # a full disk does not end the following
             log.write(f"warning: {text}\n")
-
-    def _give_up(self, progress: Progress) -> None:
-        progress.stop()
-        self._console.print(
-            f"error: no step finished within run.stall_seconds={self._stall_seconds:g}, so the run has hung and is "
-            f"ended. The usual cause is a weight sync that failed inside vLLM: look for 'Error' in {self._log}. "
-            "If your steps really take longer, raise run.stall_seconds.",
-            style="red",
-            highlight=False,
-            soft_wrap=True,
-        )
-        # The main thread waits inside Ray and can not be interrupted; Ray's processes end with the driver's.
-        os._exit(EXIT_STALLED)

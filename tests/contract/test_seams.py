@@ -77,6 +77,20 @@ class _ReplayBufferOfBatches(_ReplayBuffer):
     def _materialize_batch(self, uids: list[str]) -> None: ...
 
 
+class _ReplayBufferOfTags(_ReplayBuffer):
+    def _materialize_batch(self, partition_id: str, selected_prompt_uids: list[str]) -> None: ...
+
+
+class _OtherRewardWorker:
+    def __init__(self, config: object) -> None: ...
+
+    async def compute_score(self, batch: Any) -> dict[str, Any]: ...
+
+
+class _OtherAgentLoopWorker:
+    async def _run_agent_loop(self, sampling_params: dict[str, Any], prompt: Any, **kwargs: Any) -> None: ...
+
+
 class _OtherManager:
     def generate_sequences(self, batch: object) -> None: ...
 
@@ -101,10 +115,14 @@ _WRAPPED = {
     "verl.trainer.ppo.v1.agent_loop_tq.AgentLoopManagerTQ": ("generate_sequences",),
     "verl.experimental.agent_loop.agent_loop.AgentLoopWorker": ("_run_agent_loop", "__init__"),
     "verl.workers.rollout.llm_server.LLMServerClient": ("generate",),
-    "verl.trainer.ppo.v1.replay_buffer.ReplayBuffer": ("__init__", "_materialize_batch"),
+    "verl.trainer.ppo.v1.replay_buffer.ReplayBuffer": (
+        "__init__",
+        "_materialize_batch",
+        "_sync_metadata_from_transfer_queue",
+    ),
     "verl.workers.engine_workers.ActorRolloutRefWorker": ("init_model", "update_weights"),
     "verl.trainer.ppo.v1.trainer_base.PPOTrainer": ("__init__",),
-    "verl.experimental.reward_loop.reward_loop.RewardLoopWorker": ("__init__",),
+    "verl.experimental.reward_loop.reward_loop.RewardLoopWorker": ("__init__", "compute_score"),
 }
 _LOOP = "verl.experimental.agent_loop.agent_loop"
 _BUFFER = "verl.trainer.ppo.v1.replay_buffer"
@@ -135,6 +153,9 @@ DIFFERENT: list[tuple[str, dict[str, Any], str]] = [
     ("verl.trainer.ppo.v1.trainer_base", {"PPOTrainer": _OtherWorker}, "missing config"),
     ("verl.experimental.reward_loop.reward_loop", {"RewardLoopWorker": _OtherWorker}, "missing config"),
     (_BUFFER, {"ReplayBuffer": _ReplayBuffer, "ReplayBufferAsync": _OtherReplayBuffer}, "expected ReplayBuffer's"),
+    (_BUFFER, {"ReplayBuffer": _ReplayBufferOfTags}, "no attribute '_sync_metadata_from_transfer_queue'"),
+    (_LOOP, {"AgentLoopWorker": _OtherAgentLoopWorker}, "missing trajectory, agent_name"),
+    ("verl.experimental.reward_loop.reward_loop", {"RewardLoopWorker": _OtherRewardWorker}, "missing data"),
 ]  # fmt: skip
 
 

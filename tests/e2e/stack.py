@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,9 @@ SHORT = (
     "prepare.data.n_train=64",
     "prepare.data.n_val=16",
 )
+OUTPUT = "output.txt"
+"""In a run's folder: what it has printed."""
+
 MARK = "DRPO_VERL_TEST_RUN"
 """In the environment of every process of a run; the value is the run's folder."""
 
@@ -51,36 +56,55 @@ class Run:
 def start(folder: Path, *overrides: str, expect_success: bool = True) -> Run:
     """Run ``python -m drpo_verl.train`` to its end, in a Ray of its own."""
     ray_folder = Path("/tmp") / f"dv-{os.getpid()}-{folder.name}"  # short: Ray's socket paths have a limit
-    command = [
-        sys.executable, "-m", "drpo_verl.train", *overrides, f"run.dir={folder}",
-        f"trainer.experiment_name={folder.name}", f"+ray_kwargs.ray_init._temp_dir={ray_folder}",
-    ]  # fmt: skip
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment[MARK] = str(folder)
-    environment["CXX"] = "/no/compiler"  # of which a run on a CPU has no need
-    folder.mkdir(exist_ok=True)
-    output = folder / "output.txt"
     listening: set[tuple[str, str]] = set()
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
+    with running(folder, *overrides, f"+ray_kwargs.ray_init._temp_dir={ray_folder}") as process:
         deadline = time.monotonic() + RUN_SECONDS
-        try:
-            while process.poll() is None and time.monotonic() < deadline:
-                listening |= _listening(folder)
-                time.sleep(2)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            shutil.rmtree(ray_folder, ignore_errors=True)
-    run = Run(folder, output.read_text(), process.returncode, frozenset(listening))
+        while process.poll() is None and time.monotonic() < deadline:
+            listening |= _listening(folder)
+            time.sleep(2)
+    shutil.rmtree(ray_folder, ignore_errors=True)
+    run = Run(folder, (folder / OUTPUT).read_text(), process.returncode, frozenset(listening))
     if expect_success:
         log = folder / "train.log"
         tail = log.read_text()[-6000:] if log.exists() else ""
         assert run.returncode == 0, f"{run.output}\n--- the end of {log.name}\n{tail}"
     return run
+
+
+@contextlib.contextmanager
+def running(
+    folder: Path, *overrides: str, command: str | None = None, variables: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start ``python -m drpo_verl.train`` in a folder, with its output in ``OUTPUT`` there, and kill it at the end.
+
+    Args:
+        folder: the run's folder, whose name is the run's.
+        *overrides: of its configuration.
+        command: instead, a command for a shell that starts a run in this folder, ``drpo_verl.train`` being its process.
+        variables: environment variables that it gets beside this process's.
+    """
+    arguments = [
+        sys.executable, "-m", "drpo_verl.train", *overrides, f"run.dir={folder}",
+        f"trainer.experiment_name={folder.name}",
+    ]  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {
+        MARK: str(folder),
+        "CXX": "/no/compiler",  # of which a run on a CPU has no need
+        **(variables or {}),
+    }
+    folder.mkdir(exist_ok=True)
+    with (folder / OUTPUT).open("w") as file:
+        process = subprocess.Popen(
+            ["sh", "-c", f"exec {command}"] if command else arguments,
+            stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:

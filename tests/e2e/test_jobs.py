@@ -102,6 +102,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         "RAY_API_SERVER_ADDRESS": dashboard,
+        "AGENT_SECONDS": "600",  # a busy machine takes its time to start a cluster's agent
         "DRPO_VERL_CACHE": os.environ.get("DRPO_VERL_CACHE", str(Path.home() / ".cache" / "drpo-verl")),
     }
     on_loopback = {

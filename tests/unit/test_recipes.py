@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -140,12 +141,36 @@ def test_submit_sorts_its_arguments(tmp_path: Path) -> None:
     run = _submit(tmp_path, 'printf "%s\\n" "$@"', *arguments)
     assert run.returncode == 0, run.stderr
     job, submit, specification, identifier, *rest = run.stdout.splitlines()
+    assert rest.pop(3).startswith("DRPO_VERL_RESUME_COMMAND=")
     assert (job, submit, specification) == ("job", "submit", "--runtime-env=recipes/job.yaml")
     assert re.fullmatch(r"--submission-id=dppo_qwen3_8b-\d{8}-\d{6}", identifier)
     assert rest == [
         "--no-wait", "--", "env", "METHOD=drpo", "SHARED_DIR=/a b", "bash", "recipes/launch.sh", "dppo/qwen3_8b",
         "data.seed=3",
     ]  # fmt: skip
+
+
+def test_submit_tells_the_run_how_it_is_resumed(tmp_path: Path) -> None:
+    arguments = ("cpu_tiny", "METHOD=drpo", "--submission-id=first", "trainer.resume_mode=disable", "SHARED_DIR=/a b")
+    run = _submit(tmp_path, 'printf "%s\\n" "$@"', *arguments)
+    (command,) = [line for line in run.stdout.splitlines() if line.startswith("DRPO_VERL_RESUME_COMMAND=")]
+    assert shlex.split(command.partition("=")[2]) == [
+        str(RECIPES / "submit.sh"), "cpu_tiny", "METHOD=drpo", "SHARED_DIR=/a b", "trainer.resume_mode=auto",
+    ]  # fmt: skip
+
+
+def test_launch_tells_the_run_how_it_is_resumed(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$DRPO_VERL_RESUME_COMMAND"\n')
+    python.chmod(0o755)
+    variables = {"PATH": os.environ["PATH"], "PYTHON": str(python), "METHOD": "drpo", "RUN_NAME": "a b"}
+    command = [str(RECIPES / "launch.sh"), "cpu_tiny", "data.seed=3", "trainer.resume_mode=disable"]
+    shown = subprocess.check_output(command, env=variables, cwd="/", text=True)
+    expected = ["env", "METHOD=drpo", "RUN_NAME=a b", *command[:3], "trainer.resume_mode=auto"]
+    assert shlex.split(shown) == expected
+    # A job has the command that submits it again.
+    shown = subprocess.check_output(command, env=variables | {"DRPO_VERL_RESUME_COMMAND": "submit"}, cwd="/", text=True)
+    assert shown == "submit\n"
 
 
 @pytest.mark.parametrize("name", [(), ("nope",), ("drpo_qwen3_4b",), ("drpo",)])

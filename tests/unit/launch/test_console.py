@@ -6,13 +6,22 @@ import io
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from drpo_verl.launch.console import Follower
+from drpo_verl.launch.console import EXIT_DIED, EXIT_STALLED, Follower
+from drpo_verl.launch.deaths import DeathWatch
 from drpo_verl.metrics.alerts import Alert, Monitor
+
+WATCH = DeathWatch("no run")
+
+
+def _never(why: str, hint: str, exit_code: int) -> None:
+    raise AssertionError(why)
+
 
 REAL = Path(__file__).parents[2] / "data" / "dppo_topk_tv.jsonl"
 
@@ -22,7 +31,7 @@ def test_the_steps_of_a_real_run_are_seen(tmp_path: Path, terminal: bool) -> Non
     shutil.copy(REAL, tmp_path / "metrics.jsonl")
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=terminal, width=120)
-    follower = Follower(tmp_path, console, 3, 60, tmp_path / "train.log", Monitor([]))
+    follower = Follower(tmp_path, console, 3, 60, tmp_path / "train.log", Monitor([]), WATCH, _never)
     follower.start()
     follower.finish()
     shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", screen.getvalue())
@@ -43,7 +52,7 @@ def test_an_alert_is_a_line_of_its_own(tmp_path: Path, terminal: bool) -> None:
     screen = io.StringIO()
     monitor = Monitor([Alert("kl", "mismatch/kl", above=0.1, steps=2, advice="Look [here].")])
     console = Console(file=screen, force_terminal=terminal, width=120)
-    follower = Follower(tmp_path, console, 4, 60, tmp_path / "train.log", monitor)
+    follower = Follower(tmp_path, console, 4, 60, tmp_path / "train.log", monitor, WATCH, _never)
     follower.start()
     follower.finish()
     shown = screen.getvalue()
@@ -58,7 +67,7 @@ def test_a_line_that_is_no_step_is_said_and_the_run_is_followed_further(tmp_path
     )
     screen = io.StringIO()
     follower = Follower(
-        tmp_path, Console(file=screen, width=200), 4, 60, tmp_path / "train.log", Monitor([])
+        tmp_path, Console(file=screen, width=200), 4, 60, tmp_path / "train.log", Monitor([]), WATCH, _never
     )  # fmt: skip
     follower.start()
     follower.finish()
@@ -74,8 +83,56 @@ def test_a_loss_that_is_not_finite_is_said_on_the_terminal_and_in_the_log(tmp_pa
     (tmp_path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     screen = io.StringIO()
     console = Console(file=screen, width=200)
-    follower = Follower(tmp_path, console, 2, 60, tmp_path / "train.log", Monitor([], nan="NaN or infinite"))
+    follower = Follower(
+        tmp_path, console, 2, 60, tmp_path / "train.log", Monitor([], nan="NaN or infinite"), WATCH, _never
+    )
     follower.start()
     follower.finish()
     for said in (screen.getvalue(), (tmp_path / "train.log").read_text()):
         assert said.count("warning: step 2: actor/pg_loss is NaN or infinite. What is not finite") == 1
+
+
+class _Dead(DeathWatch):
+    def find(self) -> list[str]:
+        return ["the vLLM server died", "an agent loop's worker died"]
+
+
+class _Stopped(DeathWatch):
+    def stopped(self) -> list[str]:
+        return ["process 7 (vLLM) is stopped"]
+
+
+@pytest.mark.parametrize(
+    ("watch", "stall_seconds", "why", "exit_code"),
+    [
+        (_Dead("no run"), 60, "the vLLM server died", EXIT_DIED),
+        (WATCH, 0, "the run has hung: no step finished within run.stall_seconds=0", EXIT_STALLED),
+        (
+            _Stopped("no run"), 0,
+            "the run has hung: no step finished within run.stall_seconds=0; process 7 (vLLM) is stopped", EXIT_STALLED,
+        ),
+    ],
+)  # fmt: skip
+def test_a_run_that_can_not_go_on_is_given_up_once(
+    watch: DeathWatch, stall_seconds: float, why: str, exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drpo_verl.launch.console.DEATH_SECONDS", 0.0)
+    given_up = []
+
+    def give_up(why: str, hint: str, exit_code: int) -> None:
+        given_up.append((why, exit_code))
+        follower._finished.set()  # what ends the process in a run
+
+    console, log = Console(file=io.StringIO()), tmp_path / "train.log"
+    follower = Follower(tmp_path, console, 3, stall_seconds, log, Monitor([]), watch, give_up)
+    follower.start()
+    follower.join(10)
+    assert given_up == [(why, exit_code)]
+
+
+def test_verl_may_end_by_itself_when_a_process_has_died(tmp_path: Path) -> None:
+    console, log = Console(file=io.StringIO()), tmp_path / "train.log"
+    follower = Follower(tmp_path, console, 3, 60, log, Monitor([]), _Dead("no run"), _never)
+    follower.start()
+    time.sleep(1.5)
+    follower.finish()

@@ -1,0 +1,43 @@
+"""Work in a process of its own: the answer comes back, and the process does not outlive the one that waits for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from drpo_verl.engine.process import run
+from drpo_verl.launch.processes import title
+
+FOLDER = str(Path(__file__).parent)
+PATH = os.pathsep.join([FOLDER, str(Path(__file__).parents[3])])
+PARENT = """
+import sys
+from pathlib import Path
+from drpo_verl.engine.process import run
+folder = Path(sys.argv[1])
+run("sleeper", folder / "started", 1000.0, task="sleeping", log=folder / "log", variables={})
+"""
+
+
+def test_the_answer_comes_back(tmp_path: Path) -> None:
+    variables = {"PYTHONPATH": PATH}
+    answer = run("sleeper", tmp_path / "started", 0.0, task="sleeping", log=tmp_path / "log", variables=variables)
+    assert answer == "slept"
+
+
+def test_it_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, tmp_path], env={**os.environ, "PYTHONPATH": PATH})
+    started = tmp_path / "started"
+    deadline = time.monotonic() + 60
+    while not (started.exists() and started.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    child = int(started.read_text())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while title(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert title(child) == ""
