@@ -90,8 +90,9 @@ lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(INSTALLED)  ## write the tables of docs/metrics.md from the metrics' descriptions
+docs: $(INSTALLED)  ## write the tables of metrics and methods from the code
 	$(BIN)/python docs/metrics_tables.py docs/metrics.md
+	$(BIN)/python docs/methods_table.py
 
 reliability: $(INSTALLED)  ## write the table of docs/reliability.md from the last `make test-faults`
 	$(BIN)/python docs/reliability_table.py outputs/faults.jsonl docs/reliability.md

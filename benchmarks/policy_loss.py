@@ -1,8 +1,9 @@
-"""Time and saved memory of the policy losses against verl's own, in pairs: ``python -m benchmarks.policy_loss``.
+"""Time and saved memory of the policy losses against others, in pairs: ``python -m benchmarks.policy_loss``.
 
 Forward and backward of each loss on one [16, 4096] micro-batch, with every metric that it logs, through the function
-that verl's actor calls. Each of ours runs in turn with verl's counterpart; the median of the paired ratios is what
-counts, since a machine's speed drifts. "Diagnostics" are the moments, histograms and bins of the mismatch on top.
+that verl's actor calls. Each of ours runs in turn with verl's counterpart, and CPPO, whose scope is a prefix, with the
+same mask of single tokens; the median of the paired ratios is what counts, since a machine's speed drifts.
+"Diagnostics" are the moments, histograms and bins of the mismatch on top.
 """
 
 from __future__ import annotations
@@ -27,12 +28,19 @@ from drpo_verl.adapters.config import TrustRegionLossConfig
 
 ROWS, WIDTH = 16, 4096
 PAIRS, REPEATS = 31, 10
-COUNTERPARTS = {"drpo": "dppo_tv", "dppo_binary_tv": "dppo_tv", "dppo_binary_kl": "dppo_kl"}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "drpo": {"delta": 0.5},
-    "dppo_binary_tv": {"delta": 0.2, "ratio_cap": 5.0},
-    "dppo_binary_kl": {"delta": 0.05, "ratio_cap": 5.0},
+_TV = {"loss_mode": "dppo_binary_tv", "delta": 0.2, "ratio_cap": 5.0}
+_CPPO = {"loss_mode": "cppo", "delta": 0.2, "ratio_cap": 5.0, "w_min": 0.8, "delta_b": 0.02}
+OURS: dict[str, dict[str, Any]] = {
+    "drpo": {"loss_mode": "drpo", "delta": 0.5},
+    "dppo_binary_tv": _TV,
+    "dppo_binary_kl": {"loss_mode": "dppo_binary_kl", "delta": 0.05, "ratio_cap": 5.0},
+    "cppo, delta_b fixed": _CPPO,
+    "cppo, delta_b of each response": {**_CPPO, "delta_b_quantile": 0.9},
 }
+COUNTERPARTS = {
+    "drpo": "dppo_tv", "dppo_binary_tv": "dppo_tv", "dppo_binary_kl": "dppo_kl",
+    "cppo, delta_b fixed": "dppo_binary_tv", "cppo, delta_b of each response": "dppo_binary_tv",
+}  # fmt: skip
 
 
 def batch() -> dict[str, Tensor]:
@@ -49,8 +57,10 @@ def batch() -> dict[str, Tensor]:
     }
 
 
-def step(mode: str, policy_loss: PolicyLossConfig, data: dict[str, Tensor]) -> Callable[[], None]:
-    """One forward and backward of a loss."""
+def step(name: str, data: dict[str, Tensor], diagnostics: bool = False) -> Callable[[], None]:
+    """One forward and backward of a loss, ours or verl's."""
+    policy_loss = TrustRegionLossConfig(**OURS[name], diagnostics=diagnostics) if name in OURS else PolicyLossConfig()
+    mode = OURS[name]["loss_mode"] if name in OURS else name
     actor = ActorConfig(strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1, policy_loss=policy_loss)
     loss_fn = get_policy_loss_fn(mode)
 
@@ -87,12 +97,11 @@ def saved_tensors(run: Callable[[], None]) -> int:
 def main() -> None:
     """Print the table."""
     table = Table(title=f"forward + backward with all metrics, [{ROWS}, {WIDTH}], {torch.get_num_threads()} threads")
-    for column in ("loss", "ms", "verl's", "ms", "ratio (median of pairs)", "saved fp32 tensors", "verl's"):
+    for column in ("loss", "ms", "against", "ms", "ratio (median of pairs)", "saved fp32 tensors", "against"):
         table.add_column(column, justify="right")
     data = batch()
     for (ours, counterpart), diagnostics in product(COUNTERPARTS.items(), (False, True)):
-        settings = TrustRegionLossConfig(loss_mode=ours, diagnostics=diagnostics, **SETTINGS[ours])
-        run, reference = step(ours, settings, data), step(counterpart, PolicyLossConfig(), data)
+        run, reference = step(ours, data, diagnostics), step(counterpart, data, diagnostics)
         seconds(run), seconds(reference)
         pairs = [(seconds(run), seconds(reference)) for _ in range(PAIRS)]
         table.add_row(

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from textwrap import fill
 
+from marked import replaced
+
 from drpo_verl.metrics.catalogue import SECTIONS
 from drpo_verl.metrics.description import Section
 
@@ -24,11 +26,7 @@ def with_tables(page: str) -> str:
     Raises:
         ValueError: when it does not have each of them once, in this order.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has to hold the two lines\n{BEGIN}\n{END}")
-    return before + "\n\n".join([BEGIN, *map(_section, SECTIONS), END]) + after
+    return replaced(page, BEGIN, END, "\n\n".join(map(_section, SECTIONS)))
 
 
 def _section(section: Section) -> str:

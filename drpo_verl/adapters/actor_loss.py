@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tensordict import TensorDict
@@ -18,6 +19,7 @@ from drpo_verl.adapters.config import TrustRegionLossConfig
 from drpo_verl.adapters.logits import PLAIN, Layout
 from drpo_verl.adapters.policy_loss import BehaviourLogProbError, LossInputs, require_usable, trust_region_loss
 from drpo_verl.adapters.worst_token import WorstOfStep
+from drpo_verl.losses.partition import kullback_leibler_derivative
 from drpo_verl.metrics.names import ABS_PROB_DIFF_MAX
 from drpo_verl.run_folder import worst_tokens
 from drpo_verl.seams import expect
@@ -87,7 +89,11 @@ class TrustRegionLoss:
         if student_logits is not None:
             divergence = self.objective.geometry.divergence
             assert divergence is not None
-            return top_k.divergence_from_logits(student_logits, data, divergence, self._layout(data, data_format))
+            derivative = None
+            if self.objective.direction.needs_derivative:
+                derivative = partial(kullback_leibler_derivative, tail=str(self.settings.tail))
+            layout = self._layout(data, data_format)
+            return top_k.divergence_from_logits(student_logits, data, divergence, layout, derivative)
         assert model_output is not None
         if self.settings.rollout_log_probs:
             _require_behaviour(data)
@@ -111,9 +117,13 @@ class TrustRegionLoss:
         names = ["response_mask", "old_log_probs", "advantages", "rollout_is_weights", "ref_log_prob", _ROLLOUT]
         names.append(anchor.LOG_PROBS)
         fields = data.select(*(name for name in names if name in data)).to_padded_tensor()
-        partition_divergence = None
-        if self.objective.needs_top_k:
-            partition_divergence = no_padding_2_padding(model_output[top_k.DIVERGENCE], data)
+        partition_divergence, partition_derivative = (
+            no_padding_2_padding(model_output[name], data) if is_needed else None
+            for name, is_needed in (
+                (top_k.DIVERGENCE, self.objective.needs_top_k),
+                (top_k.DERIVATIVE, self.objective.direction.needs_derivative),
+            )
+        )
         log_prob = no_padding_2_padding(model_output["log_probs"], data)
         log_anchor, log_behaviour = self._anchor(log_prob, fields)
         inputs = LossInputs(
@@ -124,6 +134,7 @@ class TrustRegionLoss:
             rollout_is_weights=fields.get("rollout_is_weights"),
             log_behaviour=log_behaviour,
             partition_divergence=partition_divergence,
+            partition_derivative=partition_derivative,
         )
         delta = self.controller.delta if self.controller else None
         pg_loss, verl_metrics, accumulators = trust_region_loss(config, inputs, config.loss_agg_mode, delta)

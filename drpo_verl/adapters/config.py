@@ -7,55 +7,36 @@ Ray; the ``+method=`` groups select this class by ``_target_`` and fill its cont
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from verl.workers.config import PolicyLossConfig
 
-from drpo_verl.losses import OBJECTIVES, PENALTIES, Objective, TrustRegion
+from drpo_verl.adapters import sequence_mask
+from drpo_verl.adapters.setting import (
+    SettingError,
+    is_positive,
+    needs_budget,
+    setting,
+    takes_penalty,
+    takes_threshold,
+    takes_two_thresholds,
+)
+from drpo_verl.losses import OBJECTIVES, PENALTIES, Objective, PrefixBudget, SequenceMask, TrustRegion
 from drpo_verl.losses.adaptive import DeltaController
-from drpo_verl.losses.geometry import PROBABILITY
+from drpo_verl.losses.partition import TAILS
 from drpo_verl.seams import missing_plugin
 
 _SECTION = "actor_rollout_ref.actor.policy_loss"
 _BYPASS_MODE = "algorithm.rollout_correction.bypass_mode"
 
-_Applies = Callable[[Objective], bool]
+_OPTIONAL = ("ratio_cap", "delta_low", "delta_high", "delta_b_quantile", "log_ratio_penalty")
 
 ROLLOUT, RECOMPUTED = "rollout", "recomputed"
 """What a distance is measured from: the rollout engine's log-probabilities, or the trainer's own, computed again."""
 
 _EVERYWHERE = 1.0
 """No probability moves by more: the boundary of a method without one, for what is counted about its tokens."""
-
-
-class SettingError(ValueError):
-    """A setting that can not work.
-
-    Args:
-        setting: its full name.
-        value: its value; None when it is not set.
-        problem: what is wrong, to be read after ``setting=value``.
-        remedy: what to change, as a sentence.
-    """
-
-    def __init__(self, setting: str, value: Any, problem: str, remedy: str) -> None:
-        self.setting, self.value, self.problem, self.remedy = setting, value, problem, remedy
-        place = setting if value is None else f"{setting}={value!r}"
-        super().__init__(f"{place}{',' if problem.startswith('but ') else ''} {problem} {remedy}")
-
-
-def _takes_threshold(row: Objective) -> bool:
-    return row.enforcement.needs_threshold and row.verl_loss is None
-
-
-def _takes_penalty(row: Objective) -> bool:
-    return row.enforcement.attenuates and row.geometry is PROBABILITY
-
-
-def _setting(applies: _Applies, default: Any = None, number: bool = True) -> Any:
-    return field(default=default, metadata={"applies": applies, "number": number})
 
 
 @dataclass
@@ -77,6 +58,15 @@ class TrustRegionLossConfig(PolicyLossConfig):
             "recomputed": from pi_old, the trainer's own policy before the first update on these samples. The ratio
             r = pi / mu in the gradient is that of mu either way.
         top_k: K of the Top-K divergences; the sampled token comes on top of it.
+        tail: for ``pdm``, what is assumed of the tokens beyond the Top-K: "aggregated", that they are one token, or
+            "uniform", that they share their probability evenly.
+        w_min: for the prefix methods, the position weight of a response's last token; in (0, 1].
+        delta_b: for the prefix methods, the budget of a token in the weighted mean over the prefix.
+        delta_b_quantile: the quantile of a response's own distances that its budget is, between ``delta_b`` and twice
+            that; None for ``delta_b`` itself.
+        log_ratio_penalty: tau of a penalty ``tau (log r)^2`` on every token, whatever its advantage; None for none.
+        sequence_mask: which responses are left out of the update (``preset``, or ``metric``, ``lower``, ``upper``; and
+            ``veto``), beside any method.
         target_outside: for ``drpo_adaptive``, the share of the diverging tokens that delta keeps outside; in (0, 1).
         adaptation_gain: d log delta per relative error of that share; > 0.
         max_delta_step: the largest factor by which delta changes in one step; > 1.
@@ -90,28 +80,39 @@ class TrustRegionLossConfig(PolicyLossConfig):
         ValueError: naming the setting, its value and the remedy.
     """
 
-    delta: float | None = _setting(_takes_threshold)
-    delta_low: float | None = _setting(lambda row: _takes_threshold(row) and not row.adaptive)
-    delta_high: float | None = _setting(lambda row: _takes_threshold(row) and not row.adaptive)
-    region_delta: float | None = _setting(lambda row: row.enforcement.gated)
-    ratio_cap: float | None = _setting(lambda row: row.verl_loss is None)
-    penalty: str | None = _setting(_takes_penalty, number=False)
-    advantage_weighted: bool = _setting(
-        lambda row: row.enforcement.attenuates and not row.enforcement.gated and row.geometry.penalty is not None,
+    delta: float | None = setting(takes_threshold)
+    delta_low: float | None = setting(takes_two_thresholds)
+    delta_high: float | None = setting(takes_two_thresholds)
+    region_delta: float | None = setting(lambda row: row.enforcement.gated)
+    ratio_cap: float | None = setting(lambda row: row.verl_loss is None)
+    penalty: str | None = setting(takes_penalty, number=False)
+    advantage_weighted: bool = setting(
+        lambda row: (
+            row.enforcement.attenuates
+            and not row.enforcement.gated
+            and row.scope is None
+            and row.geometry.penalty is not None
+        ),
         default=True,
         number=False,
     )
-    restrict_to: str | None = _setting(
+    restrict_to: str | None = setting(
         lambda row: row.verl_loss is None and (not row.enforcement.attenuates or row.enforcement.gated)
         and row.enforcement.needs_threshold, number=False,
     )  # fmt: skip
-    anchor: str = _setting(lambda row: row.enforcement.needs_threshold, default=ROLLOUT, number=False)
-    top_k: int | None = _setting(lambda row: row.needs_top_k)
-    target_outside: float | None = _setting(lambda row: row.adaptive)
-    adaptation_gain: float | None = _setting(lambda row: row.adaptive)
-    max_delta_step: float | None = _setting(lambda row: row.adaptive)
-    delta_min: float | None = _setting(lambda row: row.adaptive)
-    delta_max: float | None = _setting(lambda row: row.adaptive)
+    anchor: str = setting(lambda row: row.enforcement.needs_threshold, default=ROLLOUT, number=False)
+    top_k: int | None = setting(lambda row: row.needs_top_k)
+    tail: str | None = setting(lambda row: row.direction.needs_derivative, number=False)
+    w_min: float | None = setting(needs_budget)
+    delta_b: float | None = setting(needs_budget)
+    delta_b_quantile: float | None = setting(needs_budget)
+    log_ratio_penalty: float | None = setting(lambda row: row.verl_loss is None)
+    sequence_mask: dict[str, Any] | None = None
+    target_outside: float | None = setting(lambda row: row.adaptive)
+    adaptation_gain: float | None = setting(lambda row: row.adaptive)
+    max_delta_step: float | None = setting(lambda row: row.adaptive)
+    delta_min: float | None = setting(lambda row: row.adaptive)
+    delta_max: float | None = setting(lambda row: row.adaptive)
     diagnostics: bool = True
     bypass_mode: bool = True
     rollout_log_probs: bool = True
@@ -130,7 +131,7 @@ class TrustRegionLossConfig(PolicyLossConfig):
         row = OBJECTIVES[self.loss_mode]
         self._require_behaviour_log_probs(row)
         self._reject_what_has_no_effect(row)
-        self._require_choices()
+        self._require_choices(row)
         self._require_anchor(row)
         self._require_numbers(row)
 
@@ -147,11 +148,17 @@ class TrustRegionLossConfig(PolicyLossConfig):
                 remedy = "Set actor_rollout_ref.actor.clip_ratio_low and clip_ratio_high instead."
             self._refuse(each.name, f"has no effect on loss_mode={self.loss_mode!r}.", remedy)
 
-    def _require_choices(self) -> None:
+    def _require_choices(self, row: Objective) -> None:
         if self.penalty is not None and self.penalty not in PENALTIES:
             self._refuse("penalty", "is not known.", f"Set it to one of {', '.join(PENALTIES)}.")
         if self.restrict_to not in (None, "positive", "negative"):
             self._refuse("restrict_to", "is neither positive nor negative.", "Set it to one of them, or null.")
+        if row.direction.needs_derivative and self.tail not in TAILS:
+            self._refuse(
+                "tail", "says nothing about the tokens beyond the Top-K.", f"Set it to one of {', '.join(TAILS)}."
+            )
+        for key, value, problem, remedy in sequence_mask.problems(self.sequence_mask):
+            raise SettingError(f"{_SECTION}.sequence_mask.{key}", value, problem, remedy)
         if not self.advantage_weighted and self.ratio_cap is not None:
             self._refuse("ratio_cap", "caps a penalty that advantage_weighted=false sets apart.", "Set one of the two.")
 
@@ -162,9 +169,9 @@ class TrustRegionLossConfig(PolicyLossConfig):
             value = getattr(self, each.name)
             if each.name == "delta" and None not in (value, self.delta_low, self.delta_high):
                 self._refuse("delta", "has no effect beside delta_low and delta_high.", "Set those.")
-            if value is not None and not _is_positive(value):
+            if value is not None and not is_positive(value):
                 self._refuse(each.name, "must be a number above 0.", f"+method={self.loss_mode} sets a default.")
-            optional = each.name in ("ratio_cap", "delta_low", "delta_high") or (
+            optional = each.name in _OPTIONAL or (
                 each.name == "delta" and self.delta_low is not None and self.delta_high is not None
             )
             if value is None and not optional:
@@ -177,6 +184,12 @@ class TrustRegionLossConfig(PolicyLossConfig):
             self._refuse("top_k", "must be a whole number.", "20 is the paper's.")
         if row.adaptive:
             self._require_adaptation()
+        if self.w_min is not None and self.w_min > 1:
+            self._refuse(
+                "w_min", "is the weight of the last token, and that of the first is 1.", "Set it to at most 1."
+            )
+        if self.delta_b_quantile is not None and self.delta_b_quantile >= 1:
+            self._refuse("delta_b_quantile", "is a share of the tokens.", "Set it below 1, or to null.")
 
     def _require_adaptation(self) -> None:
         if self.penalty == "tv":
@@ -236,7 +249,7 @@ class TrustRegionLossConfig(PolicyLossConfig):
             delta: a controller's, instead of the configured one.
         """
         if not OBJECTIVES[self.loss_mode].enforcement.needs_threshold:
-            return TrustRegion(_EVERYWHERE, _EVERYWHERE, self.ratio_cap)
+            return TrustRegion(_EVERYWHERE, _EVERYWHERE, self.ratio_cap, log_ratio_penalty=self.log_ratio_penalty)
         delta = self.delta if delta is None else delta
         low, high = (delta if one is None else one for one in (self.delta_low, self.delta_high))
         if low is None or high is None:  # unreachable after __post_init__, which the type checker cannot know
@@ -248,7 +261,18 @@ class TrustRegionLossConfig(PolicyLossConfig):
             region_delta=math.inf if self.region_delta is None else float(self.region_delta),
             advantage_weighted=self.advantage_weighted,
             restrict_to=self.restrict_to,  # type: ignore[arg-type]  # one of the two literals, or None
+            prefix_budget=self._prefix_budget(),
+            log_ratio_penalty=self.log_ratio_penalty,
         )
+
+    def _prefix_budget(self) -> PrefixBudget | None:
+        if self.w_min is None or self.delta_b is None:
+            return None
+        return PrefixBudget(float(self.w_min), float(self.delta_b), self.delta_b_quantile)
+
+    def mask_of_sequences(self) -> SequenceMask | None:
+        """Which responses are left out of the update; None for none."""
+        return sequence_mask.sequence_mask(self.sequence_mask)
 
     def controller(self) -> DeltaController | None:
         """What moves delta, for a method that adapts it."""
@@ -272,7 +296,3 @@ def verl_region(actor: Any) -> TrustRegion:
     """
     low, high = (actor.clip_ratio if one is None else one for one in (actor.clip_ratio_low, actor.clip_ratio_high))
     return TrustRegion(float(low), float(high), dual_clip=float(actor.clip_ratio_c))
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and math.isfinite(value)

@@ -30,10 +30,12 @@ class Shard:
     Args:
         index: which one.
         all_reduce: over the ranks that hold all of them.
+        count: how many parts there are.
     """
 
     index: int = 0
     all_reduce: AllReduce = _alone
+    count: int = 1
 
 
 WHOLE = Shard()

@@ -52,5 +52,6 @@ def layout(engine: Any, data: TensorDict, data_format: str) -> Layout:
         shard=Shard(
             index=parallel_state.get_tensor_model_parallel_rank(),
             all_reduce=lambda tensor, operation: torch.distributed.all_reduce(tensor, operation, group=group),
+            count=parallel_state.get_tensor_model_parallel_world_size(),
         ),
     )

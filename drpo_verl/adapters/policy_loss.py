@@ -34,6 +34,7 @@ class LossInputs:
         rollout_is_weights: detached importance weights, or None.
         log_behaviour: log mu, where ``old_log_prob`` is a recomputed pi_old, else None.
         partition_divergence: D over the Top-K partition, for an objective that is measured by it.
+        partition_derivative: its derivative along the token's gradient, for a predictive direction.
     """
 
     log_prob: Tensor
@@ -43,6 +44,7 @@ class LossInputs:
     rollout_is_weights: Tensor | None = None
     log_behaviour: Tensor | None = None
     partition_divergence: Tensor | None = None
+    partition_derivative: Tensor | None = None
 
 
 def trust_region_loss(
@@ -80,12 +82,14 @@ def trust_region_loss(
         inputs.rollout_is_weights,
         log_anchor=inputs.old_log_prob if is_decoupled else None,
         partition_divergence=inputs.partition_divergence,
+        partition_derivative=inputs.partition_derivative,
+        sequence_mask=settings.mask_of_sequences(),
         diagnostics=settings.diagnostics,
     )
     if objective.verl_loss is None:
         loss = agg_loss(
             loss_mat=tokens.loss,
-            loss_mask=inputs.response_mask,
+            loss_mask=tokens.mask,
             loss_agg_mode=loss_agg_mode,
             **config.global_batch_info,
         )
@@ -103,9 +107,16 @@ def trust_region_loss(
         response_mask=inputs.response_mask,
         loss_agg_mode=loss_agg_mode,
         config=config,
-        rollout_is_weights=weights,
+        rollout_is_weights=_with_mask(weights, tokens.kept),
     )
     return loss, verl_metrics, tokens.accumulators
+
+
+def _with_mask(weights: Tensor | None, kept: Tensor | None) -> Tensor | None:
+    """The importance weights, 0 on the responses that a sequence mask leaves out."""
+    if kept is None or weights is None:
+        return weights if kept is None else kept
+    return weights * kept
 
 
 def require_usable(statistics: TokenStatistics, inputs: LossInputs) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from drpo_verl.adapters.logits import PLAIN, Layout, log_probabilities
-from drpo_verl.losses.partition import Divergence
+from drpo_verl.losses.partition import Derivative, Divergence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tensordict import TensorDict
 
 DIVERGENCE = "drpo_verl_partition_divergence"
+DERIVATIVE = "drpo_verl_partition_derivative"
 IDS, LOG_PROBS = "teacher_ids", "teacher_logprobs"
 NOT_LISTED = -1
 """In the place of an id: a row that holds nothing, or the second mention of the sampled token."""
@@ -67,7 +68,11 @@ def encode(prompt_length: int, ids: NDArray[np.int64], log_probs: NDArray[np.flo
 
 
 def divergence_from_logits(
-    logits: Tensor, data: TensorDict, divergence: Divergence, layout: Layout = PLAIN
+    logits: Tensor,
+    data: TensorDict,
+    divergence: Divergence,
+    layout: Layout = PLAIN,
+    derivative: Derivative | None = None,
 ) -> dict[str, Tensor]:
     """D between the behaviour policy and the logits' policy over the partition of each token.
 
@@ -78,10 +83,11 @@ def divergence_from_logits(
         data: the micro-batch.
         divergence: the divergence to compute.
         layout: of the logits.
+        derivative: what to compute of the same tokens beside it, for a direction that needs it.
 
     Returns:
-        ``DIVERGENCE``, ``[R, S]`` fp32; meaningless where a row holds nothing or the engine pads, and NaN for a
-        response token whose row is another token's (see ``require_divergence``).
+        ``DIVERGENCE``, and ``DERIVATIVE`` if asked for, ``[R, S]`` fp32; meaningless where a row holds nothing or the
+        engine pads, and NaN for a response token whose row is another token's (see ``require_divergence``).
 
     Raises:
         TopKError: when a sample has no Top-K log-probabilities, or not one row for each of its tokens.
@@ -102,8 +108,12 @@ def divergence_from_logits(
         row = positions.flatten()  # a row of padding takes the last, which holds nothing
         ids = ids[row]
         log_pi = log_probabilities(logits.detach().flatten(0, 1), ids.clamp(min=0).long(), layout.shard)
-        partition_divergence = divergence(log_mu[row, :-1], log_pi, (ids >= 0).float(), rest[row])
-        return {DIVERGENCE: partition_divergence.view(positions.shape)}
+        partition = log_mu[row, :-1], log_pi, (ids >= 0).float(), rest[row]
+        found = {DIVERGENCE: divergence(*partition).view(positions.shape)}
+        if derivative is not None:
+            vocabulary = logits.shape[-1] * layout.shard.count
+            found[DERIVATIVE] = derivative(*partition, vocabulary).view(positions.shape)
+        return found
 
 
 def _rows_of_other_tokens(ids: Tensor, data: TensorDict) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from drpo_verl.check import alerts, method, top_k
+from drpo_verl.check import alerts, method, top_k, whole_responses
 from drpo_verl.check.rule import evaluate, rules_of
 from drpo_verl.configuration.finding import Finding
 from drpo_verl.configuration.run_config import RunConfig
@@ -17,7 +17,7 @@ from drpo_verl.configuration.run_config import RunConfig
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-RULES = rules_of(method, top_k, alerts)
+RULES = rules_of(method, top_k, whole_responses, alerts)
 """The rules, in the order in which they are applied."""
 
 

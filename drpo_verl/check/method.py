@@ -36,7 +36,9 @@ SAMPLING: Mapping[str, Required] = {
 }
 """What makes the rollout engine sample from the policy itself, and report that policy's log-probabilities."""
 _BYPASS: Mapping[str, Required] = {
-    f"{CORRECTION}.rollout_rs": Required((None,), "verl's V1 trainer rejects nothing in bypass mode."),
+    f"{CORRECTION}.rollout_rs": Required(
+        (None,), "verl's V1 trainer rejects nothing in bypass mode; policy_loss.sequence_mask leaves out responses."
+    ),
     f"{CORRECTION}.rollout_is": Required((None,), "verl's V1 trainer weighs nothing in bypass mode."),
 }
 _COUNTED_TWICE = "the loss truncates pi / mu itself (policy_loss.ratio_cap), and a second weight would count mu twice."
@@ -92,7 +94,7 @@ def policy_loss(run: RunConfig) -> Findings:
     try:
         instantiate(OmegaConf.select(run.composed, POLICY_LOSS), _convert_="partial")
     except InstantiationException as error:
-        from drpo_verl.adapters.config import SettingError
+        from drpo_verl.adapters.setting import SettingError
 
         cause = error.__cause__
         if isinstance(cause, SettingError):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-    from drpo_verl.adapters.config import SettingError
+    from drpo_verl.adapters.setting import SettingError
 
 _LEFT_OUT = "Leave it out."
 
@@ -40,6 +40,11 @@ def refused(run: RunConfig, error: SettingError) -> Finding:
 
 def _overrides(run: RunConfig, error: SettingError) -> Iterator[str]:
     section, _, field = error.setting.rpartition(".")
+    if section == f"{POLICY_LOSS}.sequence_mask":
+        without = {**run.get(section), field: None}
+        if _is_accepted({**run.get(POLICY_LOSS), "sequence_mask": without}, error.setting):
+            yield f"{error.setting}=null"
+        return
     if section != POLICY_LOSS:
         said = re.search(r"Set it to (True|False)\.", error.remedy)
         if said:
@@ -98,7 +103,7 @@ def _is_accepted(settings: dict[str, Any], setting: str) -> bool:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from drpo_verl.adapters.config import SettingError
+    from drpo_verl.adapters.setting import SettingError
 
     try:
         instantiate(OmegaConf.create(settings), _convert_="partial")

@@ -49,20 +49,19 @@ def measure_moments(tokens: TokenRatio, is_token: Tensor) -> dict[str, Tensor]:
 
     Args:
         tokens: of log-probabilities that are 0 at padding; ``[B, T]``.
-        is_token: which positions are response tokens, ``[B, T]`` bool.
+        is_token: 1 for response tokens and 0 at padding, ``[B, T]`` fp32.
     """
     ratio_minus_one = tokens.ratio_minus_one
     # In float64: where a policy is almost certain, a variance is what is left of numbers close to 1.
-    mu, diff = tokens.log_mu.exp().double(), tokens.prob_diff.double()
-    padding = is_token.numel() - torch.count_nonzero(is_token)  # where mu is 1
+    mu, diff = tokens.log_mu.exp().mul_(is_token).double(), tokens.prob_diff.double()
     return {
         "log_ratio": tokens.log_ratio.sum(),
         "ratio_minus_one": ratio_minus_one.sum(),
         "chi2": dot(ratio_minus_one, ratio_minus_one),
         "diff": diff.sum(),
         "diff_squared": dot(diff, diff),
-        "mu": mu.sum() - padding,
-        "mu_squared": dot(mu, mu) - padding,
+        "mu": mu.sum(),
+        "mu_squared": dot(mu, mu),
         "mu_times_diff": dot(mu, diff),
     }
 
@@ -73,24 +72,22 @@ def measure_histograms(tokens: TokenRatio, advantage_sign: Tensor, is_token: Ten
     Args:
         tokens: of log-probabilities that are 0 at padding; ``[B, T]``.
         advantage_sign: sign(A), ``[B, T]``.
-        is_token: which positions are response tokens, ``[B, T]`` bool.
+        is_token: 1 for response tokens and 0 at padding, ``[B, T]`` fp32.
     """
-    one = is_token.double()
     # Signed: the edges of negative values mirror those of positive ones, and around zero there is one bin.
     middle = len(_ABS_LOG_RATIO_EDGES)
-    ratio_bin = _bin(tokens.log_ratio.abs(), LOG_RATIO_BOUND).copysign_(tokens.log_ratio).add_(middle)
-    # One bin for each range of mu and sign of A: those of A < 0 first, then A = 0, then A > 0.
-    bins = len(PROBABILITY_BINS)
-    by_probability = _probability_bin(tokens.log_mu).add_(advantage_sign, alpha=bins).add_(bins)
-    # And within each of them a histogram of abs(pi - mu): one pass counts for both.
-    shape = 3 * bins, len(ABS_DIFF_EDGES)
+    ratio_bin = _bin(tokens.log_ratio.abs(), LOG_RATIO_BOUND).mul_(tokens.log_ratio.sign()).add_(middle)
+    # One bin for each sign of A and range of mu, and within each of them a histogram of abs(pi - mu).
+    shape = 3 * len(PROBABILITY_BINS), len(ABS_DIFF_EDGES)
+    by_probability = _probability_bin(tokens.log_mu, advantage_sign)
     joint = _index(by_probability.mul_(shape[1]).add_(_bin(tokens.abs_prob_diff, 1.0)))
     counts, abs_diffs = (
-        _histogram(joint, math.prod(shape), counted).view(shape) for counted in (one, tokens.abs_prob_diff.double())
+        _histogram(joint, math.prod(shape), counted).view(shape)
+        for counted in (is_token, tokens.abs_prob_diff.double())
     )
     return {
         "abs_diff": counts.sum(0),
-        "log_ratio": _histogram(_index(ratio_bin), len(LOG_RATIO_EDGES), one),
+        "log_ratio": _histogram(_index(ratio_bin), len(LOG_RATIO_EDGES), is_token),
         "probability": counts.sum(1),
         "abs_diff_by_probability": abs_diffs.sum(1),
     }
@@ -102,23 +99,23 @@ def _bin(magnitude: Tensor, largest: float) -> Tensor:
     return decades.mul_(_BINS_PER_DECADE).ceil_()
 
 
-def _probability_bin(log_mu: Tensor) -> Tensor:
-    """Which of ``PROBABILITY_BINS`` each token is in: how many of their upper edges are below."""
-    bins, is_above = torch.zeros_like(log_mu), torch.empty_like(log_mu)
+def _probability_bin(log_mu: Tensor, advantage_sign: Tensor) -> Tensor:
+    """Which of ``PROBABILITY_BINS`` each token is in: those of A < 0 come first, then those of A = 0, then of A > 0."""
+    bins, is_above = (advantage_sign + 1.0).mul_(len(PROBABILITY_BINS)), torch.empty_like(log_mu)
     for edge in list(PROBABILITY_BINS.values())[:-1]:
-        bins += torch.gt(log_mu, math.log(edge), out=is_above)
+        bins += torch.gt(log_mu, math.log(edge), out=is_above)  # how many of the upper edges are below
     return bins
 
 
 def _index(bins: Tensor) -> Tensor:
     """Bins whose numbers are floats, as an index; a log-probability that is no number is refused elsewhere."""
-    return bins.nan_to_num_(0.0).long()
+    return bins.nan_to_num_(0.0).int().long()
 
 
 def _histogram(index: Tensor, bins: int, counted: Tensor) -> Tensor:
-    """How much of ``counted`` is in each bin, ``[bins]``; in float64, since a bin's tokens are added one by one."""
-    rows = torch.zeros(len(index), bins, device=index.device, dtype=torch.float64)  # the responses side by side
-    return rows.scatter_add_(1, index, counted).sum(0)
+    """How much of ``counted`` is in each bin, ``[bins]``; added up one by one, so that sums have to be float64."""
+    rows = torch.zeros(len(index), bins, device=index.device, dtype=counted.dtype)  # the responses side by side
+    return rows.scatter_add_(1, index, counted).sum(0, dtype=torch.float64)
 
 
 def quantile(counts: Sequence[float], edges: Sequence[float], share: float) -> float:

@@ -25,12 +25,14 @@ class TrustRegionDistance:
         normalized_divergence: D / delta, signed by whether the token diverges; what w is computed from.
         mask_criterion: the same by another distance and threshold, for an enforcement that chooses its tokens by one of
             its own; else ``normalized_divergence``. Above 1 a token is outside.
-        normalized_penalty: abs(A) P / delta divided by A, where the geometry has a penalty P.
+        penalty: P, where the geometry has one, the enforcement asks for it, and mu is what D is measured from.
+        per_delta: sign(A) / delta, by which P is taken away from the ratio; there with ``penalty``.
     """
 
     normalized_divergence: Tensor
     mask_criterion: Tensor
-    normalized_penalty: Tensor | None
+    penalty: Tensor | None = None
+    per_delta: Tensor | None = None
 
     @cached_property
     def outside(self) -> Tensor:
@@ -50,6 +52,7 @@ class Enforcement:
         attenuates: whether w falls with the divergence, below 0 where a token is to be brought back; otherwise it is
             1 or 0.
         gated: whether it attenuates only tokens outside a region of its own (``region_delta``).
+        formula: w as the documentation writes it, of the distance x in units of the threshold and the sense s.
         detached: whether the ratio is no function of pi in the objective, so that clamping it takes no gradient away.
     """
 
@@ -59,6 +62,7 @@ class Enforcement:
     attenuates: bool = False
     gated: bool = False
     detached: bool = False
+    formula: str = "w(x)"
 
 
 def _one(distance: TrustRegionDistance) -> Tensor:
@@ -73,10 +77,12 @@ def _ratio_times_log_policy(tokens: TokenRatio, ratio: Tensor, distance: TrustRe
     return ratio * tokens.log_pi
 
 
-NONE = Enforcement(_one, _weighted_ratio, needs_threshold=False)
+NONE = Enforcement(_one, _weighted_ratio, needs_threshold=False, formula="1")
 """w = 1: the importance-sampled policy gradient, whatever the divergence."""
 
-DETACHED = Enforcement(_one, _ratio_times_log_policy, needs_threshold=False, detached=True)
+DETACHED = Enforcement(
+    _one, _ratio_times_log_policy, needs_threshold=False, detached=True, formula="1, r a detached coefficient"
+)
 """w = 1 with the ratio as a detached coefficient of log pi (CISPO): the gradient of ``NONE``, and another value."""
 
 
@@ -84,8 +90,17 @@ def _mask(distance: TrustRegionDistance) -> Tensor:
     return 1.0 - distance.outside
 
 
-HARD_MASK = Enforcement(_mask, _weighted_ratio)
+HARD_MASK = Enforcement(_mask, _weighted_ratio, formula="0 if s > 0 and x > 1, else 1")
 """w = 0 for a diverging token outside the region, 1 elsewhere (PPO; DPPO, section 4)."""
+
+
+def _soft(distance: TrustRegionDistance) -> Tensor:
+    return distance.mask_criterion.clamp(min=1.0).reciprocal()
+
+
+SOFT_MASK = Enforcement(_soft, _weighted_ratio, formula="min(1, 1/x) if s > 0, else 1")
+"""w = min(1, delta / D) for a diverging token, 1 elsewhere: no cliff at the boundary, and never a correction (CPPO,
+arXiv 2606.10968, appendix C)."""
 
 
 def _quadratic(distance: TrustRegionDistance) -> Tensor:
@@ -93,12 +108,12 @@ def _quadratic(distance: TrustRegionDistance) -> Tensor:
 
 
 def _penalised_ratio(tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
-    if distance.normalized_penalty is None:
-        return ratio * weight
-    return ratio - distance.normalized_penalty
+    if distance.penalty is None or distance.per_delta is None:
+        return ratio * weight  # w held constant
+    return torch.addcmul(ratio, distance.penalty, distance.per_delta, value=-1.0)  # ratio - penalty * per_delta
 
 
-QUADRATIC = Enforcement(_quadratic, _penalised_ratio, attenuates=True)
+QUADRATIC = Enforcement(_quadratic, _penalised_ratio, attenuates=True, formula="1 − s x")
 """w = 1 - D / delta: attenuates a diverging token, corrects it beyond the boundary, strengthens a converging one:
 the advantage-weighted quadratic regulariser of DRPO (section 3) and SPO."""
 
@@ -110,9 +125,16 @@ def _gated_quadratic(distance: TrustRegionDistance) -> Tensor:
 def _penalised_ratio_outside(
     tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor
 ) -> Tensor:
-    assert distance.normalized_penalty is not None  # every gated row has a geometry with a penalty
-    return ratio - torch.where(distance.mask_criterion > 1.0, distance.normalized_penalty, 0.0)
+    if distance.penalty is None or distance.per_delta is None:
+        return ratio * weight
+    return ratio - torch.where(distance.mask_criterion > 1.0, distance.penalty * distance.per_delta, 0.0)
 
 
-GATED_QUADRATIC = Enforcement(_gated_quadratic, _penalised_ratio_outside, attenuates=True, gated=True)
+GATED_QUADRATIC = Enforcement(
+    _gated_quadratic,
+    _penalised_ratio_outside,
+    attenuates=True,
+    gated=True,
+    formula="1 − x if s > 0 and D > `region_delta`, else 1",
+)
 """``QUADRATIC`` for the tokens that ``HARD_MASK`` would mask by the region's own distance, 1 elsewhere (Mask-DRPO)."""

@@ -40,6 +40,8 @@ class TokenRatio:
         ratio_minus_one: r - 1, exact where r is close to 1.
         prob_diff: pi - mu.
         partition_divergence: D over the partition {TopK(mu), y_t, rest}, for the objectives that are measured by it.
+        partition_derivative: the derivative of the KL divergence along the sampled token's gradient, see
+            ``partition.kullback_leibler_derivative``.
     """
 
     log_mu: Tensor
@@ -50,9 +52,16 @@ class TokenRatio:
     ratio_minus_one: Tensor
     prob_diff: Tensor
     partition_divergence: Tensor | None = None
+    partition_derivative: Tensor | None = None
 
     @classmethod
-    def of(cls, log_pi: Tensor, log_mu: Tensor, partition_divergence: Tensor | None = None) -> TokenRatio:
+    def of(
+        cls,
+        log_pi: Tensor,
+        log_mu: Tensor,
+        partition_divergence: Tensor | None = None,
+        partition_derivative: Tensor | None = None,
+    ) -> TokenRatio:
         """Build it from log pi and log mu, both ``[B, T]`` fp32."""
         unclamped_log_ratio = log_pi - log_mu
         log_ratio = unclamped_log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
@@ -69,6 +78,7 @@ class TokenRatio:
             ratio_minus_one=ratio_minus_one,
             prob_diff=prob_diff,
             partition_divergence=partition_divergence,
+            partition_derivative=partition_derivative,
         )
 
     @cached_property
@@ -93,12 +103,14 @@ class Geometry:
         divergence: for a distance over a partition of the vocabulary, the divergence that has to be supplied with
             the tokens.
         bounded: whether abs(D) <= 1 always, so that a threshold of 1 or more is never reached.
+        name: abs(D) as the documentation writes it.
     """
 
     distance: Callable[[TokenRatio], Tensor]
     penalty: Callable[[TokenRatio], Tensor] | None = None
     divergence: Divergence | None = None
     bounded: bool = False
+    name: str = "D"
 
 
 def _probability(tokens: TokenRatio) -> Tensor:
@@ -109,7 +121,7 @@ def _l2_penalty(tokens: TokenRatio) -> Tensor:
     return (tokens.prob_diff * tokens.ratio_minus_one).mul_(0.5)
 
 
-PROBABILITY = Geometry(_probability, _l2_penalty, bounded=True)
+PROBABILITY = Geometry(_probability, _l2_penalty, bounded=True, name="abs(π − μ)")
 """pi - mu: the total variation of the two Bernoullis "this token or another" (DPPO, Binary-TV; DRPO). Its penalty,
 mu (r - 1)^2 / 2, is half the squared l2 distance sum (pi - mu)^2 in expectation."""
 
@@ -122,7 +134,7 @@ def _chi2_penalty(tokens: TokenRatio) -> Tensor:
     return 0.5 * tokens.ratio_minus_one**2
 
 
-RATIO = Geometry(_ratio, _chi2_penalty)
+RATIO = Geometry(_ratio, _chi2_penalty, name="abs(r − 1)")
 """r - 1 (PPO, SPO). Its penalty, (r - 1)^2 / 2, is half of chi^2 = sum (pi - mu)^2 / mu."""
 
 
@@ -162,18 +174,34 @@ K3 = Geometry(_k3, _k3_penalty)
 """1 - 1 / r. Its penalty, r - 1 - log r, is Schulman's k3 estimator of KL(mu || pi)."""
 
 
+def _bernoulli_kl(log_p: Tensor, log_q: Tensor, log_q_over_p: Tensor, q_minus_p: Tensor) -> Tensor:
+    """KL(Bern(p) || Bern(q)), which rounding may make slightly negative."""
+    rest_p = -torch.expm1(log_p)
+    rest_q = (-torch.expm1(log_q)).clamp(min=_SMALLEST_REST)
+    # log((1 - p) / (1 - q)) as log(1 + (q - p) / (1 - q)), which is exact for p near 0 and near 1.
+    log_rest_ratio = torch.log1p((q_minus_p / rest_q).clamp(min=-1.0 + 2**-23))
+    return rest_p * log_rest_ratio - log_p.exp() * log_q_over_p
+
+
 def _binary_kl(tokens: TokenRatio) -> Tensor:
-    mu = tokens.log_mu.exp()
-    rest_mu = -torch.expm1(tokens.log_mu)
-    rest_pi = (-torch.expm1(tokens.log_pi)).clamp(min=_SMALLEST_REST)
-    # log((1 - mu) / (1 - pi)) as log(1 + (pi - mu) / (1 - pi)), which is exact for p near 0 and near 1.
-    log_rest_ratio = torch.log1p((tokens.prob_diff / rest_pi).clamp(min=-1.0 + 2**-23))
-    kl = rest_mu * log_rest_ratio - mu * tokens.unclamped_log_ratio
+    kl = _bernoulli_kl(tokens.log_mu, tokens.log_pi, tokens.unclamped_log_ratio, tokens.prob_diff)
     return kl.clamp(0.0, LARGEST_DIVERGENCE).copysign(tokens.log_ratio)
 
 
-BINARY_KL = Geometry(_binary_kl)
+BINARY_KL = Geometry(_binary_kl, name="KL(Bern(μ) ‖ Bern(π))")
 """KL(Bern(mu) || Bern(pi)) in nats, signed by the direction of the move (DPPO, Binary-KL)."""
+
+
+def _larger_binary_kl(tokens: TokenRatio) -> Tensor:
+    forward = _bernoulli_kl(tokens.log_mu, tokens.log_pi, tokens.unclamped_log_ratio, tokens.prob_diff)
+    reverse = _bernoulli_kl(tokens.log_pi, tokens.log_mu, -tokens.unclamped_log_ratio, -tokens.prob_diff)
+    return torch.maximum(forward, reverse).clamp(0.0, LARGEST_DIVERGENCE).copysign(tokens.log_ratio)
+
+
+SYMMETRISED_BINARY_KL = Geometry(
+    _larger_binary_kl, name="the larger of KL(Bern(μ) ‖ Bern(π)) and KL(Bern(π) ‖ Bern(μ))"
+)
+"""The larger of KL(Bern(mu) || Bern(pi)) and KL(Bern(pi) || Bern(mu)), in nats (KPop, arXiv 2606.15079)."""
 
 
 def _partition(tokens: TokenRatio) -> Tensor:
@@ -183,8 +211,8 @@ def _partition(tokens: TokenRatio) -> Tensor:
     return tokens.partition_divergence * tokens.log_ratio.sign()
 
 
-TOP_K_TV = Geometry(_partition, divergence=total_variation, bounded=True)
+TOP_K_TV = Geometry(_partition, divergence=total_variation, bounded=True, name="TV over TopK(μ), y_t and the rest")
 """Total variation over TopK(mu), the sampled token and the rest (DPPO, Top-K)."""
 
-TOP_K_KL = Geometry(_partition, divergence=kullback_leibler)
+TOP_K_KL = Geometry(_partition, divergence=kullback_leibler, name="KL(μ ‖ π) over TopK(μ), y_t and the rest")
 """KL(mu || pi) over the same partition, in nats (DPPO, Top-K)."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 
@@ -20,7 +19,7 @@ def measure_responses(unclamped_log_ratio: Tensor, is_token: Tensor) -> dict[str
 
     Args:
         unclamped_log_ratio: log pi - log mu, 0 at padding; ``[B, T]``.
-        is_token: which positions are response tokens, ``[B, T]``, bool or 0/1.
+        is_token: 1 for response tokens and 0 at padding, ``[B, T]``.
 
     Returns:
         ``responses``, their number (an empty one counts, as it does for verl); ``unclamped_log_ratio``;
@@ -30,7 +29,7 @@ def measure_responses(unclamped_log_ratio: Tensor, is_token: Tensor) -> dict[str
     log_ratio = unclamped_log_ratio.sum(-1)
     log_perplexity_ratio = -log_ratio / is_token.sum(-1).clamp(min=1)
     return {
-        "responses": torch.ones_like(log_ratio).sum(),
+        "responses": log_ratio.new_full((), len(log_ratio)),
         "unclamped_log_ratio": log_ratio.sum(),
         "perplexity_ratio": log_perplexity_ratio.exp().sum(),
         "log_perplexity_ratio": log_perplexity_ratio.sum(),

@@ -15,6 +15,10 @@ Divergence = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """(log mu, log pi, listed, mu's rest) -> D, ``[...]``. The first three are ``[..., K]``, with ``listed`` 0 for an entry
 that is not one; the rest, ``[...]``, is mu's probability of all other tokens, None to take it from the listed ones."""
 
+Derivative = Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor]
+"""The arguments of a ``Divergence``, the sampled token first, and the size of the vocabulary -> the derivative of the
+divergence along that token's policy gradient, ``[...]``."""
+
 LARGEST_DIVERGENCE = 1e30
 """In place of an infinite KL divergence (pi = 0 where mu is not): finite, so that it is 0 times an advantage of 0."""
 
@@ -38,3 +42,30 @@ def kullback_leibler(log_mu: Tensor, log_pi: Tensor, listed: Tensor, rest: Tenso
     rest_mu, rest_pi = _rest(mu, rest), _rest(pi)
     listed_terms = torch.where(mu > 0, mu * (log_mu - log_pi), 0.0).sum(-1)
     return (listed_terms + rest_mu * (rest_mu / rest_pi).log()).clamp(0.0, LARGEST_DIVERGENCE)
+
+
+TAILS = ("aggregated", "uniform")
+"""What is assumed of the tokens in the rest: that they are one token, or that they share its probability evenly."""
+
+
+def kullback_leibler_derivative(
+    log_mu: Tensor, log_pi: Tensor, listed: Tensor, rest: Tensor | None, vocabulary: int, tail: str
+) -> Tensor:
+    """The derivative of KL(mu || pi) along the policy gradient of the sampled token, for A r = 1.
+
+    A step on token k moves the logits along ``e_k - pi``, and ``dKL / dz_i = pi_i - mu_i``: the sampled token's own
+    difference, and what the step does to all others (arXiv 2607.10848).
+
+    Args:
+        log_mu: ``[..., K]``, the sampled token first.
+        log_pi: ``[..., K]``.
+        listed: 0 for an entry that is not one, else 1; ``[..., K]``.
+        rest: mu's probability of all other tokens, ``[...]``; None to take it from the listed ones.
+        vocabulary: how many tokens there are.
+        tail: one of ``TAILS``.
+    """
+    mu, pi = log_mu.exp() * listed, log_pi.exp() * listed
+    rest_mu = (1.0 - mu.sum(-1) if rest is None else rest).clamp(min=0.0)
+    rest_pi = (1.0 - pi.sum(-1)).clamp(min=0.0)
+    others = 1.0 if tail == "aggregated" else (vocabulary - listed.sum(-1)).clamp(min=1.0)
+    return pi[..., 0] - mu[..., 0] + (pi * (mu - pi)).sum(-1) + rest_pi * (rest_mu - rest_pi) / others

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -32,7 +32,7 @@ class TokenAccumulators:
     """What a micro-batch adds, as tensors on the device, by name.
 
     Attributes:
-        counts: how many tokens there are; int64.
+        counts: how many tokens there are.
         sums: over all tokens, by the name of the metric that is their mean, a share for what is 1 or 0; fp32.
         maxima: over all tokens; fp32.
         minima: over all tokens; fp32.
@@ -49,7 +49,12 @@ class TokenAccumulators:
 
     def __or__(self, other: TokenAccumulators) -> TokenAccumulators:
         return TokenAccumulators(
-            *({**getattr(self, kind.name), **getattr(other, kind.name)} for kind in fields(TokenAccumulators))
+            counts={**self.counts, **other.counts},
+            sums={**self.sums, **other.sums},
+            maxima={**self.maxima, **other.maxima},
+            minima={**self.minima, **other.minima},
+            moments={**self.moments, **other.moments},
+            histograms={**self.histograms, **other.histograms},
         )
 
     def to_host(self) -> TokenStatistics:
@@ -58,14 +63,14 @@ class TokenAccumulators:
 
     def to_host_with(self, *scalars: Tensor) -> tuple[TokenStatistics, list[float]]:
         """As ``to_host``, with other scalars in the same transfer: the statistics, and their values."""
-        kinds = [self.sums, self.maxima, self.minima, self.counts, self.moments]
-        in_fp32 = [*scalars, *(value for kind in kinds[:3] for value in kind.values())]
+        kinds = [self.counts, self.sums, self.maxima, self.minima, self.moments]
+        in_fp32 = [*scalars, *(value for kind in kinds[:4] for value in kind.values())]
         with torch.no_grad():
-            groups = [in_fp32, [*self.counts.values()], [*self.moments.values()]]
+            groups = [in_fp32, [*self.moments.values()]]
             stacked = [torch.stack(group).double() for group in groups if group]
             numbers = iter(torch.cat([*stacked, *self.histograms.values()]).tolist())
         values = [next(numbers) for _ in scalars]
-        sums, maxima, minima, counts, moments = ({name: next(numbers) for name in kind} for kind in kinds)
+        counts, sums, maxima, minima, moments = ({name: next(numbers) for name in kind} for kind in kinds)
         histograms = {name: tuple(islice(numbers, len(bins))) for name, bins in self.histograms.items()}
         return TokenStatistics({**counts, **sums}, maxima, minima, moments, histograms), values
 
@@ -127,7 +132,8 @@ class TokenStatistics:
 
     def metrics(self) -> dict[str, float]:
         """Means per token and extrema, by metric name; all 0 when there was no token."""
-        means = {name: total / max(self.tokens, 1) for name, total in self.sums.items() if name != _TOKENS}
+        tokens = max(self.tokens, 1)
+        means = {name: total / tokens for name, total in self.sums.items() if name != _TOKENS}
         extrema = {**self.maxima, **self.minima}
         metrics = {**means, **(extrema if self.tokens else dict.fromkeys(extrema, 0.0))}
         if self.histograms:
@@ -170,7 +176,7 @@ def measure_mismatch(measured: TokenRatio, tokens: TokenRatio, is_token: Tensor)
         measured: what the objective's distance is computed from, ``tokens`` itself or of pi and a recomputed pi_old;
             may hold a divergence over a partition.
         tokens: of pi and mu, whose logarithms are 0 at padding, which therefore adds nothing to a sum.
-        is_token: which positions are response tokens, ``[B, T]`` bool.
+        is_token: 1 for response tokens and 0 at padding, ``[B, T]`` fp32.
     """
     sums = {
         names.BEHAVIOUR_LOG_PROB: tokens.log_mu.sum(),
@@ -180,7 +186,7 @@ def measure_mismatch(measured: TokenRatio, tokens: TokenRatio, is_token: Tensor)
     }
     maxima = {
         names.ABS_PROB_DIFF_MAX: tokens.abs_prob_diff.amax(),
-        names.RATIO_MAX: torch.where(is_token, tokens.ratio, 0.0).amax(),
+        names.RATIO_MAX: (tokens.ratio * is_token).amax(),
     }
     if measured is not tokens:
         sums[names.ANCHOR_ABS_PROB_DIFF_MEAN] = measured.abs_prob_diff.sum()
@@ -206,27 +212,27 @@ def measure_trust_region(
         weight: w, ``[B, T]``; 1 at padding.
         distance: how far each token is; 0 at padding, which is therefore neither diverging nor outside.
         advantage_sign: sign(A), ``[B, T]``.
-        is_token: which positions are response tokens, ``[B, T]`` bool.
+        is_token: 1 for response tokens and 0 at padding, ``[B, T]`` fp32.
         gradient: A min(r, C), ``[B, T]``, whose size is that of a token's gradient at w = 1, 0 at padding; with it, how
             much of the gradient the trust region takes away is measured as well.
     """
-    tokens = torch.count_nonzero(is_token)
-    outside = distance.outside.sum()
-    corrected = indicator(-weight, above=0.0).sum() if enforcement.attenuates else torch.zeros_like(outside)
+    tokens = is_token.sum()
+    corrected = torch.lt(weight, 0.0, out=torch.empty_like(weight)).sum() if enforcement.attenuates else 0.0 * tokens
     removed = 1.0 - weight  # 0 at padding, of which the sum of w itself would carry more than of tokens
+    outside_positive = dot(distance.outside, advantage_sign.clamp(min=0.0))
     sums = {
         names.WEIGHT_MEAN: tokens - removed.sum(),
         names.DIVERGING: indicator(distance.mask_criterion, above=0.0).sum(),
-        names.OUTSIDE: outside,
-        f"{names.OUTSIDE}_positive_advantage": dot(distance.outside, advantage_sign.clamp(min=0.0)),
-        f"{names.OUTSIDE}_negative_advantage": dot(distance.outside, advantage_sign.clamp(max=0.0).neg_()),
+        names.OUTSIDE: distance.outside.sum(),
+        f"{names.OUTSIDE}_positive_advantage": outside_positive,
+        f"{names.OUTSIDE}_negative_advantage": outside_positive - dot(distance.outside, advantage_sign),
         "trust_region/corrective_frac": corrected,
     }
-    minima = {names.WEIGHT_MIN: torch.where(is_token, weight, math.inf).amin()}
+    minima = {names.WEIGHT_MIN: (weight / is_token).amin()}  # 1 / 0 at padding: no minimum
     moments = {}
     if gradient is not None:
         size, removed = gradient.abs(), removed.clamp_(0.0, 1.0)
-        attenuated = torch.count_nonzero(removed.frac())  # all and nothing have no fraction
-        sums["trust_region/attenuated_frac"] = attenuated.float()
         moments = {_GRADIENT: size.sum(), _GRADIENT_REMOVED: dot(removed, size)}
+        fraction = removed.frac_()  # all and nothing have none
+        sums["trust_region/attenuated_frac"] = torch.gt(fraction, 0.0, out=fraction).sum()
     return TokenAccumulators({_TOKENS: tokens}, sums, minima=minima, moments=moments)

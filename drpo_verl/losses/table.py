@@ -1,15 +1,16 @@
-"""The table of objectives: each method is one row, a geometry, a direction and an enforcement."""
+"""The table of objectives: each method is one row, a geometry, a direction, an enforcement, a scope and an anchor."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from drpo_verl.losses.direction import Direction, by_ratio
-from drpo_verl.losses.enforcement import DETACHED, GATED_QUADRATIC, HARD_MASK, NONE, QUADRATIC, Enforcement
+from drpo_verl.losses import direction
+from drpo_verl.losses.direction import BY_RATIO, PREDICTIVE, Direction
+from drpo_verl.losses.enforcement import DETACHED, GATED_QUADRATIC, HARD_MASK, NONE, QUADRATIC, SOFT_MASK, Enforcement
 from drpo_verl.losses.geometry import (
     BINARY_KL,
     DIRECTION_ONLY,
@@ -17,10 +18,12 @@ from drpo_verl.losses.geometry import (
     LOG_RATIO,
     PROBABILITY,
     RATIO,
+    SYMMETRISED_BINARY_KL,
     TOP_K_KL,
     TOP_K_TV,
     Geometry,
 )
+from drpo_verl.losses.scope import PREFIX, SEQUENCE_MAX, SEQUENCE_MEAN, PrefixBudget, Scope
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Objective:
         enforcement: what that distance does to the gradient.
         source: where the method is defined.
         direction: which moves lead away from the policy that the distance is measured from.
+        scope: of which tokens the distance counts when one of them is restrained; None for its own.
         mask_geometry: the distance by which a gated enforcement chooses its tokens.
         recomputed_anchor: whether the distance is measured from a recomputed pi_old instead of the behaviour policy
             mu; the importance ratio pi / mu in the gradient is that of mu either way.
@@ -42,7 +46,8 @@ class Objective:
     geometry: Geometry
     enforcement: Enforcement
     source: str
-    direction: Direction = by_ratio
+    direction: Direction = BY_RATIO
+    scope: Scope | None = None
     mask_geometry: Geometry | None = None
     recomputed_anchor: bool = False
     verl_loss: str | None = None
@@ -66,6 +71,8 @@ class TrustRegion:
         advantage_weighted: whether a penalty is multiplied by abs(A), as in the papers.
         restrict_to: the sign of the advantage of the only tokens that may be masked or gated; None for both.
         dual_clip: for A < 0, the ratio above which the gradient is zero (dual-clip PPO, arXiv 1912.09729).
+        prefix_budget: of the scope that needs one.
+        log_ratio_penalty: tau of a penalty ``tau (log r)^2`` of each token, whatever its weight and advantage.
     """
 
     delta_low: float
@@ -75,6 +82,8 @@ class TrustRegion:
     advantage_weighted: bool = True
     restrict_to: Literal["positive", "negative"] | None = None
     dual_clip: float | None = None
+    prefix_budget: PrefixBudget | None = None
+    log_ratio_penalty: float | None = None
 
 
 _LOGGER = logging.getLogger("drpo_verl")
@@ -82,6 +91,8 @@ _LOGGER = logging.getLogger("drpo_verl")
 _DPPO = "DPPO, arXiv 2602.04879, section 4"
 _DRPO = "DRPO, arXiv 2606.09821, section 3"
 _PPO = "PPO, arXiv 1707.06347, with the group-relative advantages of GRPO, arXiv 2402.03300"
+_CPPO = "CPPO, arXiv 2606.10968"
+_TRM = "TRM, arXiv 2512.23075"
 _OURS = "this project"
 
 OBJECTIVES: dict[str, Objective] = {
@@ -101,6 +112,16 @@ OBJECTIVES: dict[str, Objective] = {
     "drpo_decoupled": Objective(PROBABILITY, QUADRATIC, _OURS, recomputed_anchor=True),
     "drpo_topk": Objective(TOP_K_TV, QUADRATIC, _OURS),
     "drpo_adaptive": Objective(PROBABILITY, QUADRATIC, _OURS, adaptive=True),
+    "ipo": Objective(PROBABILITY, HARD_MASK, "prime-rl, type ipo", direction=direction.NONE),
+    "prime_rl": Objective(PROBABILITY, HARD_MASK, "prime-rl, type default"),
+    "icepop": Objective(RATIO, HARD_MASK, "IcePop: Ring-1T, arXiv 2510.18855", direction=direction.NONE),
+    "kpop": Objective(SYMMETRISED_BINARY_KL, HARD_MASK, "KPop, arXiv 2606.15079", direction=direction.NONE),
+    "pdm": Objective(TOP_K_KL, HARD_MASK, "PDM, arXiv 2607.10848", direction=PREDICTIVE),
+    "trm_max": Objective(BINARY_KL, HARD_MASK, _TRM, direction=direction.NONE, scope=SEQUENCE_MAX),
+    "trm_avg": Objective(BINARY_KL, HARD_MASK, _TRM, direction=direction.NONE, scope=SEQUENCE_MEAN),
+    "cppo": Objective(PROBABILITY, HARD_MASK, _CPPO, scope=PREFIX),
+    "cppo_soft": Objective(PROBABILITY, SOFT_MASK, f"{_CPPO}, appendix C", scope=PREFIX),
+    "drpo_prefix": Objective(PROBABILITY, QUADRATIC, _OURS, scope=PREFIX),
 }
 
 PENALTIES: dict[str, Geometry] = {
@@ -163,7 +184,30 @@ def _require_registrable(name: str, row: Objective) -> None:
         raise ValueError(f"its row is no Objective, but {row!r}.")
     if not isinstance(row.geometry, Geometry) or not isinstance(row.enforcement, Enforcement):
         raise ValueError("an Objective takes a Geometry and an Enforcement, in this order.")
-    if row.enforcement.gated and (row.mask_geometry is None or row.geometry.penalty is None):
-        raise ValueError("a gated enforcement needs a mask_geometry, and a geometry with a penalty.")
-    if row.adaptive and not row.enforcement.needs_threshold:
-        raise ValueError("there is no threshold to adapt.")
+    for reason in contradictions(row):
+        raise ValueError(reason)
+
+
+def contradictions(row: Objective) -> Iterator[str]:
+    """Why choices of a row do not go together: each has a meaning, and the pair has none."""
+    enforcement = row.enforcement
+    if enforcement.gated and (row.mask_geometry is None or row.geometry.penalty is None):
+        yield "a gated enforcement needs a mask_geometry, and a geometry with a penalty."
+    if row.adaptive and not enforcement.needs_threshold:
+        yield "there is no threshold to adapt."
+    if not enforcement.needs_threshold and (row.direction is not BY_RATIO or row.scope is not None):
+        yield "without a boundary there is nothing for a direction or a scope to choose."
+    if row.direction is direction.NONE and enforcement.attenuates:
+        yield (
+            "w = 1 - D / delta without a direction turns tokens around that come back by themselves. Take a mask, hard "
+            "or soft."
+        )
+    if row.direction.needs_derivative and row.geometry is not TOP_K_KL:
+        yield (
+            "a predictive direction is the sign of the derivative of the Top-K KL, and goes with that distance; over "
+            "the sampled token alone it is the direction by the ratio."
+        )
+    if row.scope is not None and (row.adaptive or enforcement.gated):
+        yield "delta is adapted, and tokens are gated, by each token's own distance, and the scope has another."
+    if row.verl_loss is not None and (row.direction is not BY_RATIO or row.scope is not None):
+        yield "verl's loss clips each token by its own ratio."

@@ -12,8 +12,11 @@ from drpo_verl.losses.diagnostics import measure_histograms, measure_moments
 from drpo_verl.losses.enforcement import TrustRegionDistance
 from drpo_verl.losses.geometry import Geometry, TokenRatio
 from drpo_verl.losses.offpolicy import measure_responses
+from drpo_verl.losses.scope import Step
+from drpo_verl.losses.sequence_mask import SequenceMask
 from drpo_verl.losses.statistics import TokenAccumulators, measure_mismatch, measure_trust_region
 from drpo_verl.losses.table import Objective, TrustRegion
+from drpo_verl.metrics import names
 
 _SMALLEST_ADVANTAGE = 1e-2
 """An unweighted penalty's w has A in its denominator; below this, w is logged as if A were this."""
@@ -26,11 +29,16 @@ class TokenLoss:
     Attributes:
         loss: ``[B, T]`` fp32; its derivative with respect to log pi is ``-A min(r, C) w`` (times the importance
             weight, if any), and with a cap that is its value too. 0 where the mask is.
+        mask: 1 for response tokens and 0 elsewhere, ``[B, T]`` uint8, for whoever aggregates the loss: products with it
+            are faster than with bools, and it takes a quarter of fp32's memory until the backward pass.
         accumulators: sums, extrema and histograms over the tokens, still on the device.
+        kept: 1 for each response that a sequence mask keeps, else 0, ``[B, 1]``; None without a mask.
     """
 
     loss: Tensor
+    mask: Tensor
     accumulators: TokenAccumulators
+    kept: Tensor | None = None
 
 
 def token_loss(
@@ -44,6 +52,8 @@ def token_loss(
     *,
     log_anchor: Tensor | None = None,
     partition_divergence: Tensor | None = None,
+    partition_derivative: Tensor | None = None,
+    sequence_mask: SequenceMask | None = None,
     diagnostics: bool = True,
 ) -> TokenLoss:
     """The loss of one objective on one micro-batch.
@@ -62,6 +72,10 @@ def token_loss(
         importance_weight: a detached factor for each token, ``[B, T]``, or None.
         log_anchor: what the distance is measured from, ``[B, T]``, where that is not mu.
         partition_divergence: D over the Top-K partition, ``[B, T]``, >= 0, for an objective that needs it.
+        partition_derivative: its derivative along the sampled token's gradient, ``[B, T]``, for a direction that needs
+            it.
+        sequence_mask: which responses to leave out. Each row has to be a whole response then, as for a scope other than
+            a token's own.
         diagnostics: whether to measure moments and histograms of the tokens as well.
 
     Returns:
@@ -73,22 +87,25 @@ def token_loss(
     with torch.autocast(device_type=log_policy.device.type, enabled=False):
         log_policy = log_policy.float()
         with torch.no_grad():
-            is_token = mask.bool()
+            mask = mask.byte()
+            is_response, is_token = mask.bool(), mask.float()  # to choose by, and for sums and products
 
             def of_tokens(values: Tensor) -> Tensor:
                 # 0 elsewhere: a ratio of 1 and no divergence, so that padding adds nothing to any sum below.
-                return torch.where(is_token, values.float(), 0.0)
+                return torch.where(is_response, values.float(), 0.0)
 
             log_pi, advantage = of_tokens(log_policy), of_tokens(advantages)
-            partition = None if partition_divergence is None else of_tokens(partition_divergence)
-            tokens = TokenRatio.of(log_pi, of_tokens(log_behaviour), partition)
+            partition = [
+                None if values is None else of_tokens(values) for values in (partition_divergence, partition_derivative)
+            ]
+            tokens = TokenRatio.of(log_pi, of_tokens(log_behaviour), *partition)
             measured, staleness = tokens, None
             if log_anchor is not None:
-                measured = TokenRatio.of(log_pi, of_tokens(log_anchor), partition)
+                measured = TokenRatio.of(log_pi, of_tokens(log_anchor), *partition)
                 staleness = TokenRatio.of(measured.log_mu, tokens.log_mu).ratio  # pi_old / mu
 
             advantage_sign = advantage.sign()
-            distance = _distance(objective, region, measured, advantage, advantage_sign, staleness)
+            distance = _distance(objective, region, measured, advantage, advantage_sign, is_token, staleness)
             enforced = _restricted(distance, region, advantage_sign)
             weight = objective.enforcement.weight(enforced)
             if region.dual_clip is not None:
@@ -113,17 +130,26 @@ def token_loss(
                     loss = objective.enforcement.value(tokens, ratio, enforced, weight) * scale
             if region.ratio_cap is None and not objective.enforcement.detached:
                 gradient.mul_(tokens.is_within_bound)
+            kept = None if sequence_mask is None else sequence_mask.kept(tokens, is_token)
+            if kept is not None:
+                loss, gradient = loss * kept, gradient * kept
+                weight = torch.where(is_response, weight * kept, 1.0)
+            if region.log_ratio_penalty is not None:
+                pull = region.log_ratio_penalty * tokens.unclamped_log_ratio
+                loss, gradient = torch.addcmul(loss, pull, tokens.unclamped_log_ratio), gradient + 2.0 * pull
 
             accumulators = measure_mismatch(measured, tokens, is_token)
             accumulators |= measure_trust_region(
                 objective.enforcement, weight, distance, advantage_sign, is_token, unrestrained if diagnostics else None
             )
+            if kept is not None:
+                accumulators |= TokenAccumulators(sums={names.SEQUENCE_MASKED: (is_token * (1.0 - kept)).sum()})
             if diagnostics:
                 accumulators |= TokenAccumulators(
                     moments=measure_moments(tokens, is_token) | measure_responses(tokens.unclamped_log_ratio, is_token),
                     histograms=measure_histograms(tokens, advantage_sign, is_token),
                 )
-        return TokenLoss(_WithGradient.apply(log_policy, loss, gradient), accumulators)
+        return TokenLoss(_WithGradient.apply(log_policy, loss, gradient), mask, accumulators, kept)
 
 
 def _distance(
@@ -132,22 +158,30 @@ def _distance(
     tokens: TokenRatio,
     advantage: Tensor,
     advantage_sign: Tensor,
+    is_token: Tensor,
     staleness: Tensor | None,
 ) -> TrustRegionDistance:
     """Distance, mask criterion and penalty in units of their thresholds; the penalty times pi_old / mu, if any."""
-    distance = objective.geometry.distance(tokens)
-    per_delta = objective.direction(distance, advantage_sign) / _threshold(region, distance)
+    direction, distance = objective.direction, objective.geometry.distance(tokens)
+    threshold = _threshold(region, distance)
+    if objective.scope is not None:
+        sense = direction.sense(tokens, distance, advantage_sign, is_token)
+        strengthens = objective.enforcement.attenuates
+        step = Step(distance.abs(), sense, threshold, is_token, strengthens, region.prefix_budget)
+        normalized = objective.scope.normalized(step)
+        return TrustRegionDistance(normalized, normalized)
     if not region.advantage_weighted:
-        per_delta = per_delta / advantage.abs().clamp(min=_SMALLEST_ADVANTAGE)
+        threshold = threshold * advantage.abs().clamp(min=_SMALLEST_ADVANTAGE)
+    if not objective.enforcement.attenuates or objective.geometry.penalty is None:
+        normalized = direction.signed(tokens, distance, advantage_sign) / threshold
+        return TrustRegionDistance(normalized, normalized)
+    per_delta = advantage_sign / threshold  # by the ratio: no other direction goes with a penalty
     normalized = criterion = distance * per_delta
     if objective.mask_geometry is not None:
         mask_distance = objective.mask_geometry.distance(tokens)
-        criterion = mask_distance * objective.direction(mask_distance, advantage_sign) / region.region_delta
-    penalty = None
-    if objective.enforcement.attenuates and objective.geometry.penalty is not None:
-        penalty = objective.geometry.penalty(tokens) * per_delta
-        penalty = penalty if staleness is None else penalty * staleness
-    return TrustRegionDistance(normalized, criterion, penalty)
+        criterion = direction.signed(tokens, mask_distance, advantage_sign) / region.region_delta
+    per_delta = per_delta if staleness is None else per_delta * staleness
+    return TrustRegionDistance(normalized, criterion, objective.geometry.penalty(tokens), per_delta)
 
 
 def _threshold(region: TrustRegion, distance: Tensor) -> Tensor | float:

@@ -74,6 +74,9 @@ SECTIONS = (
         Panel("Gradient removed", "share of the gradient", [
             Metric("trust_region/gradient_removed_frac", "What w (cut to [0, 1]) takes away of Σ abs(A) min(r, C), the "
                    "L1 norm of the loss's gradient with respect to the tokens' log π", "above 0.2")]),
+        Panel("Responses left out", "share of tokens", [
+            Metric(names.SEQUENCE_MASKED, "Tokens of responses that `sequence_mask` leaves out of the update; not "
+                   "logged without one", "above 0.5: most of what was sampled teaches nothing")]),
         Panel("Distance from a recomputed π_old", "probability", [
             Metric(names.ANCHOR_ABS_PROB_DIFF_MEAN, "Mean abs(π − π_old), where that is the anchor: 0 in the first "
                    "mini-batch", "rising from step to step: the updates are large", "mean"),

@@ -42,7 +42,10 @@ class Method:
 
 
 def methods() -> list[Method]:
-    """Return every ``+method=`` group with its defaults, in the order of the table of objectives."""
+    """Return the ``+method=`` groups with their defaults, in the order of the table of objectives.
+
+    Without those that look beyond a token's own probabilities, at the rest of its response or the whole vocabulary.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
     from verl.workers.config import ActorConfig
@@ -57,6 +60,8 @@ def methods() -> list[Method]:
             actor = compose(overrides=[f"+method={name}"]).actor_rollout_ref.actor
             settings = instantiate(actor.policy_loss)
             objective = settings.objective()
+            if objective.scope is not None or objective.direction.needs_derivative:
+                continue
             if objective.verl_loss:
                 clips = {name: actor[name] for name in actor if str(name).startswith("clip_ratio")}
                 region = verl_region(SimpleNamespace(**{"clip_ratio_c": ActorConfig.clip_ratio_c, **clips}))

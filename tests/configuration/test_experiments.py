@@ -164,6 +164,9 @@ DPPO_LARGE: Thresholds = {
     "surrogate": (None, None), "minirl": ((0.2, 0.27), 5.0), "grpo": ((0.2, 0.2), 1e4),
     "grpo_clip_higher": ((0.2, 0.27), 1e4), "dppo_binary_tv": (0.2, 5.0), "dppo_topk_tv": (0.2, 5.0),
     "dppo_binary_kl": (0.05, 5.0), "dppo_topk_kl": (0.05, 5.0), "drpo_topk": (0.5, None), "drpo_adaptive": (0.2, None),
+    "ipo": (0.1, None), "prime_rl": (0.2, None), "icepop": ((0.5, 4.0), None), "kpop": (2.0, None), "pdm": (0.15, 5.0),
+    "trm_max": (0.1, None), "trm_avg": (0.002, None), "cppo": (0.15, None), "cppo_soft": (0.15, None),
+    "drpo_prefix": (0.15, None),
     "drpo_decoupled": (0.2, None),
 }  # fmt: skip
 DRPO_ALL: Thresholds = {
@@ -207,7 +210,7 @@ def _thresholds(config: DictConfig, method: str) -> tuple[Any, float | None]:
 
 def test_the_table_knows_every_experiment_and_method() -> None:
     assert sorted([*SETTINGS, *ON_THE_CPU, *ON_ONE_GPU]) == EXPERIMENTS
-    assert set(DPPO_LARGE) == set(METHODS) and len(METHODS) == 16
+    assert set(DPPO_LARGE) == set(METHODS) and len(METHODS) == 26
 
 
 @pytest.mark.parametrize("method", ["grpo", "grpo_clip_higher"])

@@ -27,6 +27,11 @@ CASES = {
         "method=drpo_adaptive", f"{DELTA}=0.05", "actor_rollout_ref.actor.policy_loss.max_delta_step=1.5",
     ],
     "drpo_decoupled": ["method=drpo_decoupled", f"{DELTA}=0.01", "actor_rollout_ref.actor.optim.lr=0.01"],
+    "pdm": ["method=pdm", f"{DELTA}=0.6"],
+    "cppo": [  # whole responses, whatever else is in their micro-batch
+        "method=cppo", f"{DELTA}=0.03", "actor_rollout_ref.actor.policy_loss.delta_b=0.01",
+        *(f"actor_rollout_ref.actor.policy_loss.sequence_mask.{bound}" for bound in ("metric=geometric", "lower=0.9")),
+    ],
 }  # fmt: skip
 DECOUPLED = ["method=drpo_decoupled", f"{DELTA}=0.002", LEARNING_RATE]
 ANCHORS = {
@@ -90,6 +95,7 @@ def test_one_and_two_ranks_and_any_micro_batch_give_the_same_metrics(
     assert one["mismatch/kl"] > 0.01, "pi and mu are the same: the case tests nothing"
     assert 0 < one["trust_region/outside_frac"] < one["trust_region/diverging_frac"] < 1
     assert (one["trust_region/weight_min"] < 0) == method.startswith("drpo")
+    assert method != "cppo" or 0 < one["trust_region/sequence_masked_frac"] < 1
 
 
 def test_the_oldest_supported_verl_gives_the_same_metrics(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from methods_table import current
 
 from drpo_verl.configuration import search_path
 from drpo_verl.losses import OBJECTIVES
@@ -36,6 +37,11 @@ def test_every_method_is_in_the_tables_with_its_source() -> None:
     for objective in OBJECTIVES.values():
         for paper in re.findall(r"arXiv [\d.]+\d", objective.source):
             assert paper in page, objective.source
+
+
+def test_the_tables_of_methods_are_those_of_the_code() -> None:
+    for path, page in current():
+        assert path.read_text(encoding="utf-8") == page, "run `make docs`"
 
 
 def _anchors(page: Path) -> set[str]:

@@ -119,6 +119,30 @@ def test_a_recomputed_anchor_is_beside_the_rollouts() -> None:
     assert metrics[STATISTICS].metrics()["mismatch/behaviour_log_prob_mean"] == pytest.approx(log_mu.mean().item())
 
 
+WHOLE_RESPONSES = {
+    "cppo": {"delta": 0.2, "w_min": 0.8, "delta_b": 0.05, "delta_b_quantile": 0.9},
+    "trm_avg": {"delta": 0.6},
+    "drpo": {"delta": 0.5, "sequence_mask": {"metric": "geometric", "lower": 0.9}},
+}
+
+
+@pytest.mark.parametrize("mode", list(WHOLE_RESPONSES))
+def test_a_response_has_the_same_gradient_whatever_micro_batch_it_is_in(mode: str) -> None:
+    output, data = _micro_batch()
+    settings = TrustRegionLossConfig(loss_mode=mode, **WHOLE_RESPONSES[mode])
+    loss = TrustRegionLoss(_actor_config(policy_loss=settings))
+    (together,) = torch.autograd.grad(loss(output, data)[0], output["log_probs"])
+    names = [name for name, rows in data.items() if isinstance(rows, Tensor)]
+    for row, expected in enumerate(together.unbind()):
+        fields = {name: torch.nested.as_nested_tensor([data[name][row]], layout=torch.jagged) for name in names}
+        alone = TensorDict(fields, batch_size=1)
+        tensordict_utils.assign_non_tensor(alone, dp_size=2, batch_num_tokens=20, global_batch_size=6)
+        rows = torch.nested.as_nested_tensor([output["log_probs"][row].detach()], layout=torch.jagged).requires_grad_()
+        (gradient,) = torch.autograd.grad(loss({"log_probs": rows}, alone)[0], rows)
+        torch.testing.assert_close(gradient.values(), expected, rtol=1e-6, atol=1e-9)
+    assert (together.values() != 0).any()
+
+
 def _anchored(mode: str, mini_batch: int, output: dict[str, Tensor], data: TensorDict) -> tuple[Tensor, dict[str, Any]]:
     """Loss and metrics of a method whose distance is from pi_old, in bypass mode."""
     delta = {} if mode in ("grpo", "surrogate") else {"delta": 0.05}

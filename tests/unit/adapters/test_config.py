@@ -8,13 +8,16 @@ import pytest
 from verl.workers.config import ActorConfig
 
 from drpo_verl.adapters.config import TrustRegionLossConfig, verl_region
-from drpo_verl.losses import OBJECTIVES, PENALTIES, TrustRegion
+from drpo_verl.adapters.sequence_mask import PRESETS
+from drpo_verl.losses import OBJECTIVES, PENALTIES, PrefixBudget, SequenceMask, TrustRegion
 
+MASKED: dict[str, Any] = {"loss_mode": "drpo", "delta": 0.2}
 # What +method= sets for the methods that need more than delta.
 ADAPTIVE: dict[str, Any] = {
     "delta": 0.2, "target_outside": 0.1, "adaptation_gain": 0.1, "max_delta_step": 1.2, "delta_min": 0.01,
     "delta_max": 12.5,
 }  # fmt: skip
+PREFIX_METHODS = [name for name, row in OBJECTIVES.items() if row.scope is not None and row.scope.needs_budget]
 MORE: dict[str, dict[str, Any]] = {
     "mask_drpo": {"region_delta": 0.15},
     "minirl": {"anchor": "recomputed"},
@@ -23,6 +26,8 @@ MORE: dict[str, dict[str, Any]] = {
     "dppo_topk_kl": {"top_k": 20},
     "drpo_topk": {"top_k": 20},
     "drpo_adaptive": ADAPTIVE,
+    "pdm": {"top_k": 20, "tail": "aggregated"},
+    **{mode: {"w_min": 0.8, "delta_b": 0.02} for mode in PREFIX_METHODS},
 }
 WITH_THRESHOLD = [name for name, row in OBJECTIVES.items() if row.enforcement.needs_threshold and row.verl_loss is None]
 
@@ -32,7 +37,7 @@ def test_thresholds_reach_the_objective(loss_mode: str) -> None:
     more = MORE.get(loss_mode, {})
     region = TrustRegionLossConfig(**{"loss_mode": loss_mode, **more, "delta": 0.2, "ratio_cap": 3}).region()
     assert (region.delta_low, region.delta_high, region.ratio_cap) == (0.2, 0.2, 3)
-    if loss_mode == "drpo_adaptive":
+    if loss_mode in ("drpo_adaptive", *PREFIX_METHODS):
         return
     both = TrustRegionLossConfig(loss_mode=loss_mode, delta_low=0.1, delta_high=0.3, **more).region()
     assert (both.delta_low, both.delta_high, both.ratio_cap) == (0.1, 0.3, None)
@@ -49,6 +54,27 @@ def test_the_other_settings_reach_the_objective() -> None:
     for name, geometry in PENALTIES.items():
         assert TrustRegionLossConfig(loss_mode="drpo", delta=1.0, penalty=name).objective().geometry is geometry
     assert TrustRegionLossConfig(loss_mode="pg_tis", ratio_cap=2.0).region().ratio_cap == 2.0
+
+
+def test_a_prefix_budget_reaches_the_objective() -> None:
+    settings = {"loss_mode": "cppo", "delta": 0.15, "w_min": 0.8, "delta_b": 0.02}
+    assert TrustRegionLossConfig(**settings).region().prefix_budget == PrefixBudget(0.8, 0.02, None)
+    calibrated = TrustRegionLossConfig(**settings, delta_b_quantile=0.9).region().prefix_budget
+    assert calibrated == PrefixBudget(0.8, 0.02, 0.9)
+
+
+def test_a_sequence_mask_is_a_recipe_or_bounds() -> None:
+    def mask(**settings: Any) -> SequenceMask | None:
+        unset = dict.fromkeys(("preset", "metric", "lower", "upper", "veto"))
+        return TrustRegionLossConfig(**MASKED, sequence_mask={**unset, **settings}).mask_of_sequences()
+
+    assert mask() is None and TrustRegionLossConfig(**MASKED).mask_of_sequences() is None
+    assert mask(preset="skyrl") == SequenceMask("geometric", 0.99, 1.01)
+    assert mask(preset="slime", veto=1e-5) == SequenceMask("geometric", 0.9999, 1.0001, veto=1e-5)
+    assert mask(metric="product", upper=2) == SequenceMask("product", None, 2)
+    assert mask(veto=1e-4) == SequenceMask(veto=1e-4)
+    for name in PRESETS:
+        assert mask(preset=name) == PRESETS[name]
 
 
 def test_a_controller_replaces_delta() -> None:
@@ -79,6 +105,27 @@ def test_the_baselines_take_verls_thresholds() -> None:
         ({"loss_mode": "drpo", "delta": 1, "delta_low": 0.1, "delta_high": 0.2}, r"delta=1 has no effect beside"),
         ({"loss_mode": "drpo_adaptive", **ADAPTIVE, "penalty": "tv"}, r"penalty='tv' knows no distance"),
         ({"loss_mode": "drpo", "delta": 1, "penalty": "l1"}, r"penalty='l1' is not known.*l2, chi2"),
+        ({"loss_mode": "pdm", "delta": 1, "top_k": 20}, r"tail says nothing about.*aggregated, uniform"),
+        ({"loss_mode": "pdm", "delta": 1, "top_k": 20, "tail": "flat"}, r"tail='flat' says nothing about"),
+        ({"loss_mode": "drpo", "delta": 1, "tail": "uniform"}, r"tail='uniform' has no effect"),
+        ({"loss_mode": "drpo", "delta": 1, "w_min": 0.8}, r"w_min=0\.8 has no effect"),
+        ({"loss_mode": "cppo", "delta": 1, "w_min": 0.8}, r"delta_b is not set"),
+        ({"loss_mode": "cppo", "delta": 1, "w_min": 1.2, "delta_b": 0.02}, r"w_min=1\.2 is the weight of the last"),
+        ({"loss_mode": "cppo", "delta": 1, "w_min": 0.8, "delta_b": 0}, r"delta_b=0 must be a number above 0"),
+        ({"loss_mode": "cppo", "delta": 1, "w_min": 0.8, "delta_b": 0.02, "delta_b_quantile": 1.0}, r"Set it below 1"),
+        ({"loss_mode": "cppo", "delta_low": 1, "w_min": 0.8, "delta_b": 0.02}, r"delta_low=1 has no effect"),
+        ({"loss_mode": "drpo_prefix", "delta": 1, "w_min": 0.8, "delta_b": 0.02, "penalty": "kl"}, r"'kl' has no"),
+        ({"loss_mode": "grpo", "log_ratio_penalty": 1e-3}, r"log_ratio_penalty=0\.001 has no effect"),
+        ({"loss_mode": "ipo", "delta": 0.1, "log_ratio_penalty": -1}, r"log_ratio_penalty=-1 must be"),
+        (MASKED | {"sequence_mask": {"metric": "mean"}}, r"mask\.metric='mean' is not known.*geometric"),
+        (MASKED | {"sequence_mask": {"preset": "trl"}}, r"sequence_mask\.preset='trl' is not known.*skyrl, slime"),
+        (MASKED | {"sequence_mask": {"low": 0.9}}, r"sequence_mask\.low=0\.9 is not known.*lower"),
+        (MASKED | {"sequence_mask": {"metric": "product"}}, r"metric='product' has no bounds"),
+        (MASKED | {"sequence_mask": {"upper": 2.0}}, r"upper=2\.0 bounds nothing"),
+        (MASKED | {"sequence_mask": {"metric": "max_kl", "lower": 0.1}}, r"lower=0\.1 would leave out.*small max_kl"),
+        (MASKED | {"sequence_mask": {"metric": "product", "upper": 0.5}}, r"upper=0\.5 leaves out.*pi = mu"),
+        (MASKED | {"sequence_mask": {"preset": "skyrl", "lower": 1.005}}, r"lower=1\.005 leaves out.*pi = mu"),
+        (MASKED | {"sequence_mask": {"veto": 0}}, r"veto=0 must be a number above 0"),
         ({"loss_mode": "drpo", "delta": 1, "region_delta": 0.1}, r"region_delta=0\.1 has no effect on.*drpo"),
         ({"loss_mode": "drpo", "delta": 1, "restrict_to": "negative"}, r"restrict_to='negative' has no effect"),
         ({"loss_mode": "drpo", "delta": 1, "top_k": 20}, r"top_k=20 has no effect"),

@@ -39,6 +39,7 @@ def _batch(seed: int = 0, rows: int = 16, width: int = 40) -> dict[str, Tensor]:
     }
 
 
+PREFIX_METHODS = [name for name, row in OBJECTIVES.items() if row.scope is not None and row.scope.needs_budget]
 OURS = [name for name, row in OBJECTIVES.items() if row.verl_loss is None]
 
 
@@ -49,6 +50,7 @@ def _inputs(mode: str, batch: dict[str, Tensor]) -> LossInputs:
         **batch,
         log_behaviour=batch["old_log_prob"] + 0.1 if needs.recomputed_anchor else None,
         partition_divergence=torch.full_like(batch["old_log_prob"], 0.05) if needs.needs_top_k else None,
+        partition_derivative=batch["old_log_prob"] + 2.0 if needs.direction.needs_derivative else None,
     )
 
 
@@ -122,6 +124,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{mode: {"delta": 0.1} for mode in OBJECTIVES},
     **{mode: {} for mode in ("surrogate", "pg_tis", "grpo", "grpo_clip_higher")},
     **{mode: {"delta": 0.1, "top_k": 4} for mode in ("dppo_topk_tv", "dppo_topk_kl", "drpo_topk")},
+    "pdm": {"delta": 0.1, "top_k": 4, "tail": "uniform"},
+    **{mode: {"delta": 0.15, "w_min": 0.8, "delta_b": 0.02, "delta_b_quantile": 0.9} for mode in PREFIX_METHODS},
     "mask_drpo": {"delta": 0.1, "region_delta": 0.05},
     **{mode: {"delta": 0.1, "anchor": "recomputed"} for mode in ("minirl", "drpo_decoupled")},
     "drpo_adaptive": {
@@ -203,3 +207,21 @@ def test_verls_own_losses_are_untouched_and_no_foreign_name_is_taken() -> None:
             register()
     finally:
         POLICY_LOSS_REGISTRY["drpo"] = ours
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("mode", ["drpo", "grpo", "pdm", "minirl"])
+def test_a_sequence_mask_takes_responses_out_and_leaves_the_denominator(mode: str, aggregation: str) -> None:
+    batch = _batch()
+    gradients, masked = [], {"metric": "geometric", "lower": 0.9, "upper": 1.3}
+    for mask in (None, masked):
+        config = _actor(TrustRegionLossConfig(loss_mode=mode, sequence_mask=mask, **SETTINGS[mode]))
+        loss, _, accumulators = trust_region_loss(config, _inputs(mode, batch), aggregation)
+        gradients.append(torch.autograd.grad(loss, batch["log_prob"])[0])
+    mean = (batch["log_prob"] - batch["old_log_prob"] - (0.1 if mode == "minirl" else 0.0)).detach()
+    mean = (mean * batch["response_mask"]).sum(-1) / batch["response_mask"].sum(-1)
+    kept = (mean.exp() >= 0.9) & (mean.exp() <= 1.3)
+    assert 0 < kept.sum() < len(kept)
+    assert torch.equal(gradients[1], gradients[0] * kept[:, None])
+    share = (batch["response_mask"].sum(-1) * ~kept).sum() / batch["response_mask"].sum()
+    assert accumulators.to_host().metrics()["trust_region/sequence_masked_frac"] == pytest.approx(share.item())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,12 +11,17 @@ import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torch import Tensor
+from verl.utils import tensordict_utils
+from verl.workers.config import ActorConfig
 from verl.workers.utils.padding import no_padding_2_padding
 
 from drpo_verl.adapters import logits as logits_of
 from drpo_verl.adapters import top_k
+from drpo_verl.adapters.actor_loss import TrustRegionLoss
+from drpo_verl.adapters.config import TrustRegionLossConfig
 from drpo_verl.adapters.logits import Layout
 from drpo_verl.adapters.top_k import (
+    DERIVATIVE,
     DIVERGENCE,
     IDS,
     LOG_PROBS,
@@ -25,7 +31,7 @@ from drpo_verl.adapters.top_k import (
     require_divergence,
     top_k_of,
 )
-from drpo_verl.losses.partition import kullback_leibler, total_variation
+from drpo_verl.losses.partition import kullback_leibler, kullback_leibler_derivative, total_variation
 
 VOCABULARY, K = 50, 8
 
@@ -91,6 +97,59 @@ def test_over_the_whole_vocabulary_two_equal_policies_do_not_differ(
     data = _batch([(1, 64)], [(fields, log_mu, tokens)])
     logits = torch.cat([scores, torch.zeros(1, 19)])[None]  # the last row predicts nothing
     assert divergence_from_logits(logits, data, divergence)[DIVERGENCE][0, :64].max() < 5e-4
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_the_derivative_beside_it_is_that_of_the_sampled_tokens(shards: int) -> None:
+    """Over the tokens listed and a tail that is spread evenly, as the paper has it; here in float64."""
+    generator = torch.Generator().manual_seed(2)
+    _, log_mu, tokens = sample = _sample(1, 32, generator)
+    logits = torch.cat([torch.randn(32, VOCABULARY, generator=generator), torch.zeros(1, VOCABULARY)])[None]
+    layout = Layout(shard=logits_of.Shard(count=shards))  # the other shards hold as many tokens, of no probability
+    found = divergence_from_logits(
+        logits,
+        _batch([(1, 32)], [sample]),
+        kullback_leibler,
+        layout,
+        partial(kullback_leibler_derivative, tail="uniform"),
+    )
+    mu, pi = log_mu.exp(), logits[0, :32].double().softmax(-1)
+    for t, token in enumerate(tokens.squeeze(1).tolist()):
+        listed = {*log_mu[t].topk(K).indices.tolist(), token}
+        rest_mu, rest_pi = (1 - sum(each[t, i] for i in listed) for each in (mu, pi))
+        expected = pi[t, token] - mu[t, token] + sum(pi[t, i] * (mu[t, i] - pi[t, i]) for i in listed)
+        expected += rest_pi * (rest_mu - rest_pi) / (shards * VOCABULARY - len(listed))
+        assert found[DERIVATIVE][0, t].item() == pytest.approx(expected.item(), abs=5e-4)
+    assert found[DERIVATIVE].shape == found[DIVERGENCE].shape
+
+
+def test_the_actors_loss_masks_by_the_predicted_direction() -> None:
+    generator = torch.Generator().manual_seed(3)
+    samples = [_sample(*lengths, generator) for lengths in ((3, 20), (2, 30))]
+    data = _batch([(3, 20), (2, 30)], samples)
+    advantages = [torch.randn(length, generator=generator) for length in (20, 30)]
+    log_mu = [log_mu.gather(1, tokens).squeeze(1).float() for _, log_mu, tokens in samples]
+    for name, rows in (("advantages", advantages), ("rollout_log_probs", log_mu), ("old_log_probs", log_mu)):
+        data[name] = _jagged(rows)
+    tensordict_utils.assign_non_tensor(data, dp_size=1, batch_num_tokens=50, global_batch_size=2)
+    settings = TrustRegionLossConfig(loss_mode="pdm", delta=0.3, top_k=K, tail="aggregated")
+    loss = TrustRegionLoss(
+        ActorConfig(strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1, policy_loss=settings)
+    )
+
+    logits = torch.randn(1, 55, VOCABULARY, generator=generator)
+    found = loss(data=data, student_logits=logits)
+    offsets = data["input_ids"].offsets()
+    following = data["input_ids"].values().roll(-1)
+    log_pi = logits[0].log_softmax(-1).gather(1, following[:, None]).squeeze(1)
+    output = {name: torch.nested.nested_tensor_from_jagged(each[0], offsets) for name, each in found.items()}
+    output["log_probs"] = torch.nested.nested_tensor_from_jagged(log_pi, offsets).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(output, data)[0], output["log_probs"])
+    rows = torch.cat([torch.arange(2, 22), torch.arange(24, 54)])  # those that predict a token of a response
+    sense = torch.cat(advantages) * found[DERIVATIVE][0, rows]
+    is_masked = (found[DIVERGENCE][0, rows] > 0.3) & (sense > 0)
+    assert 5 < is_masked.sum() < 45
+    assert torch.equal(gradient.values()[rows] == 0, is_masked)
 
 
 @pytest.mark.parametrize("divergence", [total_variation, kullback_leibler])

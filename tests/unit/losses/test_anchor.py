@@ -13,7 +13,7 @@ from drpo_verl.losses import OBJECTIVES, PENALTIES, Objective, TrustRegion, toke
 
 ROWS = {
     name: row
-    for name, row in OBJECTIVES.items()
+    for name, row in list(OBJECTIVES.items())[: list(OBJECTIVES).index("drpo_adaptive") + 1]  # the rest: test_choices
     if row.enforcement.needs_threshold and not (row.verl_loss or row.needs_top_k or row.recomputed_anchor)
 }
 """The methods for which another anchor means something."""

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from verl.trainer.ppo.core_algos import agg_loss
 
-from drpo_verl.losses import OBJECTIVES, PENALTIES, Objective, TokenRatio, TrustRegion, token_loss
+from drpo_verl.losses import OBJECTIVES, PENALTIES, Objective, PrefixBudget, TokenRatio, TrustRegion, token_loss
 from drpo_verl.losses.enforcement import HARD_MASK
 
+REGION = TrustRegion(0.1, 0.1, region_delta=0.05, prefix_budget=PrefixBudget(0.8, 0.02, 0.9), log_ratio_penalty=1e-3)
 AGGREGATIONS = ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 
 # From certainty, and closer to it than fp32 can write 1 - p, to far below what is ever sampled.
@@ -84,7 +85,9 @@ class Case:
         )
 
 
-METHODS = [name for name, row in OBJECTIVES.items() if row.verl_loss is None]  # verl's: see integration
+METHODS = [  # verl's: see integration; those after drpo_adaptive: see test_choices
+    name for name in list(OBJECTIVES)[: list(OBJECTIVES).index("drpo_adaptive") + 1] if not OBJECTIVES[name].verl_loss
+]
 MASKS = [name for name in METHODS if OBJECTIVES[name].enforcement is HARD_MASK]
 CASES = [
     *(Case(name) for name in METHODS),
@@ -192,8 +195,8 @@ def test_every_objective_is_finite_everywhere(log_pi: float, log_mu: float) -> N
     for name, objective in OBJECTIVES.items():
         for sign in (-1.0, 1.0):
             result = token_loss(
-                objective, TrustRegion(0.2, 0.2, region_delta=0.1), pi, mu, torch.tensor([[sign]]), torch.ones(1, 1),
-                partition_divergence=torch.full((1, 1), 0.3),
+                objective, REGION, pi, mu, torch.tensor([[sign]]), torch.ones(1, 1),
+                partition_divergence=torch.full((1, 1), 0.3), partition_derivative=torch.full((1, 1), 0.1),
             )  # fmt: skip
             (gradient,) = torch.autograd.grad(result.loss.sum(), pi)
             metrics = result.accumulators.to_host().metrics()
@@ -243,8 +246,8 @@ def test_fp32_inside_whatever_autocast_says(name: str) -> None:
 
     def run() -> tuple[Tensor, Tensor, dict[str, float]]:
         result = token_loss(
-            OBJECTIVES[name], TrustRegion(0.1, 0.1, region_delta=0.05), log_pi, log_mu, advantages, mask,
-            partition_divergence=torch.full_like(log_mu, 0.12),
+            OBJECTIVES[name], REGION, log_pi, log_mu, advantages, mask,
+            partition_divergence=torch.full_like(log_mu, 0.12), partition_derivative=advantages,
         )  # fmt: skip
         (gradient,) = torch.autograd.grad(result.loss.sum(), log_pi)
         return result.loss, gradient, dict(result.accumulators.to_host().metrics())

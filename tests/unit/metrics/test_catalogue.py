@@ -13,7 +13,7 @@ from metrics_tables import with_tables
 from omegaconf import OmegaConf
 
 from drpo_verl.configuration import search_path
-from drpo_verl.losses import OBJECTIVES, TrustRegion, step_metrics, token_loss
+from drpo_verl.losses import OBJECTIVES, PrefixBudget, SequenceMask, TrustRegion, step_metrics, token_loss
 from drpo_verl.metrics import names
 from drpo_verl.metrics.alerts import ENTROPY, parse_alerts
 from drpo_verl.metrics.bins import PROBABILITY_BINS
@@ -27,6 +27,8 @@ METRICS = [metric for section in SECTIONS for panel in section.panels for metric
 DESCRIBED = [name for section in SECTIONS for name in section.names]
 OURS = {name for name in DESCRIBED if name.startswith(names.NAMESPACES + names.OF_VERL)}
 
+REGION = TrustRegion(0.1, 0.1, region_delta=0.1, prefix_budget=PrefixBudget(0.8, 0.02))
+
 
 def _logged(method: str) -> set[str]:
     """What a run of a method logs in a step of two mini-batches, with a token of either sign of A in each bin of mu."""
@@ -34,9 +36,10 @@ def _logged(method: str) -> set[str]:
     advantages = torch.tensor([[1.0], [-1.0]]).expand_as(log_mu)
     objective = OBJECTIVES[method]
     loss = token_loss(
-        objective, TrustRegion(0.1, 0.1, region_delta=0.1), log_mu - 0.05, log_mu, advantages, torch.ones_like(log_mu),
+        objective, REGION, log_mu - 0.05, log_mu, advantages, torch.ones_like(log_mu),
         log_anchor=log_mu - 0.01 if objective.recomputed_anchor else None,
         partition_divergence=torch.full_like(log_mu, 0.05) if objective.needs_top_k else None,
+        partition_derivative=advantages, sequence_mask=SequenceMask(veto=1e-4),
     )  # fmt: skip
     first = loss.accumulators.to_host()
     metrics = step_metrics([first, replace(first, drift=True)], with_names_of_verl=True)

@@ -29,6 +29,7 @@ def _derived(data: dict[str, float], scale: float) -> dict[str, float]:
         "trust_region/anchor_abs_prob_diff_mean": 0.01, "trust_region/anchor_abs_prob_diff_max": 0.2,
         "mismatch/partition_divergence_mean": 0.02, "mismatch/partition_divergence_max": 0.3, "actor/entropy": 0.4,
         "actor/loss_scale": 65536.0, "actor/skipped_update_frac": 0.1,
+        "trust_region/sequence_masked_frac": 0.05,
         "training/off_policy/trajectory_staleness/mean": 0.5, "training/off_policy/trajectory_staleness/max": 1.0,
     }  # fmt: skip
     for series, factor in (("inference_mismatch", 0.1), ("policy_drift", 1.0)):
