@@ -21,7 +21,8 @@ CASES = {
     "drpo": ["method=drpo", f"{DELTA}=0.02"],
     "grpo": ["method=grpo", "actor_rollout_ref.actor.clip_ratio_low=0.1"],
     "dppo_topk_tv": ["method=dppo_topk_tv", f"{DELTA}=0.45"],
-    "minirl": ["method=minirl", f"{DELTA}_low=0.1"],  # its distance is from a recomputed pi_old
+    "minirl": ["method=minirl", f"{DELTA}_low=0.1"],  # its distance is from a recomputed pi_old, as the next one's
+    "drpo_decoupled": ["method=drpo_decoupled", f"{DELTA}=0.02"],
 }
 
 
