@@ -44,12 +44,12 @@ from drpo_verl.launch.cluster import (
 from drpo_verl.launch.console import Follower, logs_to_file
 from drpo_verl.launch.deaths import DeathWatch
 from drpo_verl.launch.ending import RunEndedError, RunFacts
+from drpo_verl.launch.shortfall import ShortfallError, require_all_steps
 from drpo_verl.metrics.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.preflight import check_run
 from drpo_verl.preflight.resume import go_on_from_a_whole_step
 from drpo_verl.run_folder.environment import write_environment
 from drpo_verl.run_folder.parts import keep_earlier, read_run
-from drpo_verl.run_folder.shortfall import ShortfallError, require_all_steps
 from drpo_verl.run_folder.steps import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, held_out_interval
 from drpo_verl.run_folder.worst_tokens import WORST_TOKENS_FILE
 

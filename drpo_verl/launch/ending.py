@@ -67,7 +67,7 @@ class RunFacts:
             checkpoints=str(Path(trainer.default_local_dir).absolute()),
             total_steps=trainer.total_training_steps,
             resume_command=resume_command(overrides),
-            same_command=os.environ.get(RESUME_VARIABLE) or _command(overrides),
+            same_command=os.environ.get(RESUME_VARIABLE) or changed_command(overrides),
             resumes=trainer.resume_mode == "auto",
             first_step=int(elsewhere[1]) if elsewhere else 0,
         )
@@ -127,19 +127,27 @@ class RunFacts:
         return f"To go on from the checkpoint of step {checkpoint}: {self.resume_command}"
 
 
-def resume_command(overrides: Sequence[str]) -> str:
+def resume_command(overrides: Sequence[str], *changes: str) -> str:
     """Return the command that goes on from a run's newest checkpoint, to be given to a shell.
 
     Args:
         overrides: the arguments with which the run was started.
+        *changes: settings that are to have other values, as ``name=value``.
     """
     if given := os.environ.get(RESUME_VARIABLE):
-        return given
-    kept = [each for each in overrides if each.lstrip("+").partition("=")[0] != _RESUME_SETTING]
-    return _command([*kept, f"{_RESUME_SETTING}=auto"])
+        return " ".join([given, *map(shlex.quote, changes)])
+    return changed_command(overrides, *changes, f"{_RESUME_SETTING}=auto")
 
 
-def _command(overrides: Sequence[str]) -> str:
+def changed_command(overrides: Sequence[str], *changes: str) -> str:
+    """Return the command that has started this run, with some settings changed, to be given to a shell.
+
+    Args:
+        overrides: the arguments with which the run was started.
+        *changes: settings that are to have other values, as ``name=value``.
+    """
+    names = {change.partition("=")[0] for change in changes}
+    kept = [each for each in overrides if each.lstrip("+").partition("=")[0] not in names]
     found = shutil.which("python")
     here = found is not None and os.path.abspath(found) == os.path.abspath(sys.executable)
-    return shlex.join(["python" if here else sys.executable, "-m", "drpo_verl.train", *overrides])
+    return shlex.join(["python" if here else sys.executable, "-m", "drpo_verl.train", *kept, *changes])

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from drpo_verl.launch.shortfall import ShortfallError, require_all_steps
 from drpo_verl.run_folder.environment import ENVIRONMENT_FILE
-from drpo_verl.run_folder.shortfall import ShortfallError, require_all_steps
+
+
+@pytest.fixture(autouse=True)
+def python_is_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: sys.executable)
+
 
 COMMAND = ["experiment=cpu_tiny", "trainer.total_epochs=1", "trainer.total_training_steps=4"]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drpo_verl.launch.ending import changed_command, resume_command
 from drpo_verl.run_folder.environment import ENVIRONMENT_FILE
 from drpo_verl.run_folder.steps import METRICS_FILE, read_steps
 
@@ -50,16 +50,15 @@ def require_all_steps(config: DictConfig, folder: Path, overrides: Sequence[str]
         more = f"trainer.total_epochs={2 * epochs}" if total is None else f"trainer.total_training_steps={2 * last}"
         raise ShortfallError(
             f"the run trained nothing: it went on from the checkpoint of step {last}, behind which no step is left. "
-            f"To train longer: {_command(overrides, more)}"
+            f"To train longer: {changed_command(overrides, more)}"
         )
-    changes = [f"trainer.total_epochs={math.ceil(total * epochs / last) if trained else total}"]
-    if saved:
-        changes.append("trainer.resume_mode=auto")
+    epochs_needed = f"trainer.total_epochs={math.ceil(total * epochs / last) if trained else total}"
+    command = (resume_command if saved else changed_command)(overrides, epochs_needed)
     kept = f"There is a checkpoint of step {saved}" if saved else "No checkpoint was saved, so that it begins again"
     raise ShortfallError(
         f"the run ended after {last} of {total} steps: trainer.total_epochs={epochs} "
         f"{'passes over its data are' if epochs > 1 else 'pass over its data is'} no more. {kept}. "
-        f"To go on: {_command(overrides, *changes)}"
+        f"To go on: {command}"
     )
 
 
@@ -73,9 +72,3 @@ def _checkpoint(config: DictConfig, folder: Path) -> int:
     except (OSError, ValueError):
         return 0
     return step if own and (note.parent / f"global_step_{step}").is_dir() else 0
-
-
-def _command(overrides: Sequence[str], *changes: str) -> str:
-    changed = {change.partition("=")[0] for change in changes}
-    kept = [each for each in overrides if each.lstrip("+").partition("=")[0] not in changed]
-    return shlex.join(["python", "-m", "drpo_verl.train", *kept, *changes])
