@@ -215,7 +215,7 @@ def _run(config: DictConfig) -> None:
         _train(config, folder, cluster, facts, cleanup)
     _summarise(config, folder, Console())
     try:
-        require_all_steps(config, folder, sys.argv[1:])
+        require_all_steps(config, facts, sys.argv[1:])
     except ShortfallError as error:
         facts.end(str(error).partition(": ")[0])
         raise
@@ -258,10 +258,10 @@ def _train(config: DictConfig, folder: Path, cluster: str | None, facts: RunFact
 
         monitor = Monitor(parse_alerts(config.get(SECTION)), nan="NaN or infinite")
         watch = DeathWatch(cleanup.mark)
+        stall_seconds = RunConfig(config).number("run.stall_seconds")
         follower = Follower(
-            folder, console, config.trainer.total_training_steps, config.run.stall_seconds, log, monitor, watch,
-            give_up,
-        )  # fmt: skip
+            folder, console, config.trainer.total_training_steps, stall_seconds, log, monitor, watch, give_up
+        )
         follower.start()
         try:
             run_verl(config)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drpo_verl.launch.ending import changed_command, resume_command
-from drpo_verl.run_folder.environment import ENVIRONMENT_FILE
+from drpo_verl.launch.ending import RunFacts, changed_command, resume_command
 from drpo_verl.run_folder.steps import METRICS_FILE, read_steps
 
 if TYPE_CHECKING:
@@ -16,14 +15,13 @@ if TYPE_CHECKING:
 
 _TRAINED = "training/global_step"
 """A metric that verl logs with each training step, and not with a validation alone."""
-_LATEST = "latest_checkpointed_iteration.txt"
 
 
 class ShortfallError(RuntimeError):
     """A run has ended without an error, and without the steps that it was asked for."""
 
 
-def require_all_steps(config: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
+def require_all_steps(config: DictConfig, facts: RunFacts, overrides: Sequence[str]) -> None:
     """Refuse the end of a run from which verl's trainer has returned as if all were done.
 
     It returns when the epochs are over, whatever steps were asked for, and has neither saved nor validated then; and
@@ -31,16 +29,16 @@ def require_all_steps(config: DictConfig, folder: Path, overrides: Sequence[str]
 
     Args:
         config: the run's configuration.
-        folder: the run's folder, with its metrics.
+        facts: what is known of the run: its folder, with its metrics, and its checkpoints.
         overrides: the arguments with which the run was started, for the command that goes on.
 
     Raises:
         ShortfallError: with the number of steps that were done, the reason and the command that goes on.
     """
     total, epochs = config.trainer.total_training_steps, config.trainer.total_epochs
-    steps = read_steps(folder / METRICS_FILE, lambda unreadable: None)  # the summary has said it
+    steps = read_steps(Path(facts.folder) / METRICS_FILE, lambda unreadable: None)  # the summary has said it
     trained = [step.step for step in steps if _TRAINED in step.metrics]
-    saved = _checkpoint(config, folder)
+    saved = facts.checkpoint or 0
     last = max((step.step for step in steps), default=saved)
     # verl reads val_only after the validation before training, and nowhere else.
     only_validates = config.trainer.get("val_only", False) and config.trainer.get("val_before_train", True)
@@ -60,15 +58,3 @@ def require_all_steps(config: DictConfig, folder: Path, overrides: Sequence[str]
         f"{'passes over its data are' if epochs > 1 else 'pass over its data is'} no more. {kept}. "
         f"To go on: {command}"
     )
-
-
-def _checkpoint(config: DictConfig, folder: Path) -> int:
-    """The step of the newest checkpoint that the run has finished, or has gone on from; 0 if there is none."""
-    note = Path(config.trainer.default_local_dir) / _LATEST
-    try:
-        step, written = int(note.read_text()), note.stat().st_mtime
-        # A run that starts anew leaves the checkpoints of an earlier one in its folder.
-        own = config.trainer.resume_mode != "disable" or written >= (folder / ENVIRONMENT_FILE).stat().st_mtime
-    except (OSError, ValueError):
-        return 0
-    return step if own and (note.parent / f"global_step_{step}").is_dir() else 0
