@@ -42,7 +42,7 @@ def _losses(module: ModuleType) -> None:
 
 @when_imported(
     "verl.workers.engine_workers",
-    "Metrics of the trust region are means of micro-batch means; minirl, drpo_adaptive and Top-K methods do not work.",
+    "Metrics are means of micro-batch means; recomputed anchors, drpo_adaptive and Top-K methods do not work.",
 )
 def _actor(module: ModuleType) -> None:
     import drpo_verl.adapters.actor  # noqa: F401

@@ -44,12 +44,12 @@ from drpo_verl.launch.cluster import (
 from drpo_verl.launch.console import Follower, logs_to_file
 from drpo_verl.launch.deaths import DeathWatch
 from drpo_verl.launch.ending import RunEndedError, RunFacts
+from drpo_verl.launch.shortfall import ShortfallError, require_all_steps
 from drpo_verl.metrics.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.preflight import check_run
 from drpo_verl.preflight.resume import go_on_from_a_whole_step
 from drpo_verl.run_folder.environment import write_environment
 from drpo_verl.run_folder.parts import keep_earlier, read_run
-from drpo_verl.run_folder.shortfall import ShortfallError, require_all_steps
 from drpo_verl.run_folder.steps import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, held_out_interval
 from drpo_verl.run_folder.worst_tokens import WORST_TOKENS_FILE
 
@@ -215,7 +215,7 @@ def _run(config: DictConfig) -> None:
         _train(config, folder, cluster, facts, cleanup)
     _summarise(config, folder, Console())
     try:
-        require_all_steps(config, folder, sys.argv[1:])
+        require_all_steps(config, facts, sys.argv[1:])
     except ShortfallError as error:
         facts.end(str(error).partition(": ")[0])
         raise
@@ -258,10 +258,10 @@ def _train(config: DictConfig, folder: Path, cluster: str | None, facts: RunFact
 
         monitor = Monitor(parse_alerts(config.get(SECTION)), nan="NaN or infinite")
         watch = DeathWatch(cleanup.mark)
+        stall_seconds = RunConfig(config).number("run.stall_seconds")
         follower = Follower(
-            folder, console, config.trainer.total_training_steps, config.run.stall_seconds, log, monitor, watch,
-            give_up,
-        )  # fmt: skip
+            folder, console, config.trainer.total_training_steps, stall_seconds, log, monitor, watch, give_up
+        )
         follower.start()
         try:
             run_verl(config)

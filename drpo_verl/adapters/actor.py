@@ -76,8 +76,8 @@ class TrustRegionTrainingWorker(TrainingWorker):
             else:
                 warn(
                     f"verl's actor has the loss function {loss_fn!r}, and not ppo_loss, in whose place ours would be: "
-                    "metrics of the trust region are means of micro-batch means; minirl, drpo_adaptive and Top-K "
-                    "methods do not work."
+                    "metrics of the trust region are means of micro-batch means; recomputed anchors, drpo_adaptive "
+                    "and Top-K methods do not work."
                 )
         super().set_loss_fn(loss_fn)
 

@@ -170,7 +170,8 @@ class TrustRegionLossConfig(PolicyLossConfig):
             if each.name == "delta" and None not in (value, self.delta_low, self.delta_high):
                 self._refuse("delta", "has no effect beside delta_low and delta_high.", "Set those.")
             if value is not None and not is_positive(value):
-                self._refuse(each.name, "must be a number above 0.", f"+method={self.loss_mode} sets a default.")
+                remedy = "Set it to null." if each.name in _OPTIONAL else f"+method={self.loss_mode} sets a default."
+                self._refuse(each.name, "must be a number above 0.", remedy)
             optional = each.name in _OPTIONAL or (
                 each.name == "delta" and self.delta_low is not None and self.delta_high is not None
             )

@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import math
 import os
+import time
 from collections.abc import Mapping
 from functools import wraps
 from typing import Any
@@ -64,17 +65,18 @@ def check_rewards(worker: Any) -> None:
         if not _of_our_run():
             unchecked: dict[str, Any] = await original(self, data)
             return unchecked
-        seconds = _patience(self.config)
+        seconds, start = _patience(self.config), time.monotonic()
         try:
             result: dict[str, Any] = await asyncio.wait_for(original(self, data), seconds)
             require_number(result["reward_score"])
         except RewardError as error:
             raise RewardError(f"{error} {_sample(data)}") from None
-        except asyncio.TimeoutError:
-            raise RewardError(
-                f"the reward function has not returned within {seconds:g} s, half of run.stall_seconds {_sample(data)}"
-            ) from None
         except Exception as error:
+            if isinstance(error, asyncio.TimeoutError) and seconds and time.monotonic() - start >= seconds:
+                raise RewardError(
+                    f"the reward function has not returned within {seconds:g} s, half of run.stall_seconds "
+                    f"{_sample(data)}"
+                ) from None
             raise RewardError(f"the reward function raised {describe_error(error)} {_sample(data)}") from error
         return result
 

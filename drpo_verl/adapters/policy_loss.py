@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 from torch import Tensor
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, get_policy_loss_fn, register_policy_loss
 
+from drpo_verl.adapters.anchor import AnchorError
 from drpo_verl.adapters.config import TrustRegionLossConfig, verl_region
 from drpo_verl.adapters.top_k import require_divergence
 from drpo_verl.losses import Objective, TokenAccumulators, TokenRatio, TokenStatistics, token_loss
 from drpo_verl.losses.table import for_each_objective
-from drpo_verl.metrics.names import PARTITION_DIVERGENCE
+from drpo_verl.metrics.names import ABS_PROB_DIFF_MEAN, ANCHOR_ABS_PROB_DIFF_MEAN, PARTITION_DIVERGENCE
 from drpo_verl.seams import SeamError, expect_parameters
 
 
@@ -128,6 +130,7 @@ def require_usable(statistics: TokenStatistics, inputs: LossInputs) -> None:
 
     Raises:
         BehaviourLogProbError: when a behaviour log-probability is NaN or infinite, with how many are, and of how many.
+        AnchorError: when a recomputed pi_old is not a number where pi and mu are.
         TopKError: when a token's Top-K log-probabilities are another token's.
     """
     if not statistics.behaviour_is_finite:
@@ -137,6 +140,13 @@ def require_usable(statistics: TokenStatistics, inputs: LossInputs) -> None:
             f"{int((is_broken & mask).sum())} of {int(mask.sum())} response tokens of this micro-batch "
             f"({int(is_broken.sum())} positions in all) have a rollout log-probability that is NaN or infinite. "
             "Their gradient would be wrong, so the step is refused; look at the rollout engine's logs."
+        )
+    distance, from_anchor = (statistics.sums.get(name, 0.0) for name in (ABS_PROB_DIFF_MEAN, ANCHOR_ABS_PROB_DIFF_MEAN))
+    if math.isfinite(distance) and not math.isfinite(from_anchor):
+        raise AnchorError(
+            "a response token of this micro-batch has no log-probability under the recomputed pi_old: it was not among "
+            "the samples that were scored before the first update. Set algorithm.rollout_correction.bypass_mode=False, "
+            "with which verl recomputes all of them."
         )
     if inputs.partition_divergence is not None:
         require_divergence(statistics.sums[PARTITION_DIVERGENCE])

@@ -50,8 +50,13 @@ def problems(settings: Mapping[str, Any] | None) -> Iterator[tuple[str, Any, str
             yield name, value, "must be a number above 0.", "Leave it out for no bound."
             return
     mask = sequence_mask(given)
-    if mask is None:
-        return
+    if mask is not None:
+        yield from _contradictions(mask)
+
+
+def _contradictions(mask: SequenceMask) -> Iterator[tuple[str, Any, str, str]]:
+    if mask.veto is not None and mask.veto >= 1.0:
+        yield "veto", mask.veto, "leaves out responses on which pi = mu.", "Set it below 1; 1e-4 is usual."
     if mask.metric is None:
         for name, bound in (("lower", mask.lower), ("upper", mask.upper)):
             if bound is not None:

@@ -59,7 +59,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Fault:
     column: str
     problem: str
     remedy: str
@@ -102,7 +102,7 @@ def faults(path: Path, columns: Columns) -> list[Fault]:
     wanted = [columns.prompt, *(["reward_model"] if columns.answers else [])]
     wanted += ["data_source", "extra_info"] if columns.answers and columns.data_source else []
     present = [name for name in wanted if name in file.schema_arrow.names]
-    kinds: dict[tuple[str, str], _Found] = {}
+    kinds: dict[tuple[str, str], _Fault] = {}
     rows: dict[tuple[str, str], list[int]] = {}
     counts: dict[tuple[str, str], int] = {}
     offset = 0
@@ -139,7 +139,7 @@ def require_well_formed(option: str, path: Path, columns: Columns) -> None:
         raise UserError(f"{option}={str(path)!r}, " + "; ".join(f"{fault} {fault.remedy}" for fault in found))
 
 
-def _examine(batch: pa.RecordBatch, columns: Columns) -> Iterator[_Found]:
+def _examine(batch: pa.RecordBatch, columns: Columns) -> Iterator[_Fault]:
     arrays = {name: _plain(batch.column(name)) for name in batch.schema.names}
     if columns.prompt is not None and columns.prompt in arrays:
         yield from _prompts(columns.prompt, arrays[columns.prompt], columns.text_prompts)
@@ -180,29 +180,29 @@ def _is_blank(array: pa.Array) -> Mask:
     return _mask(pc.invert(pc.match_substring_regex(array, r"\S")))
 
 
-def _prompts(column: str, prompts: pa.Array, text_prompts: bool) -> Iterator[_Found]:
+def _prompts(column: str, prompts: pa.Array, text_prompts: bool) -> Iterator[_Fault]:
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     kind = prompts.type
     missing = _mask(pc.is_null(prompts))
-    yield _Found(column, "is null.", _MESSAGES, missing, True)
+    yield _Fault(column, "is null.", _MESSAGES, missing, True)
     if pa.types.is_null(kind):
         return
     if _is_text(kind):
         if text_prompts:
-            yield _Found(column, "is empty.", _MESSAGES, _is_blank(prompts), True)
+            yield _Fault(column, "is empty.", _MESSAGES, _is_blank(prompts), True)
         else:
-            yield _Found(column, "is text, not a list of messages.", _MESSAGES, ~missing)
+            yield _Fault(column, "is text, not a list of messages.", _MESSAGES, ~missing)
         return
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     message = kind.value_type if is_list else None
     names = {field.name for field in message} if message is not None and pa.types.is_struct(message) else set()
     if not {"role", "content"} <= names:
-        yield _Found(column, f"is {kind}, not a list of messages.", _MESSAGES, ~missing)
+        yield _Fault(column, f"is {kind}, not a list of messages.", _MESSAGES, ~missing)
         return
-    yield _Found(column, "is an empty list.", _MESSAGES, _mask(pc.equal(pc.list_value_length(prompts), 0)), True)
+    yield _Fault(column, "is an empty list.", _MESSAGES, _mask(pc.equal(pc.list_value_length(prompts), 0)), True)
     messages, parents = pc.list_flatten(prompts), pc.list_parent_indices(prompts).to_numpy()
     role, content = (_plain(pc.struct_field(messages, name)) for name in ("role", "content"))
 
@@ -210,22 +210,22 @@ def _prompts(column: str, prompts: pa.Array, text_prompts: bool) -> Iterator[_Fo
         return np.asarray(np.bincount(parents, weights=mask, minlength=len(prompts)) > 0)
 
     if not _is_text(role.type):
-        yield _Found(column, "has a message whose role is no text.", _MESSAGES, any_of_a_row(_everywhere(role)))
+        yield _Fault(column, "has a message whose role is no text.", _MESSAGES, any_of_a_row(_everywhere(role)))
         return
-    yield _Found(column, "has a message without a role.", _MESSAGES, any_of_a_row(_mask(pc.is_null(role))))
+    yield _Fault(column, "has a message without a role.", _MESSAGES, any_of_a_row(_mask(pc.is_null(role))))
     # An assistant's message may consist of calls of tools.
     without = _mask(pc.is_null(content)) & ~_mask(pc.equal(role, "assistant"))
-    yield _Found(column, "has a message without content.", _MESSAGES, any_of_a_row(without), True)
+    yield _Fault(column, "has a message without content.", _MESSAGES, any_of_a_row(without), True)
     if _is_text(content.type):
         some = any_of_a_row(~_is_blank(content) & ~_mask(pc.is_null(content)))
         filled = ~missing & _mask(pc.greater(pc.list_value_length(prompts), 0)) & ~any_of_a_row(without)
-        yield _Found(column, "has no text.", _MESSAGES, filled & ~some, True)
+        yield _Fault(column, "has no text.", _MESSAGES, filled & ~some, True)
     elif not (pa.types.is_list(content.type) or pa.types.is_null(content.type)):  # a list has texts, images, videos
         problem = f"has content of the type {content.type}, not text."
-        yield _Found(column, problem, _MESSAGES, any_of_a_row(_mask(pc.is_valid(content))))
+        yield _Fault(column, problem, _MESSAGES, any_of_a_row(_mask(pc.is_valid(content))))
 
 
-def _answers(arrays: dict[str, pa.Array], columns: Columns) -> Iterator[_Found]:
+def _answers(arrays: dict[str, pa.Array], columns: Columns) -> Iterator[_Fault]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -236,42 +236,42 @@ def _answers(arrays: dict[str, pa.Array], columns: Columns) -> Iterator[_Found]:
     if columns.text_answers and sources is not None:
         by = "It says how a response is scored: write it as text."
         if not _is_text(sources.type):
-            yield _Found("data_source", f"is {sources.type}, not text.", by, _everywhere(sources))
+            yield _Fault("data_source", f"is {sources.type}, not text.", by, _everywhere(sources))
             return
-        yield _Found("data_source", "is null.", by, _mask(pc.is_null(sources)))
+        yield _Fault("data_source", "is null.", by, _mask(pc.is_null(sources)))
     missing = _mask(pc.is_null(rewards))
     struct = "Write it as a struct with the right answer in ground_truth."
-    yield _Found("reward_model", "is null.", struct, missing, True)
+    yield _Fault("reward_model", "is null.", struct, missing, True)
     if pa.types.is_null(rewards.type):
         return
     if not pa.types.is_struct(rewards.type):
-        yield _Found("reward_model", f"is {rewards.type}, not a struct with ground_truth.", struct, ~missing)
+        yield _Fault("reward_model", f"is {rewards.type}, not a struct with ground_truth.", struct, ~missing)
         return
     if "ground_truth" not in {field.name for field in rewards.type}:
-        yield _Found(TRUTH, "is missing.", struct, ~missing)
+        yield _Fault(TRUTH, "is missing.", struct, ~missing)
         return
     if not columns.text_answers:
         return
     truth = _plain(pc.struct_field(rewards, "ground_truth"))
-    yield _Found(TRUTH, "is null.", _TEXT, _mask(pc.is_null(truth)) & ~missing, True)
+    yield _Fault(TRUTH, "is null.", _TEXT, _mask(pc.is_null(truth)) & ~missing, True)
     kind = truth.type
     if pa.types.is_floating(kind):
         nan = _mask(pc.is_nan(truth))
-        yield _Found(TRUTH, "is NaN.", _TEXT, nan, True)
-        yield _Found(TRUTH, f"is {kind}, not text.", _TEXT, _mask(pc.is_valid(truth)) & ~nan)
+        yield _Fault(TRUTH, "is NaN.", _TEXT, nan, True)
+        yield _Fault(TRUTH, f"is {kind}, not text.", _TEXT, _mask(pc.is_valid(truth)) & ~nan)
     elif not (_is_text(kind) or (pa.types.is_integer(kind) and columns.whole_answers) or pa.types.is_null(kind)):
-        yield _Found(TRUTH, f"is {kind}, not text.", _TEXT, _mask(pc.is_valid(truth)))
+        yield _Fault(TRUTH, f"is {kind}, not text.", _TEXT, _mask(pc.is_valid(truth)))
     if not _is_text(kind):
         return
-    yield _Found(TRUTH, "is empty.", _TEXT, _is_blank(truth), True)
+    yield _Fault(TRUTH, "is empty.", _TEXT, _is_blank(truth), True)
     lower = pc.utf8_lower(pc.utf8_trim_whitespace(truth))
     word = _mask(pc.is_in(lower, value_set=pa.array(NO_ANSWER, lower.type)))
     if sources is not None:
         word &= ~_is_of_reasoning_gym(sources)  # whose answers may be such words
         number = _mask(pc.match_substring_regex(truth, rf"^(?:{NUMBER.pattern})$"))
         of_arithmetic = _mask(pc.equal(sources, ARITHMETIC)) & _mask(pc.is_valid(truth)) & ~word & ~_is_blank(truth)
-        yield _Found(TRUTH, f"is not a number, as {ARITHMETIC} has it.", _TEXT, of_arithmetic & ~number)
-    yield _Found(TRUTH, "is a missing value written as text (nan, None, null).", _TEXT, word, True)
+        yield _Fault(TRUTH, f"is not a number, as {ARITHMETIC} has it.", _TEXT, of_arithmetic & ~number)
+    yield _Fault(TRUTH, "is a missing value written as text (nan, None, null).", _TEXT, word, True)
 
 
 def _is_of_reasoning_gym(sources: pa.Array) -> Mask:
@@ -282,7 +282,7 @@ def _is_of_reasoning_gym(sources: pa.Array) -> Mask:
     return _mask(pc.starts_with(sources, PREFIX))
 
 
-def _extra_info(arrays: dict[str, pa.Array], text_answers: bool) -> Iterator[_Found]:
+def _extra_info(arrays: dict[str, pa.Array], text_answers: bool) -> Iterator[_Fault]:
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -290,7 +290,7 @@ def _extra_info(arrays: dict[str, pa.Array], text_answers: bool) -> Iterator[_Fo
     info, sources = arrays["extra_info"], arrays.get("data_source")
     kind = info.type
     if not (pa.types.is_struct(kind) or pa.types.is_map(kind) or pa.types.is_null(kind)):
-        yield _Found("extra_info", f"is {kind}, not a struct.", "Write it as a struct.", _mask(pc.is_valid(info)))
+        yield _Fault("extra_info", f"is {kind}, not a struct.", "Write it as a struct.", _mask(pc.is_valid(info)))
         return
     if not text_answers or sources is None or not _is_text(sources.type):
         return
@@ -300,4 +300,4 @@ def _extra_info(arrays: dict[str, pa.Array], text_answers: bool) -> Iterator[_Fo
         entry = _plain(pc.struct_field(info, "entry"))
     has_entry = np.zeros(len(info), bool) if entry is None or not _is_text(entry.type) else _mask(pc.is_valid(entry))
     remedy = "Make the file with drpo-verl data reasoning_gym."
-    yield _Found("extra_info.entry", "is missing, which the scorer of reasoning_gym takes.", remedy, gym & ~has_entry)
+    yield _Fault("extra_info.entry", "is missing, which the scorer of reasoning_gym takes.", remedy, gym & ~has_entry)

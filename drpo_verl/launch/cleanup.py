@@ -17,13 +17,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from drpo_verl.configuration.sections import RUN_VARIABLE
 from drpo_verl.launch.ending import RunFacts
-from drpo_verl.launch.processes import end_processes, processes_of, shared_memory_of
+from drpo_verl.launch.processes import end_processes, is_alive, processes_of, shared_memory_of
 
 PATIENCE_SECONDS = 10.0
 
@@ -109,15 +111,27 @@ def _use_temporary_folder(folder: str, for_ray: bool) -> None:
     tempfile.tempdir = None  # Python has looked it up already
 
 
+@cache
+def _descriptor(process: int) -> int | None:
+    # Kernels before 5.3, and some containers, have none.
+    with contextlib.suppress(OSError):
+        return os.pidfd_open(process)
+    return None
+
+
+def _has_ended(process: int) -> bool:
+    """Whether a process has ended; waits for it for ``SCAN_SECONDS``."""
+    descriptor = _descriptor(process)
+    if descriptor is not None:
+        return bool(select.select([descriptor], [], [], SCAN_SECONDS)[0])
+    time.sleep(SCAN_SECONDS)
+    return not is_alive(process)
+
+
 def _main(run: _Run) -> None:
     shared_memory: set[Path] = set()
-    try:
-        driver = os.pidfd_open(run.driver)
-    except ProcessLookupError:
-        pass
-    else:
-        while not select.select([driver], [], [], SCAN_SECONDS)[0]:
-            shared_memory |= shared_memory_of([run.driver, *processes_of(run.mark)])
+    while not _has_ended(run.driver):
+        shared_memory |= shared_memory_of([run.driver, *processes_of(run.mark)])
     left = processes_of(run.mark)
     shared_memory |= shared_memory_of(left)
     ended_well = os.read(sys.stdin.fileno(), len(_SAID)) == _SAID

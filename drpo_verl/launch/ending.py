@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from drpo_verl.configuration.sections import ACTOR
+from drpo_verl.models.saved_steps import resume_point
 from drpo_verl.run_folder.steps import METRICS_FILE, SUMMARY_FILE, read_steps
 
 ENDED = "ended"
@@ -24,7 +26,6 @@ ENDED = "ended"
 RESUME_VARIABLE = "DRPO_VERL_RESUME_COMMAND"
 """Environment variable with the command that resumes the run, where a script has started it (``recipes/``)."""
 
-_LATEST = "latest_checkpointed_iteration.txt"  # verl's own note of the newest checkpoint that it has finished
 _RESUME_SETTING = "trainer.resume_mode"
 _STEP = re.compile(r"global_step_(\d+)")
 
@@ -45,6 +46,7 @@ class RunFacts:
         same_command: the command that has started the run, for one without a checkpoint there.
         resumes: whether the run itself has gone on from the newest checkpoint there, if there was one.
         first_step: the step of a checkpoint from elsewhere that it has gone on from; 0 without.
+        contents: what is loaded of a checkpoint (``actor.checkpoint.load_contents``).
         started: when it started, in seconds of ``time.time()``.
     """
 
@@ -55,6 +57,7 @@ class RunFacts:
     same_command: str
     resumes: bool
     first_step: int = 0
+    contents: Sequence[str] = ()
     started: float = field(default_factory=time.time)
 
     @classmethod
@@ -67,27 +70,35 @@ class RunFacts:
             checkpoints=str(Path(trainer.default_local_dir).absolute()),
             total_steps=trainer.total_training_steps,
             resume_command=resume_command(overrides),
-            same_command=os.environ.get(RESUME_VARIABLE) or _command(overrides),
+            same_command=os.environ.get(RESUME_VARIABLE) or changed_command(overrides),
             resumes=trainer.resume_mode == "auto",
             first_step=int(elsewhere[1]) if elsewhere else 0,
+            contents=list(OmegaConf.select(config, f"{ACTOR}.checkpoint.load_contents") or ()),
         )
 
     @property
     def steps(self) -> int:
         """The last step that was finished; 0 before the first, or where the metrics can not be read."""
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            return int(read_steps(Path(self.folder) / METRICS_FILE)[-1].step)
+            if self._has_begun:
+                return int(read_steps(Path(self.folder) / METRICS_FILE)[-1].step)
         return (self.checkpoint or 0) if self.resumes else self.first_step
 
     @property
     def checkpoint(self) -> int | None:
         """The step of the newest checkpoint that is the run's own; None if there is none."""
-        note = Path(self.checkpoints) / _LATEST
         with contextlib.suppress(OSError, ValueError):
+            step = resume_point(Path(self.checkpoints), self.contents).step
             # Starting anew in the folder of an earlier run leaves its checkpoints there.
-            if self.resumes or note.stat().st_mtime >= self.started:
-                return int(note.read_text())
+            if step is not None and (self.resumes or step.folder.stat().st_mtime >= self.started):
+                return step.number
         return None
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether the metrics in the folder are not those of an earlier run, which are kept until this one begins."""
+        file = Path(self.folder) / METRICS_FILE
+        return not file.exists() or file.stat().st_mtime >= self.started
 
     @property
     def ended_early(self) -> bool:
@@ -114,9 +125,10 @@ class RunFacts:
         line = f"{why}, {self.where()}. {self.how_to_go_on()}"
         path = Path(self.folder) / SUMMARY_FILE
         with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the reason
-            summary = json.loads(path.read_text()) if path.exists() else {}
-            summary[ENDED] = {"steps": self.steps, "of": self.total_steps, "why": why}
-            path.write_text(json.dumps(summary, indent=2) + "\n")
+            if self._has_begun:
+                summary = json.loads(path.read_text()) if path.exists() else {}
+                summary[ENDED] = {"steps": self.steps, "of": self.total_steps, "why": why}
+                path.write_text(json.dumps(summary, indent=2) + "\n")
         return line
 
     def how_to_go_on(self) -> str:
@@ -127,19 +139,27 @@ class RunFacts:
         return f"To go on from the checkpoint of step {checkpoint}: {self.resume_command}"
 
 
-def resume_command(overrides: Sequence[str]) -> str:
+def resume_command(overrides: Sequence[str], *changes: str) -> str:
     """Return the command that goes on from a run's newest checkpoint, to be given to a shell.
 
     Args:
         overrides: the arguments with which the run was started.
+        *changes: settings that are to have other values, as ``name=value``.
     """
     if given := os.environ.get(RESUME_VARIABLE):
-        return given
-    kept = [each for each in overrides if each.lstrip("+").partition("=")[0] != _RESUME_SETTING]
-    return _command([*kept, f"{_RESUME_SETTING}=auto"])
+        return " ".join([given, *map(shlex.quote, changes)])
+    return changed_command(overrides, *changes, f"{_RESUME_SETTING}=auto")
 
 
-def _command(overrides: Sequence[str]) -> str:
+def changed_command(overrides: Sequence[str], *changes: str) -> str:
+    """Return the command that has started this run, with some settings changed, to be given to a shell.
+
+    Args:
+        overrides: the arguments with which the run was started.
+        *changes: settings that are to have other values, as ``name=value``.
+    """
+    names = {change.partition("=")[0] for change in changes}
+    kept = [each for each in overrides if each.lstrip("+").partition("=")[0] not in names]
     found = shutil.which("python")
     here = found is not None and os.path.abspath(found) == os.path.abspath(sys.executable)
-    return shlex.join(["python" if here else sys.executable, "-m", "drpo_verl.train", *overrides])
+    return shlex.join(["python" if here else sys.executable, "-m", "drpo_verl.train", *kept, *changes])

@@ -36,15 +36,21 @@ def processes_of(run: str) -> list[int]:
     return found
 
 
+def _state(process: int) -> str:
+    """The letter of a process's state, as ``ps`` shows it; X for one that is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    return "X"
+
+
+def is_alive(process: int) -> bool:
+    """Return whether a process has not ended; one whose parent has not asked for its exit code yet has."""
+    return _state(process) not in "XZ"
+
+
 def stopped(processes: Iterable[int]) -> list[int]:
     """Return those of the processes that a signal has stopped (``SIGSTOP``, a debugger) and that wait to go on."""
-    found = []
-    for process in processes:
-        with contextlib.suppress(OSError):
-            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-            if state in "Tt":
-                found.append(process)
-    return found
+    return [process for process in processes if _state(process) in "Tt"]
 
 
 def title(process: int) -> str:

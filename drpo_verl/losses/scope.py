@@ -6,6 +6,7 @@ distance for all of its tokens. Both need whole responses, one in each row, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -130,8 +131,9 @@ def quantile(values: Tensor, is_token: Tensor, share: float) -> Tensor:
         share: in (0, 1).
     """
     # Counted from the largest value down: for a share close to 1 only few have to be sorted.
-    most = int((1.0 - share) * (values.shape[-1] - 1)) + 2
+    most = math.ceil((1.0 - share) * (values.shape[-1] - 1)) + 1
     largest = values.masked_fill(is_token == 0, -1.0).topk(min(most, values.shape[-1])).values
     place = (1.0 - share) * (lengths(is_token) - 1.0)
-    above, below = (largest.gather(-1, rank.long()) for rank in (place.floor(), place.ceil()))
+    last = largest.shape[-1] - 1  # which a rank rounded in fp32 may be beyond
+    above, below = (largest.gather(-1, rank.long().clamp(max=last)) for rank in (place.floor(), place.ceil()))
     return torch.lerp(above, below, place.frac()).clamp(min=0.0)

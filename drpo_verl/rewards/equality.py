@@ -189,6 +189,8 @@ def _solution(relation: Any) -> Any:
 def _is_name(value: Any) -> bool:
     if isinstance(value, sympy.Tuple):
         return all(_is_name(each) for each in value)
+    if isinstance(value, sympy.Pow) or value.as_coeff_Mul()[0] != 1:
+        return False  # -x and 1/x: what x is, they are not
     return bool(value.free_symbols) and value.atoms(sympy.Number) <= {sympy.Integer(-1)}
 
 

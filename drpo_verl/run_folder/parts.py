@@ -80,7 +80,7 @@ def read_run(folder: Path, left_out: Callable[[str], None] = refuse) -> Recorded
             before = steps[step.step].metrics if step.step in steps else {}
             steps[step.step] = Step(step.step, {**before, **step.metrics})
         tokens = [token for token in tokens if token.step is None or token.step <= checkpoint]
-        tokens += worst_tokens.read(_beside(part, WORST_TOKENS_FILE), left_out)
+        tokens += worst_tokens.read(_in_same_part(part, WORST_TOKENS_FILE), left_out)
     return RecordedRun([steps[number] for number in sorted(steps)], tokens)
 
 
@@ -91,7 +91,7 @@ def _earlier(path: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), sibling) for sibling in siblings if (match := name.fullmatch(sibling.name)))
 
 
-def _beside(part: Path, name: str) -> Path:
+def _in_same_part(part: Path, name: str) -> Path:
     """The file of that name which belongs to the same part as a metrics file."""
     number = part.name.removeprefix(Path(METRICS_FILE).stem).removesuffix(part.suffix)
     return part.with_name(f"{Path(name).stem}{number}{Path(name).suffix}")

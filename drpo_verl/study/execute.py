@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
+from drpo_verl.errors import UserError
 from drpo_verl.study.plan import Plan, PlannedRun
 
 OUTCOME_FILE = "study.json"
@@ -65,6 +67,9 @@ class Execution:
         folder: where each run has a folder of its own. One that is left there by an interrupted run is removed.
         parallel: how many at a time; on GPUs each gets cards of its own.
         cards: how many cards a run takes; 0 on a CPU.
+
+    Raises:
+        UserError: when ``CUDA_VISIBLE_DEVICES`` names fewer cards than all of them take.
     """
 
     def __init__(self, plan: Plan, folder: Path, *, parallel: int = 1, cards: int = 0) -> None:
@@ -75,6 +80,7 @@ class Execution:
         self._slots: SimpleQueue[int] = SimpleQueue()
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
+        self._visible = _visible_cards(parallel * cards)
         for slot in range(parallel):
             self._slots.put(slot)
 
@@ -104,8 +110,8 @@ class Execution:
         overrides, slot, start = overrides_of(self._plan, run, self._folder), self._slots.get(), time.monotonic()
         environment = dict(os.environ)
         if self._cards:
-            cards = range(slot * self._cards, (slot + 1) * self._cards)
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, cards))
+            cards = self._visible[slot * self._cards : (slot + 1) * self._cards]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
         try:
             with (folder / OUTPUT_FILE).open("wb") as output:
                 process = subprocess.Popen(
@@ -125,6 +131,19 @@ class Execution:
         made(run, ended)
 
 
+def _visible_cards(needed: int) -> list[str]:
+    """The cards for the runs: of those that CUDA_VISIBLE_DEVICES names, where it is set.
+
+    Raises:
+        UserError: when it names fewer than are needed.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    cards = [str(card) for card in range(needed)] if named is None else [each for each in named.split(",") if each]
+    if len(cards) < needed:
+        raise UserError(f"CUDA_VISIBLE_DEVICES={named} names {len(cards)} cards, and the runs need {needed} at a time.")
+    return cards
+
+
 def _why(output: Path, code: int) -> str:
     """The line in which a failed run says why; otherwise its last one."""
     lines = [line.strip() for line in output.read_text(errors="replace").splitlines() if line.strip()]
@@ -136,7 +155,8 @@ def _why(output: Path, code: int) -> str:
 def _end(process: subprocess.Popen[bytes]) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
-            os.killpg(process.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
             try:
                 process.wait(_GRACE_SECONDS)
             except subprocess.TimeoutExpired:

@@ -110,7 +110,8 @@ def read_plan(path: Path) -> Plan:
     runs: dict[str, PlannedRun] = {}
     for cell in content["cells"]:
         for run in _runs_of(path, cell, axes, _seeds(path, content["seeds"]), base):
-            runs.setdefault(run.name, run)
+            same = runs.setdefault(run.name, run)
+            _require(path, same.choices == run.choices, f"has two runs with the name {run.name}: rename a choice")
     return Plan(
         name=name,
         question=" ".join(str(content.get("question", "")).split()),

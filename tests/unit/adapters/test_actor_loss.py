@@ -175,6 +175,9 @@ def test_later_mini_batches_are_measured_from_what_was_recomputed() -> None:
     from_pi_old = (log_pi.exp() - (data["old_log_probs"].values() - 0.5).exp()).abs()
     assert statistics["trust_region/anchor_abs_prob_diff_mean"] == pytest.approx(from_pi_old.mean().item(), rel=1e-5)
     assert 0 < statistics["trust_region/outside_frac"] < 1
+    data[anchor.LOG_PROBS].values()[0] = float("nan")
+    with pytest.raises(anchor.AnchorError, match="has no log-probability under the recomputed pi_old"):
+        _anchored("drpo", 2, output, data)
     del data[anchor.LOG_PROBS]
     with pytest.raises(anchor.AnchorError, match="a mini-batch after the first has no log-probabilities of pi_old"):
         _anchored("drpo", 2, output, data)

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,16 @@ def _steps(folder: Path, *steps: int) -> None:
     (folder / "metrics.jsonl").write_text("".join(f'{{"step": {step}, "data": {{}}}}\n' for step in steps))
 
 
-def _checkpoint(folder: Path, step: str) -> Path:
-    (folder / "checkpoints").mkdir()
-    note = folder / "checkpoints" / "latest_checkpointed_iteration.txt"
-    note.write_text(step)
-    return note
+def _checkpoint(folder: Path, step: int, note: str | None = None) -> Path:
+    """The folder of a step that verl has saved whole, and the note that names it."""
+    saved = folder / "checkpoints" / f"global_step_{step}"
+    (saved / "actor").mkdir(parents=True)
+    (saved / "actor" / "weights").touch()
+    with zipfile.ZipFile(saved / "data.pt", "w"):
+        pass
+    note_file = folder / "checkpoints" / "latest_checkpointed_iteration.txt"
+    note_file.write_text(str(step) if note is None else note)
+    return saved
 
 
 @pytest.mark.parametrize(
@@ -61,23 +67,36 @@ def test_what_the_summary_has_already_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_checkpoint_is_the_one_of_this_run(tmp_path: Path) -> None:
-    note = _checkpoint(tmp_path, "22")
+    saved = _checkpoint(tmp_path, 22)
     _steps(tmp_path, 1, 2, 3)
     assert _facts(tmp_path).end("stopped").endswith("To go on from the checkpoint of step 22: go on")
     long_ago = time.time() - 3600
-    os.utime(note, (long_ago, long_ago))  # of an earlier run, which this one has not gone on from
+    os.utime(saved, (long_ago, long_ago))  # of an earlier run, which this one has not gone on from
     assert "No checkpoint was saved" in _facts(tmp_path).end("stopped")
     assert _facts(tmp_path, resumes=True).checkpoint == 22
 
 
 def test_a_resumed_run_that_ends_at_once_is_at_the_step_of_its_checkpoint(tmp_path: Path) -> None:
-    _checkpoint(tmp_path, "4")
+    _checkpoint(tmp_path, 4)
     assert _facts(tmp_path, resumes=True).where() == "in step 5 of 5"
     assert _facts(tmp_path).where() == "before the end of step 1"
 
 
+def test_an_empty_note_hides_no_checkpoint(tmp_path: Path) -> None:
+    _checkpoint(tmp_path, 2, note="")  # of a disk that is full
+    assert _facts(tmp_path).end("stopped").endswith("To go on from the checkpoint of step 2: go on")
+
+
+def test_a_run_that_has_not_begun_leaves_the_summary_of_an_earlier_one(tmp_path: Path) -> None:
+    _steps(tmp_path, 1, 2)
+    (tmp_path / "summary.json").write_text("{}")
+    long_ago = time.time() - 3600
+    os.utime(tmp_path / "metrics.jsonl", (long_ago, long_ago))
+    assert "before the end of step 1" in _facts(tmp_path).end("killed")
+    assert (tmp_path / "summary.json").read_text() == "{}"
+
+
 def test_files_that_can_not_be_read_or_written_do_not_hide_the_reason(tmp_path: Path) -> None:
-    _checkpoint(tmp_path, "")
     (tmp_path / "metrics.jsonl").write_text("{\n")
     (tmp_path / "summary.json").mkdir()
     assert _facts(tmp_path).end("the disk is full").startswith("the disk is full, before the end of step 1. No checkp")

@@ -17,7 +17,7 @@ from drpo_verl.losses import OBJECTIVES, Objective, PrefixBudget, SequenceMask, 
 from drpo_verl.losses.direction import BY_RATIO, NONE, PREDICTIVE, Direction
 from drpo_verl.losses.enforcement import HARD_MASK, QUADRATIC, SOFT_MASK
 from drpo_verl.losses.geometry import BINARY_KL, PROBABILITY, RATIO, SYMMETRISED_BINARY_KL, TOP_K_KL, TOP_K_TV
-from drpo_verl.losses.scope import PREFIX, SEQUENCE_MAX, SEQUENCE_MEAN
+from drpo_verl.losses.scope import PREFIX, SEQUENCE_MAX, SEQUENCE_MEAN, quantile
 
 CHOICES = {
     "geometry": {
@@ -228,3 +228,11 @@ def test_a_predictive_direction_needs_its_derivative() -> None:
     one = torch.ones(1, 1)
     with pytest.raises(ValueError, match="derivative"):
         token_loss(OBJECTIVES["pdm"], REGION, -one, -one, one, one, partition_divergence=one)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 30, 301, 1000])
+def test_quantiles_of_a_response_are_torchs_at_every_share(tokens: int) -> None:
+    values = torch.rand(3, tokens, generator=torch.Generator().manual_seed(tokens))
+    for share in (step / 100 for step in range(1, 100)):
+        found = quantile(values, torch.ones_like(values), share)
+        torch.testing.assert_close(found, values.quantile(share, dim=-1, keepdim=True), rtol=1e-4, atol=1e-5)

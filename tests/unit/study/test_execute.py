@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from drpo_verl.errors import UserError
 from drpo_verl.study import execute
 from drpo_verl.study.execute import OUTCOME_FILE, Execution, Outcome, outcome
 from drpo_verl.study.plan import Collapse, Plan, PlannedRun
@@ -75,6 +76,13 @@ def test_an_interrupted_run_or_one_with_other_settings_is_made_anew(plan: Plan, 
     assert outcome(folder, plan, run) is not None and not (folder / run.name / "left").exists()
     other = PlannedRun(run.choices, run.seed, (*run.overrides, "data.train_batch_size=8"))
     assert outcome(folder, plan, other) is None
+
+
+def test_cards_are_those_that_the_user_has_named(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    assert Execution(plan, tmp_path, parallel=2, cards=1)._visible == ["4", "5"]
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=4,5 names 2 cards, and the runs need 4"):
+        Execution(plan, tmp_path, parallel=2, cards=2)
 
 
 def test_several_at_a_time_on_cards_of_their_own(plan: Plan, tmp_path: Path) -> None:

@@ -57,6 +57,10 @@ def test_runs_are_the_cells_in_their_order_and_none_is_there_twice(tmp_path: Pat
         ({"cells": [{"method": "dppo"}]}, "knows drpo, surrogate"),
         ({"cells": [{"delta": "0.2"}]}, "which is no axis"),
         ({"cells": ["drpo"]}, "names no choices"),
+        (
+            {"axes": {"a": {"x": [], "x-y": []}, "b": {"z": [], "y-z": []}}, "cells": [{}]},
+            "two runs with the name x-y-z-seed1",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], said: str) -> None:

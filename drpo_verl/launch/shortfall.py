@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drpo_verl.run_folder.environment import ENVIRONMENT_FILE
+from drpo_verl.launch.ending import RunFacts, changed_command, resume_command
 from drpo_verl.run_folder.steps import METRICS_FILE, read_steps
 
 if TYPE_CHECKING:
@@ -16,14 +15,13 @@ if TYPE_CHECKING:
 
 _TRAINED = "training/global_step"
 """A metric that verl logs with each training step, and not with a validation alone."""
-_LATEST = "latest_checkpointed_iteration.txt"
 
 
 class ShortfallError(RuntimeError):
     """A run has ended without an error, and without the steps that it was asked for."""
 
 
-def require_all_steps(config: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
+def require_all_steps(config: DictConfig, facts: RunFacts, overrides: Sequence[str]) -> None:
     """Refuse the end of a run from which verl's trainer has returned as if all were done.
 
     It returns when the epochs are over, whatever steps were asked for, and has neither saved nor validated then; and
@@ -31,16 +29,16 @@ def require_all_steps(config: DictConfig, folder: Path, overrides: Sequence[str]
 
     Args:
         config: the run's configuration.
-        folder: the run's folder, with its metrics.
+        facts: what is known of the run: its folder, with its metrics, and its checkpoints.
         overrides: the arguments with which the run was started, for the command that goes on.
 
     Raises:
         ShortfallError: with the number of steps that were done, the reason and the command that goes on.
     """
     total, epochs = config.trainer.total_training_steps, config.trainer.total_epochs
-    steps = read_steps(folder / METRICS_FILE, lambda unreadable: None)  # the summary has said it
+    steps = read_steps(Path(facts.folder) / METRICS_FILE, lambda unreadable: None)  # the summary has said it
     trained = [step.step for step in steps if _TRAINED in step.metrics]
-    saved = _checkpoint(config, folder)
+    saved = facts.checkpoint or 0
     last = max((step.step for step in steps), default=saved)
     # verl reads val_only after the validation before training, and nowhere else.
     only_validates = config.trainer.get("val_only", False) and config.trainer.get("val_before_train", True)
@@ -50,32 +48,13 @@ def require_all_steps(config: DictConfig, folder: Path, overrides: Sequence[str]
         more = f"trainer.total_epochs={2 * epochs}" if total is None else f"trainer.total_training_steps={2 * last}"
         raise ShortfallError(
             f"the run trained nothing: it went on from the checkpoint of step {last}, behind which no step is left. "
-            f"To train longer: {_command(overrides, more)}"
+            f"To train longer: {changed_command(overrides, more)}"
         )
-    changes = [f"trainer.total_epochs={math.ceil(total * epochs / last) if trained else total}"]
-    if saved:
-        changes.append("trainer.resume_mode=auto")
+    epochs_needed = f"trainer.total_epochs={math.ceil(total * epochs / last) if trained else total}"
+    command = (resume_command if saved else changed_command)(overrides, epochs_needed)
     kept = f"There is a checkpoint of step {saved}" if saved else "No checkpoint was saved, so that it begins again"
     raise ShortfallError(
         f"the run ended after {last} of {total} steps: trainer.total_epochs={epochs} "
         f"{'passes over its data are' if epochs > 1 else 'pass over its data is'} no more. {kept}. "
-        f"To go on: {_command(overrides, *changes)}"
+        f"To go on: {command}"
     )
-
-
-def _checkpoint(config: DictConfig, folder: Path) -> int:
-    """The step of the newest checkpoint that the run has finished, or has gone on from; 0 if there is none."""
-    note = Path(config.trainer.default_local_dir) / _LATEST
-    try:
-        step, written = int(note.read_text()), note.stat().st_mtime
-        # A run that starts anew leaves the checkpoints of an earlier one in its folder.
-        own = config.trainer.resume_mode != "disable" or written >= (folder / ENVIRONMENT_FILE).stat().st_mtime
-    except (OSError, ValueError):
-        return 0
-    return step if own and (note.parent / f"global_step_{step}").is_dir() else 0
-
-
-def _command(overrides: Sequence[str], *changes: str) -> str:
-    changed = {change.partition("=")[0] for change in changes}
-    kept = [each for each in overrides if each.lstrip("+").partition("=")[0] not in changed]
-    return shlex.join(["python", "-m", "drpo_verl.train", *kept, *changes])

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from drpo_verl.launch.ending import RunFacts
+from drpo_verl.launch.shortfall import ShortfallError, require_all_steps
 from drpo_verl.run_folder.environment import ENVIRONMENT_FILE
-from drpo_verl.run_folder.shortfall import ShortfallError, require_all_steps
+
+
+@pytest.fixture(autouse=True)
+def python_is_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: sys.executable)
+
 
 COMMAND = ["experiment=cpu_tiny", "trainer.total_epochs=1", "trainer.total_training_steps=4"]
 
@@ -26,13 +34,26 @@ def run(folder: Path, trained: list[int], validated: list[int] | None = None, **
     return OmegaConf.create({"trainer": {**defaults, "default_local_dir": str(folder / "checkpoints"), **trainer}})
 
 
+def facts(config: DictConfig, folder: Path) -> RunFacts:
+    """What the run's driver knows of it; it has started when the file of its environment was written."""
+    trainer = config.trainer
+    return RunFacts(
+        folder=str(folder), checkpoints=trainer.default_local_dir, total_steps=trainer.total_training_steps,
+        resume_command="", same_command="", resumes=trainer.resume_mode == "auto",
+        started=(folder / ENVIRONMENT_FILE).stat().st_mtime,
+    )  # fmt: skip
+
+
 def checkpoint(folder: Path, step: int, *, noted: int | None = None, age: float = 0) -> None:
     """A checkpoint of a step, which verl has noted as its newest before so many seconds."""
-    (folder / "checkpoints" / f"global_step_{step}").mkdir(parents=True)
+    saved = folder / "checkpoints" / f"global_step_{step}"
+    (saved / "actor").mkdir(parents=True)
+    (saved / "actor" / "weights").touch()
     note = folder / "checkpoints" / "latest_checkpointed_iteration.txt"
     note.write_text(str(step if noted is None else noted))
     written = (folder / ENVIRONMENT_FILE).stat().st_mtime + 1 - age
-    os.utime(note, (written, written))
+    for path in (note, saved):
+        os.utime(path, (written, written))
 
 
 @pytest.mark.parametrize(
@@ -45,12 +66,13 @@ def checkpoint(folder: Path, step: int, *, noted: int | None = None, age: float 
     ],
 )
 def test_what_was_asked_for_is_done(tmp_path: Path, trained: list[int], validated: list[int], trainer: Any) -> None:
-    require_all_steps(run(tmp_path, trained, validated, **trainer), tmp_path, COMMAND)
+    config = run(tmp_path, trained, validated, **trainer)
+    require_all_steps(config, facts(config, tmp_path), COMMAND)
 
 
 def refusal(config: DictConfig, folder: Path, overrides: list[str] = COMMAND) -> str:
     with pytest.raises(ShortfallError) as error:
-        require_all_steps(config, folder, overrides)
+        require_all_steps(config, facts(config, folder), overrides)
     return str(error.value)
 
 
@@ -105,4 +127,4 @@ def test_a_metrics_file_with_a_broken_line_is_no_failure_of_the_run(tmp_path: Pa
     config = run(tmp_path, [1, 2, 3, 4])
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 4, "da{"step"\n{"step": 5')
-    require_all_steps(config, tmp_path, COMMAND)
+    require_all_steps(config, facts(config, tmp_path), COMMAND)
