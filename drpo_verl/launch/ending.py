@@ -26,6 +26,8 @@ ENDED = "ended"
 RESUME_VARIABLE = "DRPO_VERL_RESUME_COMMAND"
 """Environment variable with the command that resumes the run, where a script has started it (``recipes/``)."""
 
+_FULL = 2**22
+"""Bytes that a disk has left when it counts as full; what did not fit has been larger, or has taken some of it."""
 _RESUME_SETTING = "trainer.resume_mode"
 _STEP = re.compile(r"global_step_(\d+)")
 
@@ -122,6 +124,7 @@ class RunFacts:
         Args:
             why: what has happened, as a sentence without its full stop; the step is added.
         """
+        why = f"{why}{self._full_disk()}"
         line = f"{why}, {self.where()}. {self.how_to_go_on()}"
         path = Path(self.folder) / SUMMARY_FILE
         with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the reason
@@ -130,6 +133,14 @@ class RunFacts:
                 summary[ENDED] = {"steps": self.steps, "of": self.total_steps, "why": why}
                 path.write_text(json.dumps(summary, indent=2) + "\n")
         return line
+
+    def _full_disk(self) -> str:
+        """What is to be added to a reason where the disk is full, since those who write seldom say so."""
+        for folder in dict.fromkeys((self.checkpoints, self.folder)):
+            with contextlib.suppress(OSError):
+                if shutil.disk_usage(folder).free < _FULL:
+                    return f" (the disk of {folder} is full)"
+        return ""
 
     def how_to_go_on(self) -> str:
         """Return a sentence with the checkpoint that there is, and the command that goes on from it."""

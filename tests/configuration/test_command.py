@@ -49,7 +49,7 @@ def test_json_is_all_that_is_printed() -> None:
         ("experiment=drpo/qwen3_4", "experiment",
          r"='drpo/qwen3_4' does not exist\. The choices are: cpu_smollm2, .*, drpo/r1d_1_5b\. "
          r"Did you mean drpo/qwen3_4b, "),
-        ("method=drpoo", "method", r"The choices are: cispo, .*, surrogate\. Did you mean drpo, "),
+        ("method=drpoo", "method", r"The choices are: cispo, .*, surrogate, .*\. Did you mean drpo, "),
         ("method=", "method", r"''.*Choose one of them\."),
         ("experiment=null", "experiment", r"'null' does not exist\. The choices are: cpu_smollm2"),
         # A choice of another group; verl has one that is called data.

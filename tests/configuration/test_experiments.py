@@ -475,18 +475,3 @@ def test_the_slim_copy_makes_no_difference(slim: None) -> None:
         patch.setattr(search_path, "verl_config_dir", lambda: VERL)
         full = _compose(*choice)
     assert ours == _without_the_rest(full)
-
-
-@pytest.mark.parametrize("card", [24, 80])
-@pytest.mark.parametrize("experiment", ON_ONE_GPU)
-def test_one_gpu_is_enough(experiment: str, card: int) -> None:
-    config = compose_run([f"experiment={experiment}", f"check.gpu_memory_gib={card}"])
-    findings = check_run(RunConfig(config))
-    assert {finding.rule for finding in findings} <= {"data_files"}, findings  # nobody has made them here
-    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node, config.trainer.device) == (1, 1, "cuda")
-    assert config.ray_kwargs.ray_init.address == "local"
-
-
-def test_the_sanity_test_fits_one_gpu() -> None:
-    findings = check_run(RunConfig(compose_run(["experiment=dppo/sanity_r1d", "hardware=1x1"])))
-    assert not [each for each in findings if each.level == "error" or each.rule == "memory"], findings
