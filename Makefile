@@ -74,7 +74,8 @@ test-contract: $(INSTALLED) $(OVERLAYS)  ## the seams with real verl, two versio
 test-e2e: $(INSTALLED)  ## real runs, and engines; the tests for a GPU, on the CPU
 	$(BIN)/python -m pytest tests/e2e tests/gpu
 
-test-gpu:  ## the tests for one GPU of 24 GB or more, under five minutes (DEVICE=cpu: the same bodies on a CPU)
+test-gpu:  ## the tests for one GPU of 24 GB or more (DEVICE=cpu: the same bodies on a CPU)
+	@command -v $(GPU_PYTHON) >/dev/null || { echo "no $(GPU_PYTHON): run make setup-gpu (or make setup), or set GPU_PYTHON"; exit 1; }
 	$(GPU_PYTHON) -m pytest tests/gpu --device $(DEVICE)
 
 test-faults: $(INSTALLED)  ## real runs into which faults are injected; their times are in outputs/faults.jsonl

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -99,6 +101,13 @@ def policy_loss(run: RunConfig) -> Findings:
         cause = error.__cause__
         if isinstance(cause, SettingError):
             yield refused(run, cause)
+        elif unknown := re.search(r"unexpected keyword argument '(\w+)'", str(cause)):
+            from drpo_verl.adapters.config import TrustRegionLossConfig
+
+            known = [field.name for field in fields(TrustRegionLossConfig)]
+            close = get_close_matches(unknown[1], known, n=1)
+            remedy = f"Did you mean {POLICY_LOSS}.{close[0]}?" if close else "Leave it out."
+            yield Finding("error", f"{POLICY_LOSS}.{unknown[1]}", None, "is no setting of a method.", remedy)
         else:
             yield Finding("error", POLICY_LOSS, None, f"is refused: {cause or error}", "Choose a method with +method=.")
 

@@ -85,6 +85,10 @@ def test_without_the_override_verl_is_as_it_was() -> None:
     ("override", "message"),
     [
         ("actor_rollout_ref.actor.policy_loss.delta=0", r"delta=0 must be a number above 0"),
+        (
+            "+actor_rollout_ref.actor.policy_loss.dleta=1",
+            r"dleta is no setting of a method\. Did you mean .*loss\.delta",
+        ),
         ("actor_rollout_ref.rollout.calculate_log_probs=false", r"calculate_log_probs=False.*Set it to True"),
         ("algorithm.rollout_correction.bypass_mode=false", r"bypass_mode=False.*Set it to True"),
     ],
