@@ -32,7 +32,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     ids = torch.arange(12)[None]
     with torch.no_grad(), torch.autocast("cpu", worker.actor.engine._autocast_dtype):
         logits = module(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    rows = fixed_batch(worker.actor.model_config.hf_config.vocab_size, top_k=None, pi_old_is_off=0.0)
+    rows = fixed_batch(worker.actor.model_config.hf_config.vocab_size, top_k=None)
     before = _weights(module)
     data = batch([rows[i] for i in rows_of_rank(rank, world)], samples_per_update=ROWS // MINI_BATCHES)
     metrics = tensordict_utils.get(worker.actor.train_mini_batch(data), "metrics")
