@@ -147,7 +147,7 @@ class StoppedAndResumed:
 def stopped_and_resumed(nodes: RayNodes) -> StoppedAndResumed:
     command = ("cpu_tiny", "METHOD=drpo_adaptive", "RUN_NAME=adaptive", "RESUME_MODE=auto", "SAVE_FREQ=1", *TWO_UPDATES)
     folder = nodes.run("adaptive")
-    submitted = nodes.submit(*command, "TOTAL_STEPS=1000", "--no-wait", "--submission-id=first")
+    submitted = nodes.submit(*command, "TOTAL_STEPS=800", "--no-wait", "--submission-id=first")
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     latest = folder / "checkpoints" / "latest_checkpointed_iteration.txt"
     deadline = time.monotonic() + JOB_SECONDS

@@ -15,7 +15,11 @@ from drpo_verl.run_folder import worst_tokens
 from drpo_verl.run_folder.steps import read_steps
 
 # Not in every run: a method or a trainer decides.
-OPTIONAL = {"actor/entropy", "trust_region/delta", "actor/loss_scale", "actor/skipped_update_frac"}
+OPTIONAL = {
+    "actor/entropy", "trust_region/delta", "actor/loss_scale", "actor/skipped_update_frac",
+    "trust_region/anchor_abs_prob_diff_mean", "trust_region/anchor_abs_prob_diff_max",
+    "trust_region/sequence_masked_frac",
+}  # fmt: skip
 
 
 def test_every_metric_of_every_step_is_in_wandb(exact_run: Run) -> None:
