@@ -17,7 +17,7 @@ def none(data_source: str, solution_str: str, ground_truth: str, **_: object) ->
     return None
 
 
-def not_a_number(data_source: str, solution_str: str, ground_truth: str, **_: object) -> float:
+def is_nan(data_source: str, solution_str: str, ground_truth: str, **_: object) -> float:
     return math.nan
 
 

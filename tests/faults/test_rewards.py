@@ -12,10 +12,10 @@ FUNCTIONS = Path(__file__).with_name("reward_functions.py")
 FAULTS = {
     "raises": "the reward function raised KeyError: 'no such answer' (data source 'drpo_verl/arithmetic', ground ",
     "none": "the reward function returned None, and has to return a finite number (data source ",
-    "not_a_number": "the reward function returned nan, and has to return a finite number (data source ",
+    "is_nan": "the reward function returned nan, and has to return a finite number (data source ",
     "text": "the reward function returned '0.5', and has to return a finite number (data source ",
 }
-WORDS = {"raises": "raises", "none": "returns None", "not_a_number": "returns NaN", "text": "returns text"}
+WORDS = {"raises": "raises", "none": "returns None", "is_nan": "returns NaN", "text": "returns text"}
 
 
 def reward(name: str) -> tuple[str, str]:
