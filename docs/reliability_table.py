@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from marked import replaced
+
 BEGIN = "<!-- The table below is made from the runs of `make test-faults` by `make reliability`. -->"
 END = "<!-- The end of what `make reliability` makes. -->"
 
@@ -27,11 +29,7 @@ def with_table(page: str, faults: list[dict[str, Any]]) -> str:
     Raises:
         ValueError: when it does not have each of them once, in this order.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has to hold the two lines\n{BEGIN}\n{END}")
-    return before + "\n\n".join([BEGIN, "\n".join([*_HEAD, *map(_row, faults)]), END]) + after
+    return replaced(page, BEGIN, END, "\n".join([*_HEAD, *map(_row, faults)]))
 
 
 def _row(fault: dict[str, Any]) -> str:
