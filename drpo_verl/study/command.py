@@ -14,7 +14,7 @@ from drpo_verl.errors import UserError
 from drpo_verl.preflight import check_run
 from drpo_verl.study.execute import OUTPUT_FILE, Execution, Outcome, outcome, overrides_of
 from drpo_verl.study.plan import Plan, PlannedRun, read_plan
-from drpo_verl.study.results import RUNS_FILE, STEPS_FILE, collect, write
+from drpo_verl.study.results import RUNS_FILE, STEPS_FILE, collect, recorded, write
 
 
 def study(
@@ -56,8 +56,10 @@ def study(
 
     def is_there(run: PlannedRun) -> bool:
         ended = outcome(folder, plan, run)
-        return ended is not None and not (retry_failed and ended.status == "failed")
+        status = of_tables.get(run.name) if ended is None else ended.status
+        return status is not None and not (retry_failed and status == "failed")
 
+    of_tables = recorded(plan, out)
     missing = [] if collect_only else [run for run in chosen if not is_there(run)]
     console.print(
         f"{plan.name}: {len(plan.runs)} runs, {len(missing)} to be made now, in {folder}",
@@ -67,7 +69,7 @@ def study(
     cards = _check(plan, missing, folder, console)
     if missing:
         _make(plan, missing, folder, out, parallel, cards, console)
-    tables = collect(plan, folder)
+    tables = collect(plan, folder, out)
     write(tables, out)
     failed = [row for row in tables[0].to_pylist() if row["status"] == "failed"]
     for row in failed:
@@ -110,7 +112,7 @@ def _make(
             progress.console.print(
                 f"{run.name}: {ended.status} in {ended.seconds:.0f} s{log}", highlight=False, soft_wrap=True
             )
-            write(collect(plan, folder), out)
+            write(collect(plan, folder, out), out)
             progress.advance(task)
 
         Execution(plan, folder, parallel=parallel, cards=cards).make(runs, made)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,28 @@ METRICS = (
 """What is kept of a step, unless the study lists its own."""
 
 
-def collect(plan: Plan, folder: Path) -> tuple[pa.Table, pa.Table]:
+def recorded(plan: Plan, out: Path) -> dict[str, str]:
+    """The status of each run that the tables in a folder already have, made with the settings of the plan.
+
+    Tables are kept, and committed, where the folders of the runs are not: such a run is not made again.
+    """
+    if not ((out / RUNS_FILE).is_file() and (out / STEPS_FILE).is_file()):
+        return {}
+    rows = {row["run"]: row for row in pq.read_table(out / RUNS_FILE).to_pylist()}
+    return {
+        run.name: rows[run.name]["status"]
+        for run in plan.runs
+        if run.name in rows and rows[run.name]["overrides"] == _overrides_of(run)
+    }
+
+
+def collect(plan: Plan, folder: Path, out: Path) -> tuple[pa.Table, pa.Table]:
     """Gather what the runs of a study have left.
 
     Args:
         plan: the study.
         folder: that of its runs.
+        out: where earlier tables may be: a run that has no folder any more is taken from them.
 
     Returns:
         The table of the runs that were made to an end, good or bad: the choice of each axis, seed, status, why,
@@ -62,9 +80,14 @@ def collect(plan: Plan, folder: Path) -> tuple[pa.Table, pa.Table]:
     runs: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
     metrics = plan.metrics or METRICS
+    of_tables = recorded(plan, out)
+    earlier = _Tables(out) if of_tables else None
     for run in plan.runs:
         ended = outcome(folder, plan, run)
         if ended is None:
+            if earlier is not None and run.name in of_tables:
+                runs += earlier.runs[run.name]
+                steps += earlier.steps[run.name]
             continue
         logged = _steps(folder / run.name)
         runs.append(_row_of_run(plan, run, ended, logged))
@@ -81,11 +104,28 @@ def collect(plan: Plan, folder: Path) -> tuple[pa.Table, pa.Table]:
     )
 
 
+class _Tables:
+    """The rows of earlier tables, by the name of the run."""
+
+    def __init__(self, out: Path) -> None:
+        self.runs = self._by_run(out / RUNS_FILE)
+        self.steps = self._by_run(out / STEPS_FILE)
+
+    @staticmethod
+    def _by_run(file: Path) -> Mapping[str, list[dict[str, Any]]]:
+        rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in pq.read_table(file).to_pylist():
+            rows[row["run"]].append(row)
+        return rows
+
+
 def write(tables: tuple[pa.Table, pa.Table], out: Path) -> None:
-    """Write both tables."""
+    """Write both tables; whoever is interrupted still has the earlier ones, which may be all that is left of a run."""
     out.mkdir(parents=True, exist_ok=True)
     for table, name in zip(tables, (RUNS_FILE, STEPS_FILE), strict=True):
-        pq.write_table(table, out / name, compression="zstd")
+        unfinished = out / f"{name}.unfinished"
+        pq.write_table(table, unfinished, compression="zstd")
+        unfinished.replace(out / name)
 
 
 def _names(run: PlannedRun) -> dict[str, Any]:
@@ -101,5 +141,9 @@ def _row_of_run(plan: Plan, run: PlannedRun, ended: Outcome, steps: list[Step]) 
     rewards = [step.metrics.get(names.REWARD, math.nan) for step in steps]
     return {
         **_names(run), "status": ended.status, "why": ended.why, "seconds": ended.seconds, "steps": len(steps),
-        "collapsed": plan.collapse.happened(rewards), "overrides": " ".join(run.overrides),
+        "collapsed": plan.collapse.happened(rewards), "overrides": _overrides_of(run),
     }  # fmt: skip
+
+
+def _overrides_of(run: PlannedRun) -> str:
+    return " ".join(run.overrides)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +15,7 @@ from drpo_verl.errors import UserError
 from drpo_verl.study import execute
 from drpo_verl.study.execute import OUTCOME_FILE, Execution, Outcome, outcome
 from drpo_verl.study.plan import Collapse, Plan, PlannedRun
-from drpo_verl.study.results import METRICS, RUNS_FILE, STEPS_FILE, collect, write
+from drpo_verl.study.results import METRICS, RUNS_FILE, STEPS_FILE, collect, recorded, write
 
 # Writes two steps where drpo_verl.train would, and fails as it would.
 TRAIN = """
@@ -57,7 +59,7 @@ def test_each_run_is_made_once_and_a_failed_one_is_a_result(plan: Plan, tmp_path
     failed = outcome(folder, plan, plan.runs[2])
     assert failed is not None and failed.why == "exit code 3: it broke at step 2."
 
-    runs, steps = collect(plan, folder)
+    runs, steps = collect(plan, folder, tmp_path / "tables")
     assert runs.column("status").to_pylist() == ["finished", "finished", "failed", "failed"]
     assert runs.column("collapsed").to_pylist() == [True] * 4 and runs.column("steps").to_pylist() == [2] * 4
     assert steps.num_rows == 8 and steps.column_names == ["run", "method", "seed", "step", *METRICS]
@@ -76,6 +78,24 @@ def test_an_interrupted_run_or_one_with_other_settings_is_made_anew(plan: Plan, 
     assert outcome(folder, plan, run) is not None and not (folder / run.name / "left").exists()
     other = PlannedRun(run.choices, run.seed, (*run.overrides, "data.train_batch_size=8"))
     assert outcome(folder, plan, other) is None
+
+
+def test_a_run_of_which_only_the_tables_are_left_counts_as_made(plan: Plan, tmp_path: Path) -> None:
+    folder, out = tmp_path / "runs", tmp_path / "tables"
+    Execution(plan, folder).make(plan.runs, lambda *_: None)
+    tables = collect(plan, folder, out)
+    write(tables, out)
+    shutil.rmtree(folder / plan.runs[0].name)
+    shutil.rmtree(folder / plan.runs[2].name)
+    assert recorded(plan, out) == {run.name: "finished" if run.choices["method"] == "drpo" else "failed"
+                                   for run in plan.runs}  # fmt: skip
+    again = collect(plan, folder, out)
+    assert again[0].equals(tables[0]) and again[1].equals(tables[1])
+
+    changed = PlannedRun(plan.runs[0].choices, 1, ("method=drpo", "data.train_batch_size=8"))
+    other = replace(plan, runs=(changed, *plan.runs[1:]))
+    assert "drpo-seed1" not in recorded(other, out)
+    assert collect(other, folder, out)[0].column("run").to_pylist() == [run.name for run in plan.runs[1:]]
 
 
 def test_cards_are_those_that_the_user_has_named(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
