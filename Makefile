@@ -80,7 +80,7 @@ test-gpu:  ## the tests for one GPU of 24 GB or more (DEVICE=cpu: the same bodie
 
 test-faults: $(INSTALLED)  ## real runs into which faults are injected; their times are in outputs/faults.jsonl
 	@mkdir -p outputs && rm -f outputs/faults.jsonl
-	FAULT_TIMES=outputs/faults.jsonl $(BIN)/python -m pytest tests/faults
+	FAULT_TIMES=outputs/faults.jsonl $(BIN)/python -m pytest tests/faults -n 2 --dist loadfile
 
 browser:  ## install chromium, in which the report is tested (Debian, as root)
 	apt-get update

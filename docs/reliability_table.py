@@ -50,7 +50,8 @@ def _seconds(value: float) -> str:
 
 
 def _main(faults: Path, page: Path) -> None:
-    records = [json.loads(line) for line in faults.read_text().splitlines()]
+    # The tests run side by side, and note what they see as it comes.
+    records = sorted((json.loads(line) for line in faults.read_text().splitlines()), key=lambda each: each["fault"])
     page.write_text(with_table(page.read_text(), records))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -30,9 +31,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def _fill(folder: Path, leave: int) -> None:
-    """Leave only so many bytes of the folder's file system."""
+    """Leave only so many bytes of the folder's file system, into which the run goes on writing meanwhile."""
     with (folder / "filling").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(folder).free - leave)
+        while (size := shutil.disk_usage(folder).free - leave) > 0:
+            with contextlib.suppress(OSError):  # the run has just taken some of it: look again
+                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, size)
 
 
 def test_full_while_a_checkpoint_is_written(small_disk: Path, times: Times) -> None:

@@ -84,5 +84,6 @@ def test_the_raylet_of_the_second_node_is_killed(two_nodes: TwoNodes, tmp_path: 
         os.kill(two_nodes.second_raylet, signal.SIGKILL)
         end = wait_for_end(run, since)
         assert "died: its node is gone" in end.line
-        assert end.checkpoint == 2
+        # Ray needs some seconds to see it, in which the trainer, on the other node, goes on.
+        assert end.checkpoint is not None and end.checkpoint == run.latest_checkpoint
         times.note("the raylet of a node is killed, of two", end)
