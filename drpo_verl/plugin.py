@@ -6,6 +6,7 @@ has to be cheap (a run starts about ten processes) and must never break ``import
 
 from __future__ import annotations
 
+import inspect
 import logging
 from functools import wraps
 from types import ModuleType
@@ -68,6 +69,26 @@ def _replica(module: ModuleType) -> None:
         return replica(of_verl())
 
     registry.register("vllm", load)
+
+
+_SHARED_SOCKET = "Two runs on one machine, each with a Ray of its own, can get each other's weights, or hang."
+
+
+@when_imported("verl.workers.rollout.vllm_rollout.vllm_rollout", _SHARED_SOCKET)
+def _weight_sender(module: ModuleType) -> None:
+    adapter = module.ServerAdapter
+    expect("zmq_handle" in inspect.getsource(adapter.__init__), "ServerAdapter.__init__", "that it sets zmq_handle")
+    from drpo_verl.adapters.weight_socket import name_for_sender
+
+    adapter.__init__ = name_for_sender(adapter.__init__)
+
+
+@when_imported("verl.workers.rollout.vllm_rollout.vllm_async_server", _SHARED_SOCKET)
+def _weight_receiver(module: ModuleType) -> None:
+    server = module.vLLMHttpServer
+    from drpo_verl.adapters.weight_socket import name_for_receiver
+
+    server.__init__ = name_for_receiver(server.__init__)
 
 
 @when_imported("verl.trainer.ppo.v1.agent_loop_tq", "A run with run.seed is not repeatable.")

@@ -1,0 +1,31 @@
+"""Two runs on one machine, each with a Ray cluster of its own, do not share the socket of their weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_no_two_clusters_share_the_socket_of_the_weights(tmp_path: Path) -> None:
+    temporary = f"/tmp/dv-{os.getpid()}-socket"  # short: Ray's socket paths have a limit
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTEST_"))}
+    environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "VERL_PLATFORM": "cpu"}
+    try:
+        run = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("weight_socket_names.py")), str(tmp_path), temporary],
+            env=environment, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+    finally:
+        for cluster in ("1", "2"):
+            shutil.rmtree(temporary + cluster, ignore_errors=True)
+    assert run.returncode == 0, run.stderr[-4000:]
+    first, second = json.loads(run.stdout.splitlines()[-1])
+    assert first["job"] == second["job"], "Ray numbers jobs over all clusters: then verl's own name is enough"
+    (sender, receiver), (other_sender, other_receiver) = first["names"], second["names"]
+    assert sender == receiver and other_sender == other_receiver
+    assert sender != other_sender
+    assert len(sender.removeprefix("ipc://").encode()) < 107
