@@ -27,6 +27,7 @@ from drpo_verl.check import raise_if_errors
 from drpo_verl.configuration import search_path
 from drpo_verl.configuration.compose import CompositionError, compose_run
 from drpo_verl.configuration.method import method_of
+from drpo_verl.configuration.precision import rollout_numbers, trainer_numbers
 from drpo_verl.configuration.run_config import WORKER_CPUS, RunConfig
 from drpo_verl.configuration.sections import ENVIRONMENT, RUN_VARIABLE
 from drpo_verl.configuration.seeds import SETTING
@@ -41,7 +42,7 @@ from drpo_verl.launch.cluster import (
     require_resources,
     require_shared_folder,
 )
-from drpo_verl.launch.console import Follower, logs_to_file
+from drpo_verl.launch.console import Follower, describe_distance, logs_to_file
 from drpo_verl.launch.deaths import DeathWatch
 from drpo_verl.launch.ending import RunEndedError, RunFacts
 from drpo_verl.launch.shortfall import ShortfallError, require_all_steps
@@ -50,7 +51,8 @@ from drpo_verl.preflight import check_run
 from drpo_verl.preflight.resume import go_on_from_a_whole_step
 from drpo_verl.run_folder.environment import write_environment
 from drpo_verl.run_folder.parts import keep_earlier, read_run
-from drpo_verl.run_folder.steps import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, draw, held_out_interval
+from drpo_verl.run_folder.picture import draw
+from drpo_verl.run_folder.steps import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, held_out_interval
 from drpo_verl.run_folder.worst_tokens import WORST_TOKENS_FILE
 
 LOG_FILE = "train.log"
@@ -104,6 +106,8 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
         return
     method, delta = method_of(config), config.actor_rollout_ref.actor.policy_loss.get("delta")
     title = f"{config.trainer.experiment_name}: {method}" + (f", delta {delta}" if delta else "")
+    run = RunConfig(config)
+    title += f"\nrollout engine in {rollout_numbers(run)}; trainer in {trainer_numbers(run)}"
     problems = _held_out_problems(config)
     draw(steps, folder / PICTURE_FILE, title=title, problems=problems)
 
@@ -130,6 +134,8 @@ def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
             f"held-out accuracy{on} after step {entry['step']:>3}: {entry['accuracy']:.3f}{between}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
+    if distance := describe_distance(steps):
+        console.print(distance, highlight=False, soft_wrap=True)
     places = {
         "metrics": METRICS_FILE,
         "picture": PICTURE_FILE,

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +18,7 @@ from rich.text import Text
 from drpo_verl.launch.deaths import DeathWatch
 from drpo_verl.metrics import names
 from drpo_verl.metrics.alerts import Monitor
-from drpo_verl.run_folder.steps import METRICS_FILE, Step, StepReader, name_of_mean
+from drpo_verl.run_folder.steps import METRICS_FILE, Step, StepReader
 
 EXIT_STALLED = 3
 EXIT_DIED = 4
@@ -61,10 +61,10 @@ def describe(step: Step) -> str:
     if names.REWARD in metrics:
         parts.append(f"reward {metrics[names.REWARD]:.3f}")
     if names.ABS_PROB_DIFF_MEAN in metrics:
-        mismatch, drift = (metrics.get(name_of_mean(part)) for part in names.DISTANCE_PARTS)
+        mismatch, together = (metrics.get(name) for name in (names.MISMATCH_MEAN, names.DRIFT_MEAN))
         mean = f"{metrics[names.ABS_PROB_DIFF_MEAN]:.1e}"
-        if mismatch is not None and drift is not None:  # more than one update a rollout
-            mean = f"mismatch {mismatch:.1e} drift {drift:.1e}"
+        if mismatch is not None and together is not None:  # more than one update a rollout
+            mean = f"mismatch {mismatch:.1e}, with drift {together:.1e},"
         parts.append(f"|pi-mu| {mean} max {metrics.get(names.ABS_PROB_DIFF_MAX, math.nan):.1e}")
     if names.OUTSIDE in metrics:
         parts.append(f"outside {metrics[names.OUTSIDE]:.2%}")
@@ -76,6 +76,22 @@ def describe(step: Step) -> str:
     if names.STEP_SECONDS in metrics:
         parts.append(f"{metrics[names.STEP_SECONDS]:.1f} s")
     return "  ".join(parts)
+
+
+def describe_distance(steps: Sequence[Step]) -> str:
+    """Mismatch and drift of a run in one sentence, each the mean over its steps; empty where neither was logged."""
+    mismatch, together = (_mean(steps, name) for name in (names.MISMATCH_MEAN, names.DRIFT_MEAN))
+    if mismatch is None:
+        return ""
+    before = f"in a sampled token's probability, trainer and rollout engine differ by {mismatch:.2g} before any update"
+    if together is None:
+        return f"{before} (mismatch)"
+    return f"{before} (mismatch) and by {together:.2g} after updates (mismatch and drift)"
+
+
+def _mean(steps: Sequence[Step], name: str) -> float | None:
+    values = [step.metrics[name] for step in steps if math.isfinite(step.metrics.get(name, math.nan))]
+    return math.fsum(values) / len(values) if values else None
 
 
 class Follower(threading.Thread):

@@ -161,6 +161,8 @@ def step_metrics(parts: Sequence[TokenStatistics], with_names_of_verl: bool = Fa
         of_series = series(part.tokens, part.sums, part.moments, part.histograms)
         for name in (names.ABS_PROB_DIFF_MAX, names.RATIO_MAX):
             of_series[name.removeprefix(f"{names.MISMATCH}/")] = part.maxima[name]
+        if part.drift and names.ANCHOR_ABS_PROB_DIFF_MEAN in part.sums:
+            metrics[names.DRIFT_FROM_ANCHOR_MEAN] = part.sums[names.ANCHOR_ABS_PROB_DIFF_MEAN] / part.tokens
         metrics |= {f"{prefix}/{name}": value for name, value in of_series.items()}
         of_bins = by_probability(part.histograms)
         metrics |= {f"{prefix}{names.BY_PROBABILITY}/{name}": value for name, value in of_bins.items()}

@@ -48,6 +48,20 @@ SECTIONS = (
             Metric(names.SKIPPED_UPDATES, "Updates that are left out since gradients of fp16 overflow",
                    "above 0.5 for some steps: the run learns little; single ones are usual")]),
     )),
+    Section("mismatch_and_drift", "Mismatch and drift",
+        "Two reasons why a sampled token has another probability in the policy being trained, π, than it had in the "
+        "rollout engine, μ. Mismatch: the two engines compute the same weights differently (kernels, precision, "
+        "routing); it is there before any update. Drift: updates on the same rollout move π away from μ.",
+    (
+        Panel("How far apart π and μ are", "mean change in probability", [
+            Metric(names.MISMATCH_MEAN, "Mean abs(π − μ) over the first mini-batch after a rollout: the engines alone",
+                   "rising: the engines come apart; fp32 on both sides has 10⁻⁷, bf16 against fp32 10⁻³ to 10⁻²",
+                   "mismatch: before any update"),
+            Metric(names.DRIFT_MEAN, "Mean abs(π − μ) over the later mini-batches: what is above the mismatch is drift",
+                   "rising: the updates are large", "mismatch and drift: after updates"),
+            Metric(names.DRIFT_FROM_ANCHOR_MEAN, "Mean abs(π − π_old) over the later mini-batches, where π_old is "
+                   "recomputed as anchor", "rising: the updates are large", "drift alone: from π_old")]),
+    )),
     Section("trust_region", "Trust region",
         "What the method did about the distance of π, the policy being trained, from μ, the rollout engine's. The "
         "gradient of each token is multiplied by a weight w. A token is diverging when its gradient pushes π further "
@@ -107,14 +121,13 @@ SECTIONS = (
                    "as for abs(π − μ), which the total variation is never below", "mean"),
             Metric("mismatch/partition_divergence_max", "The largest such divergence", label="largest")], log=True),
     )),
-    Section("engines", "Engine mismatch and policy drift",
+    Section("engines", "Mismatch and drift in detail",
         "Mismatch (`inference_mismatch/`): the tokens of the first mini-batch after a rollout. π still has the weights "
         "that sampled, so that all distance is that of two engines: kernels, precision, routing, and with an "
         "asynchronous trainer the versions in between. Drift (`policy_drift/`): the later mini-batches, to which the "
         "updates since have added; there are none with one mini-batch per rollout.",
     (
         Panel("change in probability", "probability", [
-            Metric("abs_prob_diff_mean", "Mean abs(π − μ)", "rising in the mismatch: the engines come apart", "mean"),
             Metric("abs_prob_diff_p99", "The 99th percentile of abs(π − μ)",
                    "near δ: the mismatch alone leaves the trust region", "99th percentile"),
             Metric("abs_prob_diff_max", "The largest abs(π − μ)", "close to 1, as over all tokens", "largest"),

@@ -165,7 +165,8 @@ def _cells(run: ReportRun) -> dict[str, str]:
         "Outside": _number(mean(run.values(names.OUTSIDE).values()), ".2%"),
         "Held-out before": _accuracies(before),
         "Held-out after": _accuracies(after),
-        "abs(π − μ), mean": _number(mean(run.values(names.ABS_PROB_DIFF_MEAN).values()), ".2g"),
+        "Mismatch": _number(mean(run.values(names.MISMATCH_MEAN).values()), ".2g"),
+        "With drift": _number(mean(run.values(names.DRIFT_MEAN).values()), ".2g"),
         "abs(π − μ), largest": _number(max(largest, default=None), ".2g"),
     }
 

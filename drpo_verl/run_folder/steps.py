@@ -1,17 +1,15 @@
-"""What a run leaves behind: its metrics file, its validation accuracy, its picture."""
+"""What a run leaves behind: its metrics file, and its validation accuracy."""
 
 from __future__ import annotations
 
-import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from drpo_verl.metrics import names
 from drpo_verl.run_folder.lines import Line, LineReader, parse_json, refuse
 
 METRICS_FILE = "metrics.jsonl"
@@ -20,10 +18,6 @@ SUMMARY_FILE = "summary.json"
 
 _OF_VALIDATION = ("val-core/", "val-aux/")
 _VALIDATION = re.compile(r"val-core/(.+)/[^/]+/mean@\d+")
-
-_MARKERS = "osD^v"
-_X_OFFSET = 0.012
-"""Between the intervals of two data sources, as a share of the picture's width, roughly."""
 
 
 @dataclass(frozen=True)
@@ -171,75 +165,3 @@ def held_out_interval(accuracy: float, problems: int | None) -> tuple[float, flo
         None where it is not known, or where the score is no proportion, but a reward of the user's own.
     """
     return wilson_interval(accuracy, problems) if problems and 0 <= accuracy <= 1 else None
-
-
-def name_of_mean(part: str) -> str:
-    """The name of the mean distance of a part of a step's tokens, one of ``DISTANCE_PARTS``."""
-    return f"{part}/{names.ABS_PROB_DIFF_MEAN.rpartition('/')[2]}"
-
-
-def draw(steps: list[Step], path: Path, *, title: str, problems: Mapping[str, int] | None = None) -> None:
-    """Draw reward and training-inference mismatch over the steps of a run, as a PNG.
-
-    ``problems`` has the number of held-out problems of each data source, for the interval of its accuracy.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # it would say that it looks for fonts
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import MaxNLocator
-
-    trained = [step for step in steps if names.REWARD in step.metrics]
-    at = [step.step for step in trained]
-
-    def series(name: str) -> list[float]:
-        return [step.metrics.get(name, math.nan) for step in trained]
-
-    figure, (reward, mismatch, region) = plt.subplots(
-        3, 1, figsize=(8, 9), sharex=True, layout="constrained", height_ratios=(3, 3, 2)
-    )
-    figure.suptitle(title)
-
-    reward.plot(at, series(names.REWARD), color="C0", label="training samples (mean of the step)")
-    sources = sorted({source for step in steps for source in step.validation})
-    for index, source in enumerate(sources):
-        tried = [(step.step, step.validation[source]) for step in steps if source in step.validation]
-        values = [value for _, value in tried]
-        count = (problems or {}).get(source)
-        ends = [held_out_interval(value, count) or (math.nan, math.nan) for value in values]
-        # Beside each other, since intervals in one place hide each other.
-        offset = index * _X_OFFSET * max(step.step for step in steps)
-        reward.errorbar(
-            [step + offset for step, _ in tried], values,
-            [[v - low for v, (low, _) in zip(values, ends, strict=True)],
-             [high - v for v, (_, high) in zip(values, ends, strict=True)]],
-            fmt=_MARKERS[index % len(_MARKERS)], color=f"C{3 + index}", capsize=4,
-            label=f"held-out accuracy{f' on {source}' if len(sources) > 1 else ''}{', 95 % interval' if count else ''}",
-        )  # fmt: skip
-    reward.set_ylabel("reward (share of right answers)")
-    reward.set_ylim(0, 1)
-    reward.legend(loc="lower right" if len(sources) < 2 else "upper left")  # several reach lower
-
-    parts = [part for part in names.DISTANCE_PARTS if any(name_of_mean(part) in step.metrics for step in trained)]
-    if len(parts) > 1:
-        for part, colour in zip(parts, ("C4", "C1"), strict=True):
-            mismatch.plot(at, series(name_of_mean(part)), color=colour, label=f"{names.DISTANCE_PARTS[part]}, mean")
-    else:
-        mismatch.plot(at, series(names.ABS_PROB_DIFF_MEAN), color="C1", label="mean over tokens")
-    mismatch.plot(at, series(names.ABS_PROB_DIFF_MAX), color="C1", alpha=0.5, ls="--", label="largest")
-    mismatch.set_yscale("log")
-    mismatch.set_ylabel(r"$|\pi - \mu|$ of sampled tokens")
-    mismatch.legend(loc="best")
-
-    region.plot(at, series(names.WEIGHT_MEAN), color="C2", label="mean over tokens")
-    region.plot(at, series(names.WEIGHT_MIN), color="C2", alpha=0.5, ls="--", label="smallest")
-    region.axhline(0, color="0.5", lw=0.8)
-    region.set_ylabel("gradient weight w\n(below 0: corrected)")
-    region.legend(loc="best")
-    region.set_xlabel("training step")
-    region.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in (reward, mismatch, region):
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)

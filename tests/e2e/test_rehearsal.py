@@ -28,6 +28,7 @@ def test_drpo_with_four_updates_a_rollout_and_a_recomputed_anchor(tmp_path: Path
         # What the updates have moved, over all tokens, those of the first mini-batch with 0 included; and no engine.
         drift = step.metrics["trust_region/anchor_abs_prob_diff_mean"]
         assert 0 < drift < step.metrics["policy_drift/abs_prob_diff_mean"]
+        assert step.metrics["policy_drift/anchor_abs_prob_diff_mean"] == pytest.approx(drift * 4 / 3, rel=0.2)
 
 
 def test_dppo_with_top_k_and_experts(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from drpo_verl.run_folder.steps import read_steps
 OPTIONAL = {
     "actor/entropy", "trust_region/delta", "actor/loss_scale", "actor/skipped_update_frac",
     "trust_region/anchor_abs_prob_diff_mean", "trust_region/anchor_abs_prob_diff_max",
-    "trust_region/sequence_masked_frac",
+    "trust_region/sequence_masked_frac", "policy_drift/anchor_abs_prob_diff_mean",
 }  # fmt: skip
 
 

@@ -73,6 +73,25 @@ def test_mismatch_and_drift_are_each_over_their_own_tokens(cuts: set[int], seed:
         assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
+def test_the_drift_from_a_recomputed_anchor_is_over_the_tokens_after_the_first_update() -> None:
+    log_pi, log_mu, advantages, mask = _batch(2)
+    log_pi_old = (log_mu + 0.2).clamp(max=0)
+    log_pi_old[:5] = log_pi[:5]  # pi is pi_old in the first mini-batch
+
+    def part(rows: slice, drift: bool) -> TokenStatistics:
+        micro = (each[rows] for each in (log_pi, log_mu, advantages, mask))
+        loss = token_loss(OBJECTIVES["drpo_decoupled"], REGION, *micro, log_anchor=log_pi_old[rows])
+        return replace(loss.accumulators.to_host(), drift=drift)
+
+    parts = [part(slice(0, 5), False), part(slice(5, 7), True), part(slice(7, 12), True)]
+    metrics = step_metrics(parts)
+    expected = (log_pi.exp() - log_pi_old.exp()).abs()[5:][mask[5:]].mean().item()
+    assert metrics["policy_drift/anchor_abs_prob_diff_mean"] == pytest.approx(expected, rel=1e-5)
+    assert 0 < metrics["trust_region/anchor_abs_prob_diff_mean"] < expected  # over all tokens
+    names = {"policy_drift/anchor_abs_prob_diff_mean", "inference_mismatch/anchor_abs_prob_diff_mean"}
+    assert not names & set(step_metrics(parts[:1])) and not names & set(step_metrics(_parts(_batch(2), [5, 7], 1)))
+
+
 @pytest.mark.parametrize("spread", [1e-6, 1e-2, 1.0])
 def test_quantiles_are_exact_to_the_bin(spread: float) -> None:
     batch = _batch(0, spread, rows=64)

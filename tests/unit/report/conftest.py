@@ -41,6 +41,7 @@ def _derived(data: dict[str, float], scale: float) -> dict[str, float]:
         for sign, part in (("", 1.0), ("_positive_advantage", 0.5), ("_negative_advantage", 0.4)):
             more |= {f"{series}_by_prob/share_{name}{sign}": part / len(PROBABILITY_BINS) for name in PROBABILITY_BINS}
             more |= {f"{series}_by_prob/abs_prob_diff_{name}{sign}": factor * diff for name in PROBABILITY_BINS}
+    more["policy_drift/anchor_abs_prob_diff_mean"] = 0.9 * diff
     more |= {f"rollout_corr/{name}": 0.1 * diff for name in ("kl", "k3_kl", "chi2_token", "log_ppl_diff")}
     more |= {f"training/rollout_probs_diff_{name}": 0.1 * diff for name in ("mean", "max", "std")}
     more |= {"rollout_corr/ppl_ratio": 1.0 + 0.1 * diff, "training/rollout_actor_probs_pearson_corr": 1.0 - 0.1 * diff}

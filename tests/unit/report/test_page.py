@@ -83,6 +83,27 @@ def test_the_tables_say_what_the_runs_were(four_runs: list[Path], tmp_path: Path
     assert "optim.lr" not in text  # the same in all
 
 
+def test_mismatch_and_drift_are_lines_of_one_chart_and_told_in_the_table(make_run, tmp_path: Path) -> None:
+    run, out = make_run("one"), tmp_path / "report.html"
+    write_report([run], out)
+    page = out.read_text()
+    chart = r'id="chart-inference_mismatch_abs_prob_diff_mean".*?<script[^>]*>(.*?)</script>'
+    (drawn,) = re.findall(chart, page, re.DOTALL)
+    figure = json.loads(drawn)
+    logged = [json.loads(line)["data"] for line in (run / "metrics.jsonl").read_text().splitlines()[1:]]
+    for trace, (label, name) in zip(figure["data"], (
+        ("mismatch: before any update", "inference_mismatch/abs_prob_diff_mean"),
+        ("mismatch and drift: after updates", "policy_drift/abs_prob_diff_mean"),
+        ("drift alone: from π_old", "policy_drift/anchor_abs_prob_diff_mean"),
+    ), strict=True):  # fmt: skip
+        assert label in trace["name"] and f"</span>{label}</li>" in page
+        assert trace["y"] == pytest.approx([step[name] for step in logged], rel=1e-4)
+    assert figure["layout"]["yaxis"].get("type") != "log"  # mismatch of 1e-7 is none, beside a drift of 1e-2
+    overview = _text(page, "overview")
+    for name in ("inference_mismatch/abs_prob_diff_mean", "policy_drift/abs_prob_diff_mean"):
+        assert f" {sum(step[name] for step in logged) / len(logged):.2g} " in overview
+
+
 def test_the_file_needs_nothing_else(four_runs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     write_report(four_runs, out)
@@ -228,7 +249,7 @@ def test_short_runs_have_nothing_to_smooth(four_runs: list[Path], tmp_path: Path
 
 
 def _text(page: str, section: str) -> str:
-    (found,) = re.findall(rf'<section id="{section}">.*?</section>', page, flags=re.DOTALL)
+    (found,) = re.findall(rf'<section id="{section}".*?</section>', page, flags=re.DOTALL)
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", found.replace("<wbr>", ""))))
 
 
