@@ -24,6 +24,7 @@ from rich.console import Console
 
 from drpo_verl import cpu
 from drpo_verl.check import raise_if_errors
+from drpo_verl.check.method import has_no_effect
 from drpo_verl.configuration import search_path
 from drpo_verl.configuration.compose import CompositionError, compose_run
 from drpo_verl.configuration.method import method_of
@@ -303,7 +304,7 @@ def main() -> None:
     # Hydra itself names no choices for a misspelt one. With options of its own (--cfg, --multirun) it is left alone.
     if not any(each.startswith("-") for each in overrides):
         try:
-            compose_run(overrides)
+            compose_run(overrides, has_no_effect)
         except CompositionError as error:
             sys.exit(f"error: {error}")
     _main()

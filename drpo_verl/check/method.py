@@ -17,6 +17,8 @@ from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import CORRECTION, MODEL, POLICY_LOSS, ROLLOUT
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from drpo_verl.losses import Objective
 
 _TARGET = "drpo_verl.adapters.config.TrustRegionLossConfig"
@@ -59,6 +61,29 @@ def objective_of(run: RunConfig) -> Objective | None:
     from drpo_verl.losses import OBJECTIVES
 
     return OBJECTIVES.get(run.loss_mode)
+
+
+def has_no_effect(config: DictConfig, setting: str) -> bool:
+    """Whether the method of a configuration refuses a setting of the policy loss, or never reads it.
+
+    Args:
+        config: of a run, as far as it could be composed.
+        setting: any setting's full name.
+    """
+    from omegaconf import OmegaConf
+
+    section, _, name = setting.rpartition(".")
+    if section != POLICY_LOSS or OmegaConf.select(config, f"{POLICY_LOSS}._target_") != _TARGET:
+        return False
+    from verl.workers.config import PolicyLossConfig
+
+    from drpo_verl.adapters.config import TrustRegionLossConfig
+    from drpo_verl.losses import OBJECTIVES
+
+    row = OBJECTIVES.get(str(OmegaConf.select(config, LOSS_MODE)))
+    of_verl = {field.name for field in fields(PolicyLossConfig)} - {"loss_mode"}
+    applies = {field.name: field.metadata.get("applies") for field in fields(TrustRegionLossConfig)}.get(name)
+    return row is not None and (name in of_verl or (applies is not None and not applies(row)))
 
 
 @rule
@@ -104,7 +129,8 @@ def policy_loss(run: RunConfig) -> Findings:
         elif unknown := re.search(r"unexpected keyword argument '(\w+)'", str(cause)):
             from drpo_verl.adapters.config import TrustRegionLossConfig
 
-            known = [field.name for field in fields(TrustRegionLossConfig)]
+            names = [field.name for field in fields(TrustRegionLossConfig)]
+            known = [name for name in names if not has_no_effect(run.composed, f"{POLICY_LOSS}.{name}")]
             close = get_close_matches(unknown[1], known, n=1)
             remedy = f"Did you mean {POLICY_LOSS}.{close[0]}?" if close else "Leave it out."
             yield Finding("error", f"{POLICY_LOSS}.{unknown[1]}", None, "is no setting of a method.", remedy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from drpo_verl.configuration.finding import Finding
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
+
+IsRefused = Callable[[DictConfig, str], bool]
 
 _MOST_SUGGESTIONS = 3
 _SECTIONS = (
@@ -36,11 +38,12 @@ class CompositionError(ValueError):
         self.finding = replace(finding, rule="composition")
 
 
-def compose_run(overrides: Sequence[str]) -> DictConfig:
+def compose_run(overrides: Sequence[str], is_refused: IsRefused = lambda config, setting: False) -> DictConfig:
     """The configuration of a run.
 
     Args:
         overrides: as on the command line of ``drpo_verl.train``.
+        is_refused: whether a configuration's method refuses a setting, which is then not suggested for a misspelt one.
 
     Raises:
         CompositionError: when Hydra refuses them.
@@ -57,7 +60,7 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
         try:
             config = compose("train", list(overrides))
         except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: group=null
-            finding = _explanation(error, overrides, GlobalHydra.instance().config_loader())
+            finding = _explanation(error, overrides, GlobalHydra.instance().config_loader(), is_refused)
             raise CompositionError(finding) from error
     for name in _SECTIONS:
         if not isinstance(value := OmegaConf.select(config, name), DictConfig):
@@ -72,7 +75,7 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def _explanation(error: Exception, overrides: Sequence[str], loader: ConfigLoader) -> Finding:
+def _explanation(error: Exception, overrides: Sequence[str], loader: ConfigLoader, is_refused: IsRefused) -> Finding:
     """Names the override that does not exist, with the nearest ones that do; else Hydra's own words."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import MissingConfigException, OverrideParseException
@@ -84,7 +87,8 @@ def _explanation(error: Exception, overrides: Sequence[str], loader: ConfigLoade
         return Finding("error", error.override, None, "can not be read as name=value.", remedy)
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     missing_file = str(error.missing_cfg_file) if isinstance(error, MissingConfigException) else ""
-    known = _settings([each for each in parsed if each.key_or_group in groups and not each.is_delete()])
+    config = _composed([each for each in parsed if each.key_or_group in groups and not each.is_delete()])
+    known = list(_names(OmegaConf.to_container(config, resolve=False), ""))
     for override in parsed:
         name, value = override.key_or_group, str(override.input_line).partition("=")[2].strip("'\"")
         if override.is_add() and name in [*groups, *known]:
@@ -101,7 +105,7 @@ def _explanation(error: Exception, overrides: Sequence[str], loader: ConfigLoade
             return Finding("error", name, value, message, f"It needs backend={backends}.")
         if known and not (name in [*groups, *known] or override.is_add() or override.is_force_add()):
             near = [each for each in known if each.endswith(f".{name}")]
-            near = near or get_close_matches(name, [*groups, *known], n=_MOST_SUGGESTIONS, cutoff=0.7)
+            near = near or _nearest(name, [each for each in (*groups, *known) if not is_refused(config, each)])
             remedy = _suggestion(near[:_MOST_SUGGESTIONS]) or f"A new one is added with +{override.input_line}."
             return Finding("error", name, override.value(), "is not a setting.", remedy)
     first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -112,16 +116,25 @@ def _suggestion(names: Sequence[str]) -> str:
     return f"Did you mean {' or '.join(filter(None, (', '.join(names[:-1]), names[-1])))}?" if names else ""
 
 
-def _settings(choices: Sequence[Override]) -> list[str]:
-    """The full names of all settings, given some choices of groups; none where these can not be composed."""
+def _nearest(name: str, known: Sequence[str]) -> list[str]:
+    """The known names that a misspelt one may have been meant to be, the nearest first."""
+    section, _, key = name.rpartition(".")
+    if section not in known:
+        return get_close_matches(name, known, n=_MOST_SUGGESTIONS, cutoff=0.7)
+    # Of two names in one long section, all but the last part is alike, which would make any two of them near.
+    beside = [each.removeprefix(f"{section}.") for each in known if each.rpartition(".")[0] == section]
+    return [f"{section}.{each}" for each in get_close_matches(key, beside, n=_MOST_SUGGESTIONS, cutoff=0.7)]
+
+
+def _composed(choices: Sequence[Override]) -> DictConfig:
+    """The configuration of some choices of groups, Hydra's own section included; empty where it can not be composed."""
     from hydra import compose
     from hydra.errors import HydraException
 
     try:
-        config = compose("train", [str(each.input_line) for each in choices], return_hydra_config=True)
+        return compose("train", [str(each.input_line) for each in choices], return_hydra_config=True)
     except (HydraException, ValueError):
-        return []
-    return list(_names(OmegaConf.to_container(config, resolve=False), ""))
+        return OmegaConf.create()
 
 
 def _names(node: Any, prefix: str) -> Iterator[str]:

@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from textwrap import fill
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from drpo_verl.check.method import has_no_effect
 from drpo_verl.configuration.compose import CompositionError, compose_run
 from drpo_verl.configuration.finding import LEVELS, Finding, Level
 from drpo_verl.configuration.run_config import RunConfig
@@ -20,6 +22,8 @@ from drpo_verl.preflight import check_run
 from drpo_verl.preflight.facts import facts
 from drpo_verl.preflight.memory_estimate import GIB, Memory, card_gib, estimate
 
+_INDENT = " " * 9
+_MOST_COLUMNS = 110
 _STYLE: dict[Level, str] = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -61,9 +65,9 @@ class Result:
         return json.dumps(whole, indent=2, default=str)
 
     def show(self, console: Console) -> None:
-        """Print tables of the findings, the memory and the facts."""
+        """Print the findings, and tables of the memory and the facts."""
         if self.findings:
-            console.print(_findings_table(self.findings))
+            _show_findings(self.findings, console)
         if self.memory is not None:
             console.print(_memory_table(self.memory, self.card_gib))
         if self.facts is not None:
@@ -79,7 +83,7 @@ def check_command(overrides: Sequence[str]) -> Result:
         overrides: as on its command line.
     """
     try:
-        run = RunConfig(compose_run(overrides))
+        run = RunConfig(compose_run(overrides, has_no_effect))
     except CompositionError as error:
         return Result([error.finding])
     # A run's processes get it from there (hardware=cpu); without it verl looks for a GPU when it is imported.
@@ -108,12 +112,23 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _findings_table(findings: list[Finding]) -> Table:
-    table = _table("Findings", "", "setting and what is wrong", "what to change", "rule")
+def _show_findings(findings: list[Finding], console: Console) -> None:
+    """Print findings as paragraphs, in which settings stay in one piece, to be copied, in narrow terminals too."""
+    console.print("Findings", style="bold")
+    width = min(console.width, _MOST_COLUMNS)
+
+    def paragraph(text: str) -> str:
+        return fill(
+            text, width, initial_indent=_INDENT, subsequent_indent=_INDENT,
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+
     for finding in findings:
-        what = Text.assemble((finding.place, "bold"), "\n", finding.message)
-        table.add_row(Text(finding.level, style=_STYLE[finding.level]), what, Text(finding.remedy), Text(finding.rule))
-    return table
+        level = Text(finding.level.ljust(len(_INDENT)), style=_STYLE[finding.level])
+        console.print(Text.assemble(level, (finding.place, "bold"), f"  ({finding.rule})"), soft_wrap=True)
+        for text in filter(None, (finding.message, finding.remedy)):
+            console.print(Text(paragraph(text)), soft_wrap=True)
+    console.print()
 
 
 def _memory_table(memory: Memory, card_gib: float | None) -> Table:

@@ -29,6 +29,21 @@ def test_it_shows_findings_memory_and_facts_and_exits_with_1() -> None:
         assert text in result.output, result.output
 
 
+def test_settings_stay_in_one_piece_in_a_narrow_terminal() -> None:
+    overrides = [f"{ROLLOUT}.top_p=0.9", "precision=cpu_fp8_kv", "actor_rollout_ref.actor.policy_loss.delta=0.05"]
+    result = CliRunner().invoke(app, ["check", *CPU, *overrides], env={"COLUMNS": "80"})
+    shown = result.output.split("Memory of one card")[0]
+    findings = check_command([*CPU, *overrides]).findings
+    assert len(findings) > 1
+    for finding in findings:
+        assert finding.place in shown and f"({finding.rule})" in shown
+        for override in " ".join(finding.overrides).split():
+            name, _, value = override.lstrip("+").partition("=")
+            assert override in shown or (name == finding.setting and f"to {value}" in shown), override
+    prose = [line for line in shown.splitlines() if line.startswith(" ") and len(line.split()) > 1]
+    assert len(prose) > 3 and all(len(line) <= 80 for line in prose)
+
+
 def test_a_valid_run_exits_with_0() -> None:
     result = CliRunner().invoke(app, ["check", *CPU])
     assert result.exit_code == 0 and "can run: 0 errors" in result.output, result.output
@@ -58,7 +73,7 @@ def test_json_is_all_that_is_printed() -> None:
         ("precision=fp8", "precision",
          r"are: bf16, cpu_bf16_rollout, cpu_fp32, .*, fp8_e2e, fp8_rollout\. Did you mean fp8_e2e"),
         ("actor_rollout_ref.actor.polcy_loss.delta=1", "actor_rollout_ref.actor.polcy_loss.delta",
-         r"=1 is not a setting\. Did you mean actor_rollout_ref\.actor\.policy_loss\.delta, "),
+         r"=1 is not a setting\. Did you mean actor_rollout_ref\.actor\.policy_loss\.delta"),
         ("trainer.total_trainings_steps=3", "trainer.total_trainings_steps",
          r"=3 is not a setting\. Did you mean trainer\.total_training_steps"),
         ("optim.lr=1", "optim.lr", r"Did you mean actor_rollout_ref\.actor\.optim\.lr or critic\.optim\.lr\?"),
@@ -70,7 +85,7 @@ def test_json_is_all_that_is_printed() -> None:
         ("actor_rollout_ref.model=qwen", "actor_rollout_ref.model", r"='qwen' is not a section"),
         ("cpu_tiny", "cpu_tiny", r"can not be read as name=value\. Did you mean experiment=cpu_tiny\?"),
         ("data.train_batch_size=[1", "data.train_batch_size=[1", r"read as name=value\. Is a .*bracket missing"),
-        ("~alerts.kll", "alerts.kll", r"is not a setting\. Did you mean alerts\.kl, "),
+        ("~alerts.kll", "alerts.kll", r"is not a setting\. Did you mean alerts\.kl\?"),
         ("experiment=cpu_tiny,cpu_tiny_moe", "experiment", r"='cpu_tiny,cpu_tiny_moe' does not exist"),
     ],
 )  # fmt: skip
@@ -79,6 +94,26 @@ def test_what_can_not_be_composed_is_named_with_what_there_is(override: str, set
     assert (finding.level, finding.rule, finding.setting) == ("error", "composition", setting)
     assert re.search(message, str(finding)), str(finding)
     assert "search path" not in str(finding) and "\n" not in str(finding)
+
+
+@pytest.mark.parametrize(
+    ("method", "misspelt", "suggestion"),
+    [
+        ("drpo", "dleta", "Did you mean {0}.delta?"),
+        ("drpo", "delta_lo", "Did you mean {0}.delta_low"),
+        ("drpo", "region_dleta", "A new one is added with +{0}.region_dleta=0.3"),
+        ("mask_drpo", "region_dleta", "Did you mean {0}.region_delta?"),
+        ("cppo", "dleta_b", "Did you mean {0}.delta_b"),
+        ("grpo", "dleta", "A new one is added with +{0}.dleta=0.3"),
+    ],
+)
+def test_only_what_the_method_reads_is_suggested(method: str, misspelt: str, suggestion: str) -> None:
+    section = "actor_rollout_ref.actor.policy_loss"
+    (finding,) = check_command(["experiment=cpu_tiny", f"method={method}", f"{section}.{misspelt}=0.3"]).findings
+    assert finding.remedy.startswith(suggestion.format(section)), finding.remedy
+    added = [str(each) for each in check_command([*CPU, f"method={method}", f"+{section}.{misspelt}=0.3"]).findings]
+    (refused,) = [each for each in added if misspelt in each]
+    assert ("Did you mean" in refused) == ("Did you mean" in suggestion), refused
 
 
 def test_a_choice_that_needs_another_backend_says_which() -> None:

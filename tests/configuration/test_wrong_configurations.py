@@ -345,7 +345,7 @@ WRONG = [
      "error", "vllm_quantization", r"'emulated_int4' is an emulation.*vLLM on a CPU"),
     (CPU, ["precision=cpu_int4_weights", f"{ROLLOUT}.name=sglang"],
      "error", "vllm_quantization", r"'emulated_int4' is vLLM's, and the rollout engine is sglang"),
-    (CPU, [f"+{ROLLOUT}.engine_kwargs.vllm.quantization=emulated_int5"],
+    (CPU, [f"++{ROLLOUT}.engine_kwargs.vllm.quantization=emulated_int5"],
      "error", "vllm_quantization", r"'emulated_int5' is none of emulated_fp8, emulated_int8"),
     (DENSE, [f"{ROLLOUT}.quantization=awq"], "error", "fp8", r"'awq' is none of fp8"),
     (CPU, [f"{ROLLOUT}.quantization=fp8"], "error", "fp8", r"needs AMX on a CPU"),
