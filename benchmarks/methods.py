@@ -43,7 +43,7 @@ def run(method: str) -> list[Step]:
     command = [
         sys.executable, "-m", "drpo_verl.train", "experiment=cpu_tiny", f"method={method}", f"run.dir={folder}",
         f"trainer.experiment_name={method}", f"trainer.total_training_steps={STEPS}", "trainer.val_before_train=false",
-        "trainer.test_freq=-1", "trainer.save_freq=-1", "actor_rollout_ref.rollout.dtype=bfloat16",
+        "trainer.test_freq=-1", "trainer.save_freq=-1", "precision=cpu_bf16_rollout",
     ]  # fmt: skip
     subprocess.run(command, check=True)
     return [step for step in read_steps(folder / METRICS_FILE) if step.step > 0]

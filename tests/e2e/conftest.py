@@ -10,7 +10,7 @@ from stack import ONE_UPDATE, SHORT, Run, start
 def exact_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """fp32 on both sides and one optimiser step a rollout: pi and mu have the same weights."""
     return start(
-        tmp_path_factory.mktemp("exact"), *SHORT, ONE_UPDATE,
+        tmp_path_factory.mktemp("exact"), *SHORT, ONE_UPDATE, "precision=cpu_fp32",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16", "trainer.save_freq=3", "trainer.test_freq=3",
         "trainer.logger=[console,file,wandb]",
         "+ray_kwargs.ray_init.runtime_env.env_vars.WANDB_MODE=offline",
@@ -22,10 +22,10 @@ def exact_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def two_rank_bf16_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """bf16 in two vLLM replicas, fp32 in two FSDP2 ranks, DPPO over Top-K and two updates a rollout."""
     return start(
-        tmp_path_factory.mktemp("ranks"), *SHORT, "method=dppo_topk_tv",
+        tmp_path_factory.mktemp("ranks"), *SHORT, "method=dppo_topk_tv", "precision=cpu_bf16_rollout",
         "actor_rollout_ref.actor.policy_loss.top_k=5",
         "actor_rollout_ref.actor.policy_loss.delta=0.05", "trainer.n_gpus_per_node=2",
-        "actor_rollout_ref.rollout.dtype=bfloat16", "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8", "trainer.test_freq=-1", "trainer.save_freq=-1",
         "+alerts.engines={metric: inference_mismatch/abs_prob_diff_mean, above: 1e-4, steps: 2}",

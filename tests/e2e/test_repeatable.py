@@ -9,7 +9,7 @@ from stack import SHORT, Run, start
 
 SEED = "run.seed=0"
 SETTINGS = (
-    *SHORT, SEED, "trainer.total_training_steps=4", "trainer.save_freq=2", "trainer.test_freq=2",
+    *SHORT, SEED, "precision=cpu_fp32", "trainer.total_training_steps=4", "trainer.save_freq=2", "trainer.test_freq=2",
     # What a checkpoint has to hold: an epoch of three steps, a schedule, dropout, a threshold that moves, two updates.
     "prepare.data.n_train=24", "actor_rollout_ref.actor.ppo_mini_batch_size=4",
     "actor_rollout_ref.actor.optim.lr_scheduler_type=cosine", "actor_rollout_ref.actor.optim.lr_warmup_steps=3",
