@@ -24,7 +24,7 @@ def medians(method: str, steps: int, number: int) -> dict[str, float]:
     command = [
         sys.executable, "-m", "drpo_verl.train", "experiment=cpu_tiny", f"method={method}", f"run.dir={folder}",
         f"trainer.experiment_name={folder.name}", f"trainer.total_training_steps={steps}",
-        "trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=-1",
+        "trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=-1", "precision=cpu_fp32",
     ]  # fmt: skip
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     logged = [step.metrics for step in read_steps(folder / METRICS_FILE) if step.step > 1]
