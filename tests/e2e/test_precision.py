@@ -1,4 +1,4 @@
-"""Real runs with a quantised rollout, as the demo has it, and in fp16 with an LM head in fp32, through verl's own configuration of vLLM."""
+"""Real runs in the demo's precision, which is a quantised rollout, and in fp16 with an LM head in fp32."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_the_demo_has_a_mismatch_in_every_step_and_drift_on_top_of_it(tmp_path: 
         assert 3e-4 < step.metrics[MISMATCH] < 0.03
         assert step.metrics[MISMATCH] < step.metrics["policy_drift/abs_prob_diff_mean"]
     number = r"0\.\d+"
-    sentence = rf"differ by {number} before any update \(mismatch\) and by {number} after updates \(mismatch and drift\)"
-    assert re.search(sentence, run.output), run.output
+    before, after = (rf"{number} before any update \(mismatch\)", rf"{number} after updates \(mismatch and drift\)")
+    assert re.search(f"differ by {before} and by {after}", run.output), run.output
 
 
 def test_fp16_with_an_fp32_head_is_close_and_its_loss_is_scaled(tmp_path: Path) -> None:
