@@ -99,7 +99,7 @@ def _draw_distance(axes: Axes, steps: Sequence[Step]) -> None:
     else:
         axes.plot(*_line(steps, names.ABS_PROB_DIFF_MEAN), color=_DRIFT, label="mismatch and drift, all updates")
     axes.set_ylabel("change in a sampled token's\nprobability, mean " + r"$|\pi - \mu|$")
-    axes.margins(y=0.2)
+    axes.margins(y=0.4)  # for the legend
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper right")
 
