@@ -136,20 +136,22 @@ def test_a_resumed_run_is_summarised_from_its_beginning(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("method", "title"), [("cispo", "test: cispo"), (None, "test: drpo, delta 0.1")]
 )  # fmt: skip
-def test_the_method_is_the_one_that_was_chosen(
+def test_the_picture_says_the_method_that_was_chosen_and_what_the_engines_compute_in(
     method: str | None, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     titles = []
     monkeypatch.setattr("matplotlib.figure.Figure.suptitle", lambda self, text: titles.append(text))
     config = run_of(tmp_path, [], {"critic/score/mean": 0.5}, {"critic/score/mean": 0.5})
     settings = config.actor_rollout_ref.actor.policy_loss
+    quantized = {"dtype": "float32", "engine_kwargs": {"vllm": {"quantization": "emulated_fp8"}}}
+    OmegaConf.update(config, "actor_rollout_ref.rollout", quantized, force_add=True)
     if method is None:
         settings.delta = 0.1
     else:
         config.run = {"method": method}
         settings.loss_mode = "pg_tis"
     _summarise(config, tmp_path, Console(width=200))
-    assert titles == [title]
+    assert titles == [f"{title}\nrollout engine in fp32, weights in fp8 and back; trainer in bf16"]
     assert json.loads((tmp_path / "summary.json").read_text())["method"] == (method or "drpo")
 
 
