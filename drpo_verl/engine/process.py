@@ -1,4 +1,7 @@
-"""Runs work in a process of its own, which answers, or reports why it failed."""
+"""Runs work in a process of its own, which answers, or reports why it failed.
+
+Arguments and answer go through files that have no name, so that nothing is left of them however the two processes end.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from drpo_verl.errors import UserError
 
-_ARGUMENTS, _ANSWER, _ERROR = "arguments.pickle", "answer.pickle", "error.txt"
 _POLL_SECONDS = 0.2
+_REPORTED = 1
+"""Exit code of a process that has said why it failed; also Python's own, of one that had no chance to."""
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
@@ -43,12 +47,13 @@ def run(
     Raises:
         UserError: it failed; the message has the reason that it reported, and the place of the log.
     """
-    with tempfile.TemporaryDirectory(prefix="drpo-verl-") as name, log.open("ab") as output:
-        folder = Path(name)
-        (folder / _ARGUMENTS).write_bytes(pickle.dumps(arguments))
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as returned, log.open("ab") as output:
+        pickle.dump(arguments, given)
+        given.flush()
+        files = (given.fileno(), returned.fileno())
         process = subprocess.Popen(
-            [sys.executable, "-m", module, name, str(os.getpid())],
-            stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **variables},
+            [sys.executable, "-m", module, *map(str, files), str(os.getpid())],
+            stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **variables}, pass_fds=files,
         )  # fmt: skip
         try:
             while process.poll() is None:
@@ -59,14 +64,19 @@ def run(
                 process.terminate()
                 process.wait()
         if process.returncode == 0:
-            return pickle.loads((folder / _ANSWER).read_bytes())
+            return _read(returned)
         reason = (
             f"it ended with code {process.returncode} (-9: killed, usually since memory ran out; fewer prompts or a "
             "smaller --max-tokens take less)."
         )
-        if (folder / _ERROR).exists():
-            reason = (folder / _ERROR).read_text()
+        if process.returncode == _REPORTED and os.fstat(returned.fileno()).st_size:
+            reason = _read(returned)
     raise UserError(f"{task}: {reason} The log is in {log}.")
+
+
+def _read(file: IO[bytes]) -> Any:
+    file.seek(0)  # the two processes share the place in it
+    return pickle.load(file)
 
 
 def serve(function: Callable[..., Any]) -> None:
@@ -74,17 +84,19 @@ def serve(function: Callable[..., Any]) -> None:
 
     It ends with the process that has started it, even where that is killed.
     """
-    folder, parent = Path(sys.argv[1]), int(sys.argv[2])
+    given, returned, parent = map(int, sys.argv[1:])
     _end_with(parent)
-    try:
-        answer = function(*pickle.loads((folder / _ARGUMENTS).read_bytes()))
-        (folder / _ANSWER).write_bytes(pickle.dumps(answer))
-    except Exception as error:
-        traceback.print_exc()
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        (folder / _ERROR).write_text(" ".join(reason.split()))
-        # Not raised again: on a normal exit, vLLM's own handlers end its processes.
-        sys.exit(1)
+    with open(given, "rb") as arguments, open(returned, "wb") as answer:
+        try:
+            pickle.dump(function(*_read(arguments)), answer)
+        except Exception as error:
+            traceback.print_exc()
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            answer.seek(0)
+            answer.truncate()
+            pickle.dump(" ".join(reason.split()), answer)
+            # Not raised again: on a normal exit, vLLM's own handlers end its processes.
+            sys.exit(_REPORTED)
 
 
 def _end_with(parent: int) -> None:

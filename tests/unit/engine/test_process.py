@@ -1,4 +1,4 @@
-"""Work in a process of its own: the answer comes back, and the process does not outlive the one that waits for it."""
+"""Work in a process of its own: the answer comes back, and neither the process nor a file of it outlives its parent."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ def test_the_answer_comes_back(tmp_path: Path) -> None:
     assert answer == "slept"
 
 
-def test_it_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, tmp_path], env={**os.environ, "PYTHONPATH": PATH})
+def test_it_ends_with_the_process_that_waits_for_it_and_leaves_nothing(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    variables = {"PYTHONPATH": PATH, "TMPDIR": str(temporary)}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, tmp_path], env={**os.environ, **variables})
     started = tmp_path / "started"
     deadline = time.monotonic() + 60
     while not (started.exists() and started.read_text()) and time.monotonic() < deadline:
@@ -41,3 +44,4 @@ def test_it_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
     while title(child) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert title(child) == ""
+    assert list(temporary.iterdir()) == []
