@@ -15,6 +15,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from drpo_verl.configuration import search_path
+from drpo_verl.models import tiny_model
+from drpo_verl.models.tiny_model import TinyPolicyRecipe
 
 
 def configuration(*overrides: str, experiment: str = "cpu_tiny") -> DictConfig:
@@ -31,23 +33,26 @@ SMALL = {
 """Fields of a model's configuration that make it small enough for a CPU."""
 
 
-def random_model(fields: Mapping[str, Any], folder: Path, device: str) -> None:
-    """Write a model with random weights, and some tokenizer: nothing is downloaded.
+def random_model(architecture: Mapping[str, Any] | TinyPolicyRecipe, folder: Path, device: str = "cpu") -> None:
+    """Write a model with random weights, the same each time, and the tiny policy's tokenizer: nothing is downloaded.
 
     Args:
-        fields: of its ``config.json``, ``model_type`` among them.
+        architecture: the fields of its ``config.json``, ``model_type`` among them; or the recipe of a tiny policy,
+            which is not warmed up.
         folder: where to.
         device: where the weights are drawn.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from drpo_verl.models import tiny_model
-
-    settings = AutoConfig.for_model(**fields)
+    tokenizer = tiny_model.build_tokenizer()
     torch.manual_seed(0)
     with torch.device(device):
-        AutoModelForCausalLM.from_config(settings, dtype=torch.float32).save_pretrained(folder)
-    tiny_model.build_tokenizer().save_pretrained(folder)
+        if isinstance(architecture, TinyPolicyRecipe):
+            model = tiny_model.build_model(architecture, tokenizer)
+        else:
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**architecture), dtype=torch.float32)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     if device == "cuda":
         torch.cuda.empty_cache()
 

@@ -40,15 +40,11 @@ def warnings_are_captured(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.fixture(scope="session")
 def random_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random policy: no warm-up is needed to compare ranks."""
-    import torch
-
-    from drpo_verl.models import tiny_model
+    from benchmarks.actor import random_model
+    from drpo_verl.models.tiny_model import TinyPolicyRecipe
 
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = tiny_model.build_tokenizer()
-    torch.manual_seed(0)
-    tiny_model.build_model(tiny_model.TinyPolicyRecipe(), tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    random_model(TinyPolicyRecipe(), folder)
     return folder
 
 

@@ -16,15 +16,11 @@ SCRIPT = Path(__file__).with_name("served_weights.py")
 @pytest.fixture(scope="session")
 def random_mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random policy that is a mixture of experts."""
-    import torch
-
-    from drpo_verl.models import tiny_model
+    from benchmarks.actor import random_model
+    from drpo_verl.models.tiny_model import TinyMoeRecipe
 
     folder = tmp_path_factory.mktemp("mixture")
-    tokenizer = tiny_model.build_tokenizer()
-    torch.manual_seed(0)
-    tiny_model.build_model(tiny_model.TinyMoeRecipe(), tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    random_model(TinyMoeRecipe(), folder)
     return folder
 
 

@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from benchmarks.actor import random_model
 from drpo_verl.configuration.compose import compose_run
-from drpo_verl.models import tiny_policy
+from drpo_verl.models.tiny_model import TinyPolicyRecipe
 from drpo_verl.train import export_environment
 
 if TYPE_CHECKING:
@@ -27,14 +26,6 @@ SETTINGS = [
     "experiment=cpu_tiny", "method=dppo_topk_tv", "actor_rollout_ref.rollout.max_model_len=128",
     "actor_rollout_ref.rollout.max_num_seqs=1",  # the other requests wait
 ]  # fmt: skip
-
-
-def make_model(folder: Path) -> None:
-    """A random policy: what it samples does not matter."""
-    tokenizer = tiny_policy.build_tokenizer()
-    torch.manual_seed(0)
-    tiny_policy.build_model(tiny_policy.TinyPolicyRecipe(), tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def summary(answer: TokenOutput) -> dict[str, Any]:
@@ -72,7 +63,7 @@ async def interrupted(server: TopKServer) -> dict[str, Any]:
 
 def main(model: Path, ray_folder: str) -> None:
     """Start a server as verl's replica does, and print what it answers."""
-    make_model(model)
+    random_model(TinyPolicyRecipe(), model)  # what it samples does not matter
     config = compose_run([*SETTINGS, f"actor_rollout_ref.model.path={model}"])
     export_environment(config)  # before verl and vLLM are imported
     import ray

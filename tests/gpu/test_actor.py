@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.actor import random_model
 from drpo_verl.adapters.driver_metrics import NAMESPACES
-from drpo_verl.models import tiny_model
+from drpo_verl.models.tiny_model import TinyPolicyRecipe
 
 DELTA = "actor_rollout_ref.actor.policy_loss.delta"
 CASES = {
@@ -50,10 +51,7 @@ def _step(folder: Path, device: str, model: Path, micro_batch: int, packed: bool
 def steps(tmp_path_factory: pytest.TempPathFactory, device: str) -> dict[str, tuple[Path, dict[str, Any]]]:
     """The same step on a CPU, and on the device: as the GPU experiments have it, packed, with torch's own attention."""
     folder = tmp_path_factory.mktemp("actor")
-    tokenizer = tiny_model.build_tokenizer()
-    torch.manual_seed(0)
-    tiny_model.build_model(tiny_model.TinyPolicyRecipe(), tokenizer).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    random_model(TinyPolicyRecipe(), folder / "model")
     runs = {"expected": ("cpu", 8, False), "there": (device, 4, True)}
     return {
         name: (folder / name, _step(folder / name, run[0], folder / "model", *run[1:])) for name, run in runs.items()
