@@ -200,7 +200,7 @@ def test_a_column_of_a_wrong_kind_is_named(tmp_path: Path, kind: dict[str, Any],
     assert all(re.search(rf"rows 0, 1, 2 and 61 others .*{message}", str(each)) for each in found)
 
 
-def test_a_reward_of_the_users_own_takes_any_answer(tmp_path: Path) -> None:
+def test_a_custom_reward_takes_any_answer(tmp_path: Path) -> None:
     reward = tmp_path / "reward.py"
     reward.write_text("def compute_score(): ...\n")
     own_reward = f"reward.custom_reward_function.path={reward}"
@@ -215,7 +215,7 @@ def test_a_reward_of_the_users_own_takes_any_answer(tmp_path: Path) -> None:
     assert not of("data_values", findings(DENSE, *own(file), *own_dataset))
 
 
-def test_to_verls_own_reward_a_number_is_no_text(tmp_path: Path) -> None:
+def test_to_a_reward_of_verl_a_number_is_no_text(tmp_path: Path) -> None:
     file = write(tmp_path / "train.parquet", [row(truth=2)] * 64)
     found = of("data_values", findings(DENSE, *own(file), "reward.custom_reward_function.path=null"))
     assert len(found) == 2 and "ground_truth is int64, not text" in str(found[0])

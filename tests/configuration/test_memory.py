@@ -70,7 +70,7 @@ def test_optimiser_states_are_zeros_16_bytes_a_parameter() -> None:
         (models.QWEN3_4B, 1, 7.6785),  # vLLM's log, kyuz0/amd-strix-halo-vllm-toolboxes pull request 5
     ],
 )
-def test_the_rollouts_weights_are_what_vllm_reports(
+def test_the_weights_of_the_rollout_are_what_vllm_reports(
     fields: dict[str, Any], tensor_parallel: int, loaded: float
 ) -> None:
     memory = estimated(architecture(fields), f"{ROLLOUT}.tensor_model_parallel_size={tensor_parallel}")
@@ -129,12 +129,12 @@ def test_megatron_splits_experts_by_their_own_sizes() -> None:
     assert update["optimiser states"] == pytest.approx(states / GIB)
 
 
-def test_a_rollout_on_its_own_cards_shares_none_of_the_trainers() -> None:
+def test_a_rollout_on_its_own_cards_shares_none_with_the_trainer() -> None:
     assert not [part for part in estimated(base=ASYNC).rollout if part.name.startswith("trainer")]
     assert [part for part in estimated().rollout if part.name.startswith("trainer")]
 
 
-def test_the_trainers_cards_may_sample_too_beside_what_it_keeps() -> None:
+def test_the_cards_of_the_trainer_may_sample_too_beside_what_it_keeps() -> None:
     # verl's separate_async with hybrid_engine=True: as if the two shared all cards, besides those of the rollout.
     assert estimated(base=ASYNC).hybrid == estimated().rollout
     assert estimated("actor_rollout_ref.hybrid_engine=false", base=ASYNC).hybrid == estimated().hybrid == []

@@ -625,7 +625,7 @@ def test_a_model_folder_is_read(tmp_path: Path) -> None:
     ) or "more than the rollout's context of 8192" in str(context)
 
 
-def test_a_rewards_file_is_parsed_and_not_run(tmp_path: Path) -> None:
+def test_the_file_of_a_custom_reward_is_parsed_and_not_run(tmp_path: Path) -> None:
     file = tmp_path / "reward.py"
     file.write_text("raise SystemExit('run')\ndef compute_score(): ...\n")
     assert not [
@@ -633,7 +633,7 @@ def test_a_rewards_file_is_parsed_and_not_run(tmp_path: Path) -> None:
     ]
 
 
-def test_a_rewards_file_that_is_no_python_is_an_error(tmp_path: Path) -> None:
+def test_the_file_of_a_custom_reward_that_is_no_python_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "reward.py"
     for content in (b"def compute_score(:\n", b"\xff\xfe\x00"):
         file.write_bytes(content)
@@ -664,7 +664,7 @@ def test_our_reward_without_its_package_is_an_error(tmp_path: Path, monkeypatch:
          f"{ROLLOUT}.calculate_log_probs=True"),
     ],
 )  # fmt: skip
-def test_a_loss_of_verls_own_is_looked_at_too(overrides: list[str], level: str, setting: str, remedy: str) -> None:
+def test_a_policy_loss_of_verl_is_looked_at_too(overrides: list[str], level: str, setting: str, remedy: str) -> None:
     own = [f"{LOSS}={{_target_:verl.workers.config.PolicyLossConfig,loss_mode:dppo_tv}}", *overrides]
     found = findings(DENSE, *own)
     (finding,) = [each for each in found if each.rule == "verl_losses"]
@@ -673,7 +673,7 @@ def test_a_loss_of_verls_own_is_looked_at_too(overrides: list[str], level: str, 
     assert "verl_losses" not in {each.rule for each in findings_after(DENSE, own, remedy, "verl_losses")}
 
 
-def test_the_defaults_of_numbers_are_verls() -> None:
+def test_the_defaults_of_numbers_are_those_of_verl() -> None:
     for base in (DENSE, EXPERTS):
         config = compose_run([each for each in base if each.startswith(("backend=", "model_engine="))])
         run = RunConfig(config)

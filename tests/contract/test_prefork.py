@@ -200,7 +200,7 @@ def test_what_it_spawns_is_forked_too(server: Server, tmp_path: Path) -> None:
     assert server.output(str(script)).split() == ["True", "0"]
 
 
-def test_options_of_pythons_own_get_a_python_of_their_own(server: Server) -> None:
+def test_options_of_the_interpreter_get_a_process_of_their_own(server: Server) -> None:
     assert server.output("-m", "platform")
     assert server.output("-X", "utf8", "-c", "import sys; print('vllm' in sys.modules)") == "False"
 

@@ -97,7 +97,7 @@ def test_without_a_wandb_run_an_alert_is_a_warning_only(caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize("config", [None, {}, {"trainer": {}}])
-def test_without_the_section_verls_logger_is_as_it_was(config: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_the_section_the_logger_of_verl_is_as_it_was(config: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert verl.utils.tracking.Tracking is Tracking and Tracking.__mro__[1].__module__ == "verl.utils.tracking"
     tracking = Tracking("drpo-verl", "a_run", config=config)
     tracking.log({"mismatch/kl": 100.0}, 1)

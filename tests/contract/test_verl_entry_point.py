@@ -93,7 +93,7 @@ def test_without_the_override_verl_is_as_it_was() -> None:
         ("algorithm.rollout_correction.bypass_mode=false", r"bypass_mode=False.*Set it to True"),
     ],
 )
-def test_bad_input_is_refused_by_verls_own_validation(override: str, message: str) -> None:
+def test_bad_input_is_refused_by_the_validation_of_verl(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _validate(_compose("+method=drpo", override))
 
@@ -115,7 +115,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         ("trainer.total_epochs=half", "numbers", "error"),
     ],
 )
-def test_an_opinion_about_a_run_stops_no_run_of_verls_own_entry_point(override: str, rule: str, level: str) -> None:
+def test_an_opinion_about_a_run_stops_no_run_of_main_ppo(override: str, rule: str, level: str) -> None:
     config = _compose("+method=drpo", *override.split())
     _validate(config)
     found = check_run(RunConfig(config))

@@ -53,7 +53,7 @@ def asynchronous_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return _rehearse(tmp_path_factory.mktemp("async"), "dppo/qwen3_8b", *overrides)
 
 
-def test_an_asynchronous_trainers_samples_have_top_k(asynchronous_run: Run) -> None:
+def test_samples_of_an_asynchronous_trainer_have_top_k(asynchronous_run: Run) -> None:
     for step in asynchronous_run.steps:
         partition, binary = (
             step.metrics[f"mismatch/{name}_mean"] for name in ("partition_divergence", "abs_prob_diff")
@@ -61,7 +61,7 @@ def test_an_asynchronous_trainers_samples_have_top_k(asynchronous_run: Run) -> N
         assert 0 < 0.99 * binary - 1e-3 <= partition < 0.5
 
 
-def test_an_asynchronous_trainers_samples_are_stale(asynchronous_run: Run) -> None:
+def test_samples_of_an_asynchronous_trainer_are_stale(asynchronous_run: Run) -> None:
     last = asynchronous_run.steps[-1].metrics
     assert last[f"{STALENESS}/max"] >= 1
     assert last[f"{STALENESS}/min"] <= last[f"{STALENESS}/mean"] <= last[f"{STALENESS}/max"]

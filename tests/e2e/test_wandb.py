@@ -54,7 +54,7 @@ def test_an_alert_is_in_wandb_on_the_terminal_and_in_the_log(exact_run: Run) -> 
     assert alert["text"] in (exact_run.folder / "train.log").read_text()
 
 
-def test_wandbs_folder_is_in_the_runs_and_pointed_to(exact_run: Run) -> None:
+def test_the_folder_of_wandb_is_in_that_of_the_run_and_pointed_to(exact_run: Run) -> None:
     (folder,) = (exact_run.folder / "wandb").glob("offline-run-*")
     assert not Path("wandb", folder.name).exists()
     assert "Traceback" not in exact_run.output  # wandb's service ends with Ray's processes, and says so

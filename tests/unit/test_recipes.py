@@ -57,7 +57,7 @@ def test_every_experiment_can_be_launched(experiment: str) -> None:
     assert config.run.method == ("dppo_binary_tv" if experiment.startswith("dppo/") else "drpo")
 
 
-def test_a_plugin_of_ones_own_is_beside_ours() -> None:
+def test_a_private_plugin_is_beside_ours() -> None:
     config = _compose(_overrides("cpu_tiny", VERL_USE_EXTERNAL_MODULES="own_methods"))
     variables = config.ray_kwargs.ray_init.runtime_env.env_vars
     assert variables.VERL_USE_EXTERNAL_MODULES == "drpo_verl.plugin,own_methods"

@@ -21,7 +21,7 @@ from drpo_verl.train import _display_path, _held_out_problems, _summarise, expor
 
 
 @pytest.mark.parametrize("experiment", [[], ["experiment=cpu_tiny"]])
-def test_wandb_writes_into_the_runs_folder_unless_told_otherwise(
+def test_wandb_writes_into_the_folder_of_the_run_unless_told_otherwise(
     experiment: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search_path.register()
@@ -74,7 +74,7 @@ def test_a_plugin_that_is_switched_off_is_an_error_before_ray_starts(tmp_path: P
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"train.log", ".hydra"}
 
 
-def test_hydras_own_options_still_reach_it(tmp_path: Path) -> None:
+def test_options_of_hydra_itself_still_reach_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "drpo_verl.train", "experiment=cpu_tiny", "--cfg", "job", "--package", "run"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     shown = subprocess.check_output(command, cwd=tmp_path, text=True, timeout=120, env=environment)

@@ -78,7 +78,7 @@ def _gradients(loss: Tensor, output: dict[str, Tensor]) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize(
     "terms", [{}, {"entropy_coeff": 0.01}, {"entropy_coeff": 0.01, "use_kl_loss": True, "kl_loss_coef": 0.3}], ids=str
 )
-def test_loss_gradient_and_metrics_are_those_of_verls_ppo_loss(
+def test_loss_gradient_and_metrics_are_those_of_ppo_loss_in_verl(
     mode: str, aggregation: str, terms: dict[str, Any]
 ) -> None:
     delta = {} if mode == "grpo" else {"delta": 0.1}
@@ -109,7 +109,7 @@ def test_loss_gradient_and_metrics_are_those_of_verls_ppo_loss(
     )
 
 
-def test_a_recomputed_anchor_is_beside_the_rollouts() -> None:
+def test_a_recomputed_anchor_is_beside_that_of_the_rollout() -> None:
     output, data = _micro_batch(pi_old_is_off=0.5)
     settings = TrustRegionLossConfig(
         loss_mode="minirl", delta=0.2, ratio_cap=2.0, anchor="recomputed", bypass_mode=False
@@ -188,7 +188,7 @@ def test_samples_that_come_after_an_update_are_not_measured_from_what_it_left() 
         anchor.recompute(None, TensorDict({}, batch_size=[]), updates_since_sync=2)
 
 
-def test_verls_clipping_around_pi_old_gets_the_rest_of_the_ratio_as_a_weight() -> None:
+def test_clipping_in_verl_around_pi_old_gets_the_rest_of_the_ratio_as_a_weight() -> None:
     output, data = _micro_batch()
     log_mu, generator = data["old_log_probs"].unbind(), torch.Generator().manual_seed(1)
     log_pi_old = [row + 0.3 * torch.randn(len(row), generator=generator) for row in log_mu]
@@ -203,7 +203,7 @@ def test_verls_clipping_around_pi_old_gets_the_rest_of_the_ratio_as_a_weight() -
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_megatrons_logits_without_their_layout_are_refused() -> None:
+def test_logits_of_megatron_without_their_layout_are_refused() -> None:
     config = ActorConfig(
         strategy="megatron",
         rollout_n=1,
@@ -237,7 +237,7 @@ def test_missing_rollout_log_probabilities_are_refused_with_their_number(
         TrustRegionLoss(_actor_config())({}, data)
 
 
-def test_another_loss_function_of_verls_actor_is_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_another_loss_function_of_the_actor_is_named(caplog: pytest.LogCaptureFixture) -> None:
     worker = object.__new__(TrustRegionTrainingWorker)  # without a model: only its loss function is set
     with caplog.at_level(logging.WARNING):
         worker.set_loss_fn(partial(sft_loss, config=_actor_config()))

@@ -85,7 +85,7 @@ def test_a_controller_replaces_delta() -> None:
     assert TrustRegionLossConfig(loss_mode="drpo", delta=0.2).controller() is None
 
 
-def test_the_baselines_take_verls_thresholds() -> None:
+def test_the_baselines_take_the_thresholds_of_verl() -> None:
     assert TrustRegionLossConfig(loss_mode="grpo", bypass_mode=False).objective().verl_loss == "vanilla"
     actor = ActorConfig(strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1, clip_ratio_high=0.28)
     assert verl_region(actor) == TrustRegion(0.2, 0.28, dual_clip=3.0)

@@ -47,7 +47,7 @@ def test_its_settings_are_held_to_its_parts(registered: str) -> None:
         TrustRegionLossConfig(loss_mode=registered, delta=0.3, region_delta=0.1)
 
 
-def test_a_loss_mode_of_verls_own_is_not_replaced() -> None:
+def test_a_loss_mode_that_verl_has_is_not_replaced() -> None:
     verl_loss = POLICY_LOSS_REGISTRY["gspo"]
     with pytest.raises(SeamError, match="'gspo' is already registered"):
         register_objective("gspo", ROW)

@@ -103,7 +103,7 @@ def _gradient(mode: str, config: ActorConfig, batch: dict[str, Tensor], aggregat
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("weights", [False, True])
 @pytest.mark.parametrize(("ours", "of_verl"), [("dppo_binary_tv", "dppo_tv"), ("dppo_binary_kl", "dppo_kl")])
-def test_dppo_has_the_gradient_of_verls_own(ours: str, of_verl: str, weights: bool, aggregation: str) -> None:
+def test_dppo_has_the_gradient_of_dppo_in_verl(ours: str, of_verl: str, weights: bool, aggregation: str) -> None:
     low, high, cap = 0.08, 0.12, 2.0
     batch = _batch()
     extra = {"rollout_is_weights": torch.rand_like(batch["old_log_prob"])} if weights else {}
@@ -147,7 +147,7 @@ def test_the_registry_returns_numbers_that_verl_can_average(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["grpo", "grpo_clip_higher"])
-def test_the_baselines_are_verls_own_and_say_what_it_masked(mode: str) -> None:
+def test_the_baselines_are_the_losses_of_verl_and_say_what_it_masked(mode: str) -> None:
     batch, clips = _batch(), {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "clip_ratio_c": 1.5}
     expected = _gradient("vanilla", _actor(PolicyLossConfig(), **clips), batch, "token-mean")
     config = _actor(TrustRegionLossConfig(loss_mode=mode), **clips)
@@ -195,7 +195,7 @@ def test_arguments_of_later_versions_are_tolerated() -> None:
     get_policy_loss_fn("drpo")(**_batch(), config=config, something_new=None)
 
 
-def test_verls_own_losses_are_untouched_and_no_foreign_name_is_taken() -> None:
+def test_other_losses_of_verl_are_untouched_and_no_foreign_name_is_taken() -> None:
     of_verl = {"vanilla", "dppo_tv", "dppo_kl", "cispo"}
     assert of_verl <= set(POLICY_LOSS_REGISTRY) and not of_verl & set(OBJECTIVES)
     assert all(POLICY_LOSS_REGISTRY[name].__module__.startswith("verl.") for name in of_verl)  # type: ignore[attr-defined]

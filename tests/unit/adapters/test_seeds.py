@@ -81,7 +81,7 @@ def _batch(uids: list[str]) -> Any:
     return batch
 
 
-def test_each_prompt_of_a_batch_of_verls_gets_its_seed_and_a_run_without_seed_none() -> None:
+def test_each_prompt_of_a_batch_gets_its_seed_and_a_run_without_seed_none() -> None:
     generate = seeds.give_seeds(lambda self, prompts: prompts)
     batch = _batch(["b", "a", "c"])
     chunks = generate(_Owner(3), batch).chunk(2)  # as verl deals them out to the workers

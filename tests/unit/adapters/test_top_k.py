@@ -235,7 +235,7 @@ def test_samples_without_them_are_refused_with_their_number(rows: list[int] | No
         divergence_from_logits(torch.zeros(1, 9, VOCABULARY), data, total_variation)
 
 
-def test_k_is_read_from_the_rollouts_configuration() -> None:
+def test_k_is_read_from_the_configuration_of_the_rollout() -> None:
     assert top_k_of(OmegaConf.create({"custom": {"drpo_verl": {"top_k": 20}}})) == 20
     assert top_k_of(OmegaConf.create({"custom": None})) is None and top_k_of({}) is None
     assert top_k_of({"custom": {"somebody_else": 1}}) is None

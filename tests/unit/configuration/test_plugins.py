@@ -51,7 +51,7 @@ def test_their_groups_are_found_beside_ours(own_methods: Path) -> None:
 @pytest.mark.parametrize(
     ("policy", "enabled"), [("auto", True), ("none", False), ("drpo_verl", False), (" drpo_verl, Own ", True)]
 )
-def test_verls_own_choice_of_plugins_is_kept_to(policy: str, enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_choice_of_plugins_by_verl_is_kept_to(policy: str, enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", policy)
     assert plugins.plugin_modules() == ["own_methods_module", *(["own_methods_package.loading"] if enabled else [])]
 

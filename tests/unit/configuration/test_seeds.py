@@ -42,7 +42,7 @@ def test_all_follow_a_seed_but_for_what_is_set_itself(method: str) -> None:
 @pytest.mark.parametrize(
     ("experiment", "engine"), [("drpo/qwen3_4b", "fsdp_config"), ("drpo/qwen3_30b_a3b_fp8_e2e", "megatron")]
 )
-def test_so_do_those_of_the_papers_experiments(experiment: str, engine: str) -> None:
+def test_so_do_those_of_the_experiments_of_both_papers(experiment: str, engine: str) -> None:
     names = ["data.seed", "actor_rollout_ref.rollout.seed", f"actor_rollout_ref.actor.{engine}.seed"]
     for overrides, expected in (([], 42), (["run.seed=3"], 3)):
         config = compose_run([f"experiment={experiment}", *overrides])

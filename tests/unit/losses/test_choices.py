@@ -231,7 +231,7 @@ def test_a_predictive_direction_needs_its_derivative() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 30, 301, 1000])
-def test_quantiles_of_a_response_are_torchs_at_every_share(tokens: int) -> None:
+def test_quantiles_of_a_response_are_those_of_torch_at_every_share(tokens: int) -> None:
     values = torch.rand(3, tokens, generator=torch.Generator().manual_seed(tokens))
     for share in (step / 100 for step in range(1, 100)):
         found = quantile(values, torch.ones_like(values), share)

@@ -129,7 +129,7 @@ def _loss_and_grad(loss: Tensor, log_pi: Tensor) -> tuple[float, Tensor]:
 @pytest.mark.parametrize("case", CASES, ids=str)
 @settings(max_examples=20, deadline=None)
 @given(batch=batches(), delta=deltas, region_delta=deltas, aggregation=st.sampled_from(AGGREGATIONS))
-def test_gradient_is_that_of_the_papers_objective(
+def test_gradient_is_that_of_the_objective_in_the_paper(
     case: Case, batch: Batch, delta: float, region_delta: float, aggregation: str
 ) -> None:
     assume(batch.mask.any())

@@ -38,7 +38,7 @@ def _weights(objective: Objective, region: TrustRegion) -> list[float]:
         ("mask_drpo", TrustRegion(0.2, 0.2, region_delta=0.15), [-0.250000, -0.100000, 1, 1, -0.400000]),
     ],
 )
-def test_the_weights_of_the_papers_methods(method: str, region: TrustRegion, expected: list[float]) -> None:
+def test_the_weights_of_the_methods_in_both_papers(method: str, region: TrustRegion, expected: list[float]) -> None:
     assert _weights(OBJECTIVES[method], region) == pytest.approx(expected, abs=2e-6)
 
 

@@ -89,7 +89,7 @@ def test_a_notice_names_step_value_threshold_setting_and_what_to_do() -> None:
     assert len(notice.title) < 64  # wandb's limit
 
 
-def test_entropy_is_verls_or_its_estimate() -> None:
+def test_entropy_is_that_of_verl_or_its_estimate() -> None:
     alert = Alert("entropy", "entropy", below=0.1)
     assert alert.value({"mismatch/behaviour_log_prob_mean": -0.4}) == 0.4
     assert alert.value({"mismatch/behaviour_log_prob_mean": -0.4, "actor/entropy": 0.3}) == 0.3

@@ -75,14 +75,14 @@ def test_a_capped_ratio_attenuates() -> None:
         assert each["attenuated"] == 0.5 and each["weight_min"] == pytest.approx(0.5 / 0.6)
 
 
-def test_verls_dual_clip_is_part_of_grpo_and_out_of_the_way() -> None:
+def test_the_dual_clip_of_verl_is_part_of_grpo_and_out_of_the_way() -> None:
     mu, pi, grpo = log(0.1), log(0.4), ALL["grpo"]
     at_three = replace(grpo, region=replace(grpo.region, dual_clip=3.0))  # verl's default
     assert [each["removed"] for each in effects(at_three, mu, pi, partition(mu, pi))] == [1, 1]
     assert [each["removed"] for each in both("grpo", mu, pi)] == [1, 0]
 
 
-def test_minirl_measures_from_the_trainers_own() -> None:
+def test_minirl_measures_from_the_policy_of_the_trainer() -> None:
     assert [each["removed"] for each in both("minirl", log(0.1), log(0.2))] == [0, 0]
 
 

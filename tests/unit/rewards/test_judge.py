@@ -44,7 +44,7 @@ def test_any_caller_gets_verdicts(how: str, tmp_path: Path) -> None:
     assert (run.returncode, run.stdout.split(), run.stderr) == (0, ["started", "1.0", "0.0"], "")
 
 
-def test_the_callers_own_processes_still_find_its_main_module(tmp_path: Path) -> None:
+def test_other_processes_of_the_caller_still_find_its_main_module(tmp_path: Path) -> None:
     script = tmp_path / "guarded.py"
     script.write_text(
         "import multiprocessing, sys\n"

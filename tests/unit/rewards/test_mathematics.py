@@ -115,7 +115,7 @@ def test_a_package_missing_in_the_judges_process_is_no_wrong_answer(
         score(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}")
 
 
-def test_verls_reward_does_not_load_without_its_package() -> None:
+def test_the_reward_of_verl_does_not_load_without_its_package() -> None:
     without = "import sys; sys.modules['latex2sympy2_extended'] = None; import drpo_verl.rewards.reward"
     run = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=False)
     last = run.stderr.splitlines()[-1]  # all that is shown of a worker's error
