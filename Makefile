@@ -12,6 +12,9 @@ BIN       := $(VENV)/bin
 VENV_GPU   ?= .venv-gpu
 GPU_PYTHON ?= $(or $(wildcard $(VENV_GPU)/bin/python),$(BIN)/python)
 DEVICE     ?= cuda
+# How many real runs `make test-e2e` makes at a time. A run takes seven GiB, and most of its time is start-up, which
+# keeps one core busy.
+E2E_RUNS   ?= $(shell awk '/^MemTotal/ {print ($$2 > 15 * 1024 * 1024) ? 2 : 1}' /proc/meminfo)
 INSTALLED := $(VENV)/.installed
 OVERLAYS  := $(VENV)/megatron/.installed $(VENV)/verl-0.9.0/.installed
 
@@ -72,7 +75,7 @@ test-contract: $(INSTALLED) $(OVERLAYS)  ## the seams with real verl, two versio
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/contract
 
 test-e2e: $(INSTALLED)  ## real runs, and engines; the tests for a GPU, on the CPU
-	$(BIN)/python -m pytest tests/e2e tests/gpu
+	$(BIN)/python -m pytest --numprocesses $(E2E_RUNS) --dist loadgroup --no-loadscope-reorder tests/e2e tests/gpu
 
 test-gpu:  ## the tests for one GPU of 24 GB or more (DEVICE=cpu: the same bodies on a CPU)
 	@command -v $(GPU_PYTHON) >/dev/null || { echo "no $(GPU_PYTHON): run make setup-gpu (or make setup), or set GPU_PYTHON"; exit 1; }

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from stack import ONE_UPDATE, SHORT, Run, start
+
+SHARED_RUNS = "shared runs"
+LONGEST = ("test_jobs", "test_repeatable", "test_study", SHARED_RUNS)
+"""Groups of tests that take minutes: they come first, so that no process is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests have runs in common, for ``--dist loadgroup``: those of a file, and those of the runs below."""
+    groups: dict[pytest.Item, str] = {}
+    for item in items:
+        fixtures: Sequence[str] = getattr(item, "fixturenames", ())
+        groups[item] = SHARED_RUNS if {"exact_run", "two_rank_bf16_run"} & {*fixtures} else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,20 @@
-"""A run whose data is over before its steps, which only verl's filter of long prompts shows: it says so, and fails."""
+"""A run whose data is over before its steps, which only verl's filter of long prompts shows: it says so, and fails.
+
+Its rollout has quantised weights, so that it shows what comes of those in a real run, too.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.parquet as pq
-from stack import ONE_UPDATE, SHORT, start
+import pytest
+from stack import ONE_UPDATE, SHORT, Run, start
 
 
-def test_a_run_that_ends_early_fails_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def early_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two steps of three, with weights of the rollout that went through int4."""
+    folder = tmp_path_factory.mktemp("early")
     # 8 of the 16 prompts have more than data.max_prompt_length=8 tokens; the policy's tokenizer is made with the run.
     problems = [(f"{10 + n}+{20 + n}", 30 + 2 * n) for n in range(8)]
     problems += [(f"{10 + n}+{20 + n}+{10 + n}", 40 + 3 * n) for n in range(8)]
@@ -23,18 +28,29 @@ def test_a_run_that_ends_early_fails_and_says_how_to_go_on(tmp_path: Path) -> No
         for question, answer in problems
     ]
     for name, part in (("train", rows), ("val", rows[:8])):
-        pq.write_table(pa.Table.from_pylist(part), tmp_path / f"{name}.parquet")
+        pq.write_table(pa.Table.from_pylist(part), folder / f"{name}.parquet")
     others = [each for each in SHORT if not each.startswith(("prepare.", "trainer.total_training_steps"))]
-    run = start(
-        tmp_path / "early", *others, ONE_UPDATE, "prepare.data=null", f"data.train_files={tmp_path}/train.parquet",
-        f"data.val_files={tmp_path}/val.parquet", "data.filter_overlong_prompts=true", "trainer.total_training_steps=2",
-        "trainer.total_epochs=1", expect_success=False,
+    return start(
+        folder / "run", *others, ONE_UPDATE, "prepare.data=null", f"data.train_files={folder}/train.parquet",
+        f"data.val_files={folder}/val.parquet", "data.filter_overlong_prompts=true", "trainer.total_training_steps=3",
+        "trainer.total_epochs=2", "precision=cpu_int4_weights", expect_success=False,
     )  # fmt: skip
-    assert run.returncode == 1, run.output
-    assert [step.step for step in run.steps] == [1]
+
+
+def test_a_run_that_ends_early_fails_and_says_how_to_go_on(early_run: Run) -> None:
+    assert early_run.returncode == 1, early_run.output
+    assert [step.step for step in early_run.steps] == [1, 2]
     assert (
-        "error: the run ended after 1 of 2 steps: trainer.total_epochs=1 pass over its data is no more." in run.output
+        "error: the run ended after 2 of 3 steps: trainer.total_epochs=2 passes over its data are no more."
+        in early_run.output
     )
-    assert "No checkpoint was saved, so that it begins again. To go on: " in run.output
-    assert "trainer.total_epochs=2" in run.output
-    assert (run.folder / "summary.json").exists() and not (run.folder / "checkpoints").exists()
+    assert "No checkpoint was saved, so that it begins again. To go on: " in early_run.output
+    assert "trainer.total_epochs=3" in early_run.output
+    assert (early_run.folder / "summary.json").exists() and not (early_run.folder / "checkpoints").exists()
+
+
+def test_a_rollout_with_quantised_weights_is_off_in_every_step(early_run: Run) -> None:
+    # The first weights of vLLM are random: what it samples from comes with a weight sync, in the first step as well.
+    # fp32 on both sides has 1e-7, so that a sync without rounding would be seen.
+    for step in early_run.steps:
+        assert 3e-3 < step.metrics["inference_mismatch/abs_prob_diff_mean"] < 0.2

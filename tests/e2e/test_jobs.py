@@ -1,4 +1,7 @@
-"""Recipes submitted to a running Ray cluster of two nodes: followed, stopped, resumed, and spread over both nodes."""
+"""Recipes submitted to a running Ray cluster of two nodes: followed, stopped, resumed, and spread over both nodes.
+
+The run over both nodes is the one that shows what an asynchronous trainer's samples are, with Top-K.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,13 @@ import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
 from stack import SHORT
 
+from drpo_verl.losses.diagnostics import ABS_DIFF_EDGES
 from drpo_verl.run_folder.steps import Step, read_steps
 
 ROOT = Path(__file__).parents[2]
 JOB_SECONDS = 900
 DELTA = "trust_region/delta"
+STALENESS = "training/off_policy/trajectory_staleness"
 # Actors of a separate_async run, by their class: the trainer's rank, the rollout's rank beside vLLM, and vLLM.
 TRAINER, ROLLOUT, SERVER = "WorkerDict", "CheckpointEngineWorker", "vLLMHttpServer"
 # Two updates a rollout: in the second, tokens can be outside.
@@ -196,28 +201,70 @@ def test_an_adaptive_threshold_goes_on_from_its_checkpoint(stopped_and_resumed: 
     assert after[0].metrics[DELTA] == pytest.approx(stopped_and_resumed.delta, rel=1e-5)
 
 
-def test_trainer_and_rollout_are_on_different_nodes(nodes: RayNodes) -> None:
+@dataclass(frozen=True)
+class Apart:
+    """A run whose samplers have a node of their own, get new weights after four updates and are a step ahead."""
+
+    folder: Path
+    nodes: dict[str, set[str]]
+    """Those on which the actors of the run were, by the actors' class."""
+
+    @property
+    def steps(self) -> list[dict[str, float]]:
+        """The metrics of its steps."""
+        return [step.metrics for step in read_steps(self.folder / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def apart(nodes: RayNodes) -> Apart:
     submitted = nodes.submit(
-        "cpu_tiny", "RUN_NAME=apart", "TOTAL_STEPS=2", "--submission-id=apart", *TWO_UPDATES,
-        "trainer.save_freq=-1", "trainer.v1.trainer_mode=separate_async", "actor_rollout_ref.hybrid_engine=false",
-        "trainer.v1.separate_async.parameter_sync_step=2", "actor_rollout_ref.rollout.nnodes=1",
-        "actor_rollout_ref.rollout.n_gpus_per_node=1",
-        "actor_rollout_ref.rollout.checkpoint_engine.backend=shared_file",
-        "actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module=drpo_verl.cpu.checkpoint_engine",
+        "dppo/qwen3_8b", "rehearsal=cpu", "staleness=separate_async", "METHOD=dppo_topk_tv", "RUN_NAME=apart",
+        "--submission-id=apart",
         "+actor_rollout_ref.rollout.checkpoint_engine.engine_kwargs.shared_file.folder=${run.dir}/weights",
     )  # fmt: skip
     assert nodes.client.get_job_status("apart") == JobStatus.SUCCEEDED, nodes.explain("apart", "apart")
     assert submitted.returncode == 0
-    assert [step.step for step in read_steps(nodes.run("apart") / "metrics.jsonl")] == [1, 2]
-
     where: dict[str, set[str]] = {}
     actors = nodes.actors()
     job = next(actor["job_id"] for actor in actors if actor["class_name"] == ROLLOUT)  # no other run has one
     for actor in actors:
         if actor["job_id"] == job:
             where.setdefault(actor["class_name"].rpartition(".")[2], set()).add(actor["node_id"])
+    return Apart(nodes.run("apart"), where)
+
+
+def test_trainer_and_rollout_are_on_different_nodes(apart: Apart) -> None:
+    assert len(apart.steps) == 2
+    where = apart.nodes
     assert where[ROLLOUT] == where[SERVER] and len(where[TRAINER]) == len(where[SERVER]) == 1, where
     assert where[TRAINER] != where[SERVER], where
+    assert list((apart.folder / "weights").iterdir()) == []  # through which each weight sync went
+
+
+def test_samples_of_an_asynchronous_trainer_have_top_k(apart: Apart) -> None:
+    for metrics in apart.steps:
+        partition, binary = (metrics[f"mismatch/{name}_mean"] for name in ("partition_divergence", "abs_prob_diff"))
+        assert 0 < 0.99 * binary - 1e-3 <= partition < 0.5
+
+
+def test_samples_of_an_asynchronous_trainer_are_stale(apart: Apart) -> None:
+    last = apart.steps[-1]
+    assert last[f"{STALENESS}/max"] >= 1
+    assert last[f"{STALENESS}/min"] <= last[f"{STALENESS}/mean"] <= last[f"{STALENESS}/max"]
+
+
+def test_an_asynchronous_trainer_tells_mismatch_and_drift(apart: Apart) -> None:
+    # Each of its four updates between two weight syncs is a call of its own, of which the last one's metrics count.
+    for metrics in apart.steps:
+        mismatch, both, drift = (
+            metrics[f"{prefix}/abs_prob_diff_max"] for prefix in ("inference_mismatch", "mismatch", "policy_drift")
+        )
+        assert 0 < min(mismatch, drift) <= both == max(mismatch, drift) <= 1
+        # An average over the updates would be between the edges of bins.
+        assert any(metrics["policy_drift/abs_prob_diff_p99"] == pytest.approx(edge) for edge in ABS_DIFF_EDGES)
+    # After a weight sync the count begins anew.
+    first, second = (metrics["inference_mismatch/abs_prob_diff_mean"] for metrics in apart.steps)
+    assert first != second
 
 
 def test_nothing_listens_beyond_loopback(nodes: RayNodes) -> None:

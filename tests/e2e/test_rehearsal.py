@@ -1,15 +1,10 @@
-"""Experiments of both papers, rehearsed for two real steps on the CPU: DRPO, Top-K, and an asynchronous trainer."""
+"""Experiments of both papers, rehearsed for two real steps on the CPU: DRPO, and Top-K; test_jobs.py has another."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from stack import Run, start
-
-from drpo_verl.losses.diagnostics import ABS_DIFF_EDGES
-
-STALENESS = "training/off_policy/trajectory_staleness"
 
 
 def _rehearse(folder: Path, experiment: str, *overrides: str) -> Run:
@@ -44,42 +39,3 @@ def test_dppo_with_top_k_and_experts(tmp_path: Path) -> None:
             step.metrics[f"mismatch/{name}_mean"] for name in ("partition_divergence", "abs_prob_diff")
         )
         assert 0.99 * binary - 1e-3 <= partition < 0.3
-
-
-@pytest.fixture(scope="module")
-def asynchronous_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Samplers of their own, which get new weights after four updates and are a step ahead; with Top-K."""
-    overrides = ["staleness=separate_async", "method=dppo_topk_tv"]
-    return _rehearse(tmp_path_factory.mktemp("async"), "dppo/qwen3_8b", *overrides)
-
-
-def test_samples_of_an_asynchronous_trainer_have_top_k(asynchronous_run: Run) -> None:
-    for step in asynchronous_run.steps:
-        partition, binary = (
-            step.metrics[f"mismatch/{name}_mean"] for name in ("partition_divergence", "abs_prob_diff")
-        )
-        assert 0 < 0.99 * binary - 1e-3 <= partition < 0.5
-
-
-def test_samples_of_an_asynchronous_trainer_are_stale(asynchronous_run: Run) -> None:
-    last = asynchronous_run.steps[-1].metrics
-    assert last[f"{STALENESS}/max"] >= 1
-    assert last[f"{STALENESS}/min"] <= last[f"{STALENESS}/mean"] <= last[f"{STALENESS}/max"]
-
-
-def test_an_asynchronous_trainer_tells_mismatch_and_drift(asynchronous_run: Run) -> None:
-    # Each of its four updates between two weight syncs is a call of its own, of which the last one's metrics count.
-    for step in asynchronous_run.steps:
-        mismatch, both, drift = (
-            step.metrics[f"{prefix}/abs_prob_diff_max"] for prefix in ("inference_mismatch", "mismatch", "policy_drift")
-        )
-        assert 0 < min(mismatch, drift) <= both == max(mismatch, drift) <= 1
-        # An average over the updates would be between the edges of bins.
-        assert any(step.metrics["policy_drift/abs_prob_diff_p99"] == pytest.approx(edge) for edge in ABS_DIFF_EDGES)
-    # After a weight sync the count begins anew.
-    first, second = (step.metrics["inference_mismatch/abs_prob_diff_mean"] for step in asynchronous_run.steps)
-    assert first != second
-
-
-def test_nothing_is_left_in_shared_memory(asynchronous_run: Run) -> None:
-    assert not list(Path("/dev/shm").glob("drpo_verl_weights_*"))

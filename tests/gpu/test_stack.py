@@ -12,21 +12,34 @@ import pytest
 import torch
 from stack import start
 
+from drpo_verl.configuration.compose import compose_run
+from drpo_verl.configuration.run_config import RunConfig
+from drpo_verl.preflight import check_run
+
 SHORT = (
-    "trainer.total_training_steps=3", "trainer.val_before_train=false", "trainer.test_freq=-1",
+    "experiment=gpu_tiny", "trainer.total_training_steps=3", "trainer.val_before_train=false", "trainer.test_freq=-1",
     "trainer.save_freq=-1", "data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=4",
     "prepare.data.n_train=64", "prepare.data.n_val=16",
 )  # fmt: skip
-CPU = ("experiment=cpu_tiny", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16")
+PRECISIONS = {
+    precision: (f"precision={precision}", "trainer.total_training_steps=2") for precision in ("fp8_rollout", "fp16")
+}
 
 
-def _steps(folder: Path, device: str, *overrides: str) -> list[dict[str, float]]:
-    experiment = CPU if device == "cpu" else ("experiment=gpu_tiny",)
-    return [step.metrics for step in start(folder, *experiment, *SHORT, *overrides).steps]
+def _steps(folder: Path, *overrides: str) -> list[dict[str, float]]:
+    return [step.metrics for step in start(folder, *SHORT, *overrides).steps]
+
+
+@pytest.mark.parametrize("overrides", [(), *PRECISIONS.values()], ids=["bf16", *PRECISIONS])
+def test_the_check_has_nothing_against_these_runs(overrides: tuple[str, ...]) -> None:
+    findings = check_run(RunConfig(compose_run([*SHORT, *overrides])))
+    assert not [str(each) for each in findings if each.level == "error"]
 
 
 def test_three_steps(tmp_path: Path, device: str) -> None:
-    steps = _steps(tmp_path / "run", device)
+    if device == "cpu":
+        pytest.skip("tests/e2e makes such runs on a CPU")
+    steps = _steps(tmp_path / "run")
     assert len(steps) == 3
     for metrics in steps:
         assert 0 < metrics["critic/score/mean"] < 1
@@ -34,13 +47,13 @@ def test_three_steps(tmp_path: Path, device: str) -> None:
         assert math.isfinite(metrics["actor/grad_norm"]) and metrics["actor/grad_norm"] > 0
 
 
-@pytest.mark.parametrize("precision", ["fp8_rollout", "fp16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_two_steps_in_another_precision(tmp_path: Path, device: str, precision: str) -> None:
     if device == "cpu":
         pytest.skip("a GPU's number formats; tests/e2e has what a CPU computes in")
     if precision == "fp8_rollout" and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip(f"{torch.cuda.get_device_name()} computes no FP8: an Ada, Hopper or newer card is needed")
-    steps = _steps(tmp_path / "run", device, f"precision={precision}", "trainer.total_training_steps=2")
+    steps = _steps(tmp_path / "run", *PRECISIONS[precision])
     assert len(steps) == 2
     assert all(0 < metrics["inference_mismatch/abs_prob_diff_mean"] < 0.3 for metrics in steps)
 
