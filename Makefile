@@ -68,7 +68,7 @@ smollm2: $(INSTALLED)  ## the same job on SmolLM2-135M-Instruct, bf16 rollout ag
 
 test: test-unit test-configuration test-contract test-e2e  ## all tests
 
-test-unit test-configuration: test-%: $(INSTALLED)  ## the objectives and what is around them; every experiment and the check
+test-unit test-configuration: test-%: $(INSTALLED)  ## the objectives and what is around them; experiments and the check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/$*
 
 test-contract: $(INSTALLED) $(OVERLAYS)  ## the seams with real verl, two versions of it, and with ranks

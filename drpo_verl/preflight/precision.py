@@ -94,8 +94,8 @@ def fp16(run: RunConfig) -> Findings:
         else:
             message = (
                 f"but fp16 ends at 6e-8: a token's gradient with respect to the logits of others less likely than "
-                f"{smallest_probability(share):.1e} is 0, until the loss scale has grown (twofold in 400 updates "
-                "without an overflow). "
+                f"{smallest_probability(share):.1e} is 0, until the loss scale has grown (twofold in "
+                f"{1000 if run.is_megatron else 400} updates without an overflow). "
             )
         message += "actor/loss_scale and actor/skipped_update_frac show what becomes of the loss scale."
         yield run.note(name, message)

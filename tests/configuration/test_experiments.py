@@ -322,7 +322,7 @@ def test_fp16_is_set_where_each_engine_reads_it(experiment: str, backend: str) -
     else:
         assert dict(actor.fsdp_config.mixed_precision) == dict(config.actor_rollout_ref.ref.fsdp_config.mixed_precision)
         assert actor.fsdp_config.mixed_precision.param_dtype == "fp16" and actor.fsdp_config.model_dtype == "fp32"
-        assert config.alerts.skipped_updates.metric == "actor/skipped_update_frac"
+    assert config.alerts.skipped_updates.metric == "actor/skipped_update_frac"
 
 
 def test_an_fp32_head_is_one_on_both_sides_and_none_of_megatron() -> None:

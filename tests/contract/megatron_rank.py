@@ -4,9 +4,9 @@ A case has an experiment, a method, a list of settings, and whether a row is spo
 
 Everything from the experiment's configuration to the metrics is verl's own, megatron-core's or this package's: the
 training worker, the engine's batching, packing, forward step and logits processor, Megatron's groups, schedule and
-vocabulary-parallel layers. What verl takes from packages that need a GPU is not there: the model is not converted by
-Megatron-Bridge but made here, a GPTModel without attention (Megatron's own for packed sequences is Transformer
-Engine's), and there is no Megatron optimiser.
+vocabulary-parallel layers, and in fp16 its optimiser with the loss scale. What verl takes from packages that need a GPU
+is not there: the model is not converted by Megatron-Bridge but made here, a GPTModel without attention (Megatron's own
+for packed sequences is Transformer Engine's), gradients are not reduced, and an optimiser is there in fp16 only.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ import torch
 import verl.workers.engine_workers  # noqa: F401  imported once, before there are ranks
 from actor_rank import fixed_batch
 from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import ModuleSpec, TransformerConfig, TransformerLayer, TransformerLayerSubmodules
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -54,26 +56,31 @@ transformer_impl.set_random_seed = torch.manual_seed
 
 
 class CudaIsTheCpu(TorchFunctionMode):
-    """Megatron's schedules count tokens on the device "cuda", whatever the model is on."""
+    """Megatron counts tokens and keeps its loss scale on the device "cuda", and asks parameters for types of that."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if kwargs.get("device") == "cuda":
             kwargs["device"] = "cpu"
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        return result.replace("torch.", "torch.cuda.") if func is torch.Tensor.type and len(args) == 1 else result
 
 
 @EngineRegistry.register(model_type="language_model", backend="megatron", device="cpu")
 class MegatronEngineOnCPU(MegatronEngineWithLMHead):
-    """verl's, with a model that a CPU can run and without an optimiser: what is compared comes before its step."""
+    """verl's, with a model that a CPU can run, and an optimiser where there is a loss scale: in fp16."""
+
+    optimizer: Any = None
 
     def initialize(self) -> None:
         torch.manual_seed(0)  # Megatron makes the whole weight on every rank, and then takes the rank's part
+        fp16 = self.engine_config.dtype == "float16"
+        self.param_dtype = torch.float16 if fp16 else torch.float32
         self.tf_config = TransformerConfig(
             num_layers=1, hidden_size=16, num_attention_heads=2, ffn_hidden_size=32, init_method_std=0.5,
             tensor_model_parallel_size=self.engine_config.tensor_model_parallel_size,
             context_parallel_size=self.engine_config.context_parallel_size,
-            use_cpu_initialization=True, hidden_dropout=0.0,
+            use_cpu_initialization=True, hidden_dropout=0.0, fp16=fp16,
         )  # fmt: skip
         mlp = ModuleSpec(MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear))
         layer = ModuleSpec(
@@ -87,7 +94,12 @@ class MegatronEngineOnCPU(MegatronEngineWithLMHead):
         )
         # As the experiment has it, for the packing: no FP8 is computed with.
         model.config.fp8 = self.engine_config.override_transformer_config.get("fp8")
-        self.module = [model]
+        self.module = [Float16Module(self.tf_config, model) if fp16 else model]
+        if fp16:
+            self.module[0].ddp_config = DistributedDataParallelConfig()  # of no gradient that is reduced
+            with CudaIsTheCpu():
+                self.optimizer = self._build_optimizer()
+            self.tf_config.finalize_model_grads_func = None
 
     def forward_backward_batch(self, *args: Any, **kwargs: Any) -> Any:
         with CudaIsTheCpu():
@@ -97,7 +109,11 @@ class MegatronEngineOnCPU(MegatronEngineWithLMHead):
         self.module[0].zero_grad()
 
     def optimizer_step(self) -> float:
-        return 0.0
+        if self.optimizer is None:
+            gradients = [parameter.grad for parameter in self.module[0].parameters()]
+            return float(torch.stack([gradient.norm() for gradient in gradients if gradient is not None]).norm())
+        with CudaIsTheCpu():
+            return float(super().optimizer_step())
 
     def lr_scheduler_step(self) -> float:
         return 0.0
@@ -169,13 +185,16 @@ def train(config: DictConfig, spoilt: bool) -> dict[str, Any]:
             return processor(logits, *args, batch=batch, **kwargs)
 
         worker.engine._lm_head_logits_processor = observed
+    before = [parameter.detach().clone() for parameter in worker.engine.module[0].parameters()]
     try:
         output = worker.train_mini_batch(data)
     except TopKError as error:
         return {"error": str(error)}
+    after = worker.engine.module[0].parameters()
     metrics = {} if output is None else tensordict_utils.get(output, "metrics")
     return {
-        "metrics": {name: value for name, value in metrics.items() if "/" in name and "perf/" not in name},
+        "metrics": {name: value for name, value in metrics.items() if "perf/" not in name},
+        "moved": any(not torch.equal(old, new) for old, new in zip(before, after, strict=True)),
         "samples": recorded.samples,
         "expected": whole.samples,
         "anchors": anchors,
@@ -199,7 +218,8 @@ def main(group: Group, configurations: dict[tuple[str, str], DictConfig]) -> Non
     results = {}
     for name, case in group.cases.items():
         config = copy.deepcopy(configurations[case["experiment"], case["method"]])
-        config.merge_with_dotlist([f"actor_rollout_ref.model.path={group.model}", *case["settings"]])
+        with open_dict(config):
+            config.merge_with_dotlist([f"actor_rollout_ref.model.path={group.model}", *case["settings"]])
         results[name] = train(config, case["spoilt"])
         parallel_state.destroy_model_parallel()
     rank = torch.distributed.get_rank()

@@ -1,4 +1,7 @@
-"""Top-K through verl's real Megatron engine, on two ranks over gloo: what whole logits give, however they are split."""
+"""Top-K through verl's real Megatron engine, on two ranks over gloo: what whole logits give, however they are split.
+
+And the same in fp16, with Megatron's optimiser and its loss scale.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,23 @@ SPOILT = {
     "tensor, fp8, spoilt": _case(FP8, "dppo_topk_tv", spoilt=True),
     "context, spoilt": _case(BF16, "dppo_topk_kl", tensor=1, context=2, spoilt=True),
 }
+# With torch's Adam and Megatron's fp32 weights. verl's choice is Transformer Engine's Adam, which needs CUDA.
+IN_FP16 = (
+    "actor_rollout_ref.actor.megatron.dtype=float16",
+    "actor_rollout_ref.actor.megatron.use_distributed_optimizer=false",
+    "actor_rollout_ref.actor.optim.override_optimizer_config={use_precision_aware_optimizer: false}",
+    "actor_rollout_ref.actor.optim.lr=0.01",
+)
+FP16 = {
+    "fp16, tensor": _case(BF16, "dppo_topk_tv", *IN_FP16),
+    # A loss that is a million times larger.
+    "fp16, overflow": _case(
+        BF16, "dppo_topk_tv", *IN_FP16, "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm",
+        "actor_rollout_ref.actor.loss_scale_factor=1e-6",
+    ),
+}  # fmt: skip
 ONE_RANK = {name: _case(BF16, f"dppo_topk_{name}", tensor=1) for name in ("tv", "kl")}
+FP16_ALONE = {"fp16, one rank": _case(BF16, "dppo_topk_tv", *IN_FP16, tensor=1)}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +77,7 @@ def groups(random_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
     def group(name: str, ranks: int, cases: dict[str, dict[str, Any]]) -> Group:
         return Group(str(tmp_path_factory.mktemp(name)), ranks, str(random_policy), cases)
 
-    one, two = group("megatron_one", 1, ONE_RANK), group("megatron_two", 2, TWO_RANKS | SPOILT)
+    one, two = group("megatron_one", 1, ONE_RANK | FP16_ALONE), group("megatron_two", 2, TWO_RANKS | SPOILT | FP16)
     return run_ranks(Path(__file__).with_name("megatron_rank.py"), [one, two], overlay("megatron"))
 
 
@@ -129,3 +148,27 @@ def test_the_worst_token_of_a_step_is_written_once(
 def test_a_row_of_another_token_ends_the_run_on_every_rank(two_ranks: list[dict[str, Any]], case: str) -> None:
     for rank in two_ranks:
         assert "or those of other tokens" in rank[case]["error"]
+
+
+@pytest.mark.parametrize("case", [*FP16, *FP16_ALONE])
+def test_fp16_is_close_to_fp32_and_its_scaled_gradients_too(
+    one_rank: dict[str, Any], two_ranks: list[dict[str, Any]], case: str
+) -> None:
+    expected = one_rank["tv"]
+    found = (one_rank if case in FP16_ALONE else two_ranks[0])[case]
+    for tokens, each in expected["expected"].items():
+        for name, wanted in (("drpo_verl_partition_divergence", "tv"), ("log_probs", "log_probs")):
+            assert found["samples"][tokens][name] == pytest.approx(each[wanted], rel=2e-2, abs=2e-3)
+            assert found["samples"][tokens][name] != each[wanted]  # another arithmetic
+    if "overflow" not in case:
+        assert found["metrics"]["grad_norm"] == pytest.approx(expected["metrics"]["grad_norm"], rel=1e-2)
+        assert found["metrics"]["loss_scale"] == [32768.0] and found["metrics"]["skipped_update_frac"] == [0.0]
+        assert found["moved"]
+
+
+def test_an_update_of_megatron_that_overflows_is_left_out_and_counted(two_ranks: list[dict[str, Any]]) -> None:
+    for rank in two_ranks:
+        assert not rank["fp16, overflow"]["moved"]
+    metrics = two_ranks[0]["fp16, overflow"]["metrics"]
+    assert metrics["skipped_update_frac"] == [1.0]
+    assert metrics["loss_scale"] == [32768.0]  # Megatron halves it at the second overflow in a row
