@@ -36,7 +36,8 @@ class LossScale:
             engine: verl's. Of an FSDP engine, ``scaler`` is a gradient scaler of torch, or None. Of a Megatron engine,
                 ``optimizer`` has the scaler.
         """
-        scaler, optimizer = getattr(engine, "scaler", None), getattr(engine, "optimizer", None)
+        scaler: Any = getattr(engine, "scaler", None)
+        optimizer: Any = getattr(engine, "optimizer", None)
         if scaler is not None and scaler.is_enabled():
             before = scaler.get_scale()
             yield
