@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import pickle
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -73,14 +73,14 @@ def _is_choice(override: str) -> bool:
 
 
 @cache
-def _composed(*overrides: str) -> DictConfig:
-    return compose_run(overrides)
+def _composed(*overrides: str) -> bytes:
+    return pickle.dumps(compose_run(overrides))  # which takes a fifth of the time of a deep copy to make one of
 
 
 def composed(base: Sequence[str], *overrides: str) -> DictConfig:
     """A valid run with overrides. It is composed once, with its groups; values are put in as Hydra would parse them."""
     choices = {each.partition("=")[0]: each for each in (*base, *overrides) if _is_choice(each)}
-    config = copy.deepcopy(_composed(*choices.values(), *(each for each in base if not _is_choice(each))))
+    config: DictConfig = pickle.loads(_composed(*choices.values(), *(each for each in base if not _is_choice(each))))
     with open_dict(config):
         for override in OverridesParser.create().parse_overrides([each for each in overrides if not _is_choice(each)]):
             OmegaConf.update(config, override.key_or_group, override.value(), merge=False)

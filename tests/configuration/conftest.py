@@ -6,8 +6,8 @@ them. Which files are composed, in which order, and to what, is still up to Hydr
 
 from __future__ import annotations
 
-import copy
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -20,7 +20,7 @@ from hydra.core.plugins import Plugins
 
 
 def _once(load_config: Callable[..., Any]) -> Callable[..., Any]:
-    read: dict[tuple[str, str, str, int], Any] = {}
+    read: dict[tuple[str, str, str, int], bytes] = {}
 
     def loading(source: Any, config_path: str) -> Any:
         file = os.path.join(source.path, source._normalize_file_name(config_path))
@@ -28,8 +28,8 @@ def _once(load_config: Callable[..., Any]) -> Callable[..., Any]:
         changed = os.stat(file).st_mtime_ns if os.path.exists(file) else 0
         key = source.scheme(), source.provider, file, changed
         if key not in read:
-            read[key] = load_config(source, config_path)
-        return copy.deepcopy(read[key])
+            read[key] = pickle.dumps(load_config(source, config_path))
+        return pickle.loads(read[key])  # Hydra changes it; this takes a fifth of the time of a deep copy
 
     return loading
 
