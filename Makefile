@@ -72,7 +72,7 @@ test-unit test-configuration: test-%: $(INSTALLED)  ## the objectives and what i
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/$*
 
 test-contract: $(INSTALLED) $(OVERLAYS)  ## the seams with real verl, two versions of it, and with ranks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/contract
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/contract
 
 test-e2e: $(INSTALLED)  ## real runs, and engines; the tests for a GPU, on the CPU
 	$(BIN)/python -m pytest --numprocesses $(E2E_RUNS) --dist loadgroup --no-loadscope-reorder tests/e2e tests/gpu

@@ -1,4 +1,4 @@
-"""What every composition of this tier has in common is read once: YAML files, and the texts of interpolations.
+"""What all compositions of the tests have in common is read once: YAML files, and the texts of interpolations.
 
 A composition takes most of its time for reading the same 40 files again, and each of the hundred interpolations in
 them. Which files are composed, in which order, and to what, is still up to Hydra and OmegaConf, each time.
@@ -6,17 +6,14 @@ them. Which files are composed, in which order, and to what, is still up to Hydr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
-import omegaconf._utils
-import omegaconf.base
 import pytest
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.plugins import Plugins
 
 
 def _once(load_config: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,8 +31,14 @@ def _once(load_config: Callable[..., Any]) -> Callable[..., Any]:
     return loading
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _each_file_and_interpolation_is_read_once() -> Iterator[None]:
+@contextlib.contextmanager
+def each_file_is_read_once() -> Iterator[None]:
+    """Within it, a file that has not changed is not read again, and no interpolation is parsed again."""
+    import omegaconf._utils
+    import omegaconf.base
+    from hydra._internal.sources_registry import SourcesRegistry
+    from hydra.core.plugins import Plugins
+
     Plugins.instance()  # which registers the sources
     with pytest.MonkeyPatch.context() as patch:
         for scheme in ("file", "pkg"):
