@@ -27,14 +27,17 @@ help:  ## list the targets
 # --ignore-requires-python: verl 0.9.1 says that it is for Python below 3.13, and runs on 3.13 too (docs/install.md).
 setup: $(INSTALLED)  ## install the pinned stack into .venv (no GPU needed)
 
+# pip would compile 30,000 files one after the other; compileall does it on all cores.
+PIP := $(BIN)/pip install --quiet --no-deps --no-compile
+
 $(INSTALLED): requirements/cpu.txt requirements/torch-cpu.txt pyproject.toml
 	@requirements/environment.sh $(VENV) $(PYTHON)
 	@echo "$(VENV): $$($(BIN)/python --version); installing torch (CPU build) ..."
-	@$(BIN)/pip install --quiet --no-deps -r requirements/torch-cpu.txt 2>/dev/null \
-	  || $(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) -r requirements/torch-cpu.txt
+	@$(PIP) -r requirements/torch-cpu.txt 2>/dev/null || $(PIP) --index-url $(TORCH_INDEX) -r requirements/torch-cpu.txt
 	@echo "installing the rest of the stack (about 250 packages, 2 to 5 minutes) ..."
-	@$(BIN)/pip install --quiet --no-deps --ignore-requires-python -r requirements/cpu.txt
-	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) --ignore-requires-python -r requirements/cpu.txt
+	@$(PIP) --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib/python3*/site-packages >/dev/null 2>&1 || true  # some are not Python 3
 	@touch $@
 
 # Not into the environment, but on the path of single tests: every process of a run would import Megatron where it finds
