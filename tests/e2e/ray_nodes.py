@@ -7,6 +7,7 @@ The environment decides how it authenticates. Prints the cluster's address once 
 
 from __future__ import annotations
 
+import socket
 import sys
 
 from ray.cluster_utils import Cluster
@@ -15,15 +16,22 @@ from ray.cluster_utils import Cluster
 NODE = {"num_cpus": 16, "num_gpus": 1, "object_store_memory": 300_000_000}
 
 
+def free_port() -> int:
+    """A port for a node's agent, whose default another Ray on this machine may have: it would take no jobs then."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def main() -> None:
     temp_dir, dashboard_port = sys.argv[1], int(sys.argv[2])
     cluster = Cluster()
     try:
         cluster.add_node(
-            temp_dir=temp_dir, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=dashboard_port, **NODE
-        )
+            temp_dir=temp_dir, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=dashboard_port,
+            dashboard_agent_listen_port=free_port(), **NODE
+        )  # fmt: skip
         # A folder of its own, as on a machine of its own: a node removes a job's files when it no longer needs them.
-        cluster.add_node(temp_dir=f"{temp_dir}-2", **NODE)
+        cluster.add_node(temp_dir=f"{temp_dir}-2", dashboard_agent_listen_port=free_port(), **NODE)
         print(cluster.address, flush=True)
         sys.stdin.read()
     finally:
