@@ -32,8 +32,8 @@ ROOT = Path(__file__).parents[2]
 JOB_SECONDS = 900
 DELTA = "trust_region/delta"
 STALENESS = "training/off_policy/trajectory_staleness"
-# Actors of a separate_async run, by their class: the trainer's rank, the rollout's rank beside vLLM, and vLLM.
-TRAINER, ROLLOUT, SERVER = "WorkerDict", "CheckpointEngineWorker", "vLLMHttpServer"
+# Actors of the run over both nodes, by their class: the trainer's rank, the rollout's rank, and vLLM with Top-K.
+TRAINER, ROLLOUT, SERVER = "WorkerDict", "CheckpointEngineWorker", "TopKServer"
 # Two updates a rollout: in the second, tokens can be outside.
 TWO_UPDATES = (
     *[override for override in SHORT if override.startswith(("data.", "prepare.", "trainer.val_before_train"))],
