@@ -6,8 +6,9 @@ Every curve is computed by the loss itself: its derivative with respect to log p
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -37,45 +38,67 @@ class Panel:
         name: a row of the table.
         region: its thresholds.
         before: for the scope of a prefix or a sequence, how far the token before has moved.
+        staleness: for a distance from a recomputed pi_old, how far pi_old is above mu.
+        beside: a row with the same thresholds whose curves are drawn faintly beside.
     """
 
     title: str
     name: str
     region: TrustRegion
     before: float = 0.0
+    staleness: float = 0.0
+    beside: str | None = None
 
 
-EVERYWHERE = TrustRegion(1.0, 1.0)
-PREFIX = TrustRegion(0.15, 0.15, prefix_budget=PrefixBudget(0.8, 0.02))
-PANELS = [
-    Panel("surrogate", "surrogate", EVERYWHERE),
-    Panel("cispo, C = 1", "pg_tis", TrustRegion(1.0, 1.0, ratio_cap=1.0)),
-    Panel("pg_tis, C = 3", "pg_tis", TrustRegion(1.0, 1.0, ratio_cap=3.0)),
-    Panel("grpo, 0.2 / 0.2", "grpo", TrustRegion(0.2, 0.2)),
-    Panel("grpo_clip_higher, 0.2 / 0.28", "grpo_clip_higher", TrustRegion(0.2, 0.28)),
-    Panel("spo, δ = 12.5", "spo", TrustRegion(12.5, 12.5)),
-    Panel("minirl, 0.2 / 0.27, C = 5", "minirl", TrustRegion(0.2, 0.27, ratio_cap=5.0)),
-    Panel("dppo_binary_tv, δ = 0.2, C = 5", "dppo_binary_tv", TrustRegion(0.2, 0.2, ratio_cap=5.0)),
-    Panel("dppo_binary_kl, δ = 0.05, C = 5", "dppo_binary_kl", TrustRegion(0.05, 0.05, ratio_cap=5.0)),
-    Panel("dppo_topk_tv, δ = 0.2, C = 5", "dppo_topk_tv", TrustRegion(0.2, 0.2, ratio_cap=5.0)),
-    Panel("dppo_topk_kl, δ = 0.05, C = 5", "dppo_topk_kl", TrustRegion(0.05, 0.05, ratio_cap=5.0)),
-    Panel("drpo, δ = 12.5 (the default)", "drpo", TrustRegion(12.5, 12.5)),
-    Panel("drpo, δ = 0.2 (where drpo_adaptive starts)", "drpo", TrustRegion(0.2, 0.2)),
-    Panel("mask_drpo, δ = 0.2, region 0.15", "mask_drpo", TrustRegion(0.2, 0.2, region_delta=0.15)),
-    Panel("drpo_topk, δ = 0.5", "drpo_topk", TrustRegion(0.5, 0.5)),
-    Panel("ipo, δ = 0.1, τ = 0.001", "ipo", TrustRegion(0.1, 0.1, log_ratio_penalty=1e-3)),
-    Panel("prime_rl, δ = 0.2, τ = 0.001", "prime_rl", TrustRegion(0.2, 0.2, log_ratio_penalty=1e-3)),
-    Panel("icepop, r in [0.5, 5]", "icepop", TrustRegion(0.5, 4.0)),
-    Panel("kpop, δ = 0.1 (its group: 2)", "kpop", TrustRegion(0.1, 0.1)),
-    Panel("pdm, δ = 0.15, C = 5", "pdm", TrustRegion(0.15, 0.15, ratio_cap=5.0)),
-    Panel("trm_max, δ = 0.1", "trm_max", TrustRegion(0.1, 0.1)),
-    Panel("trm_avg, δ = 0.002", "trm_avg", TrustRegion(0.002, 0.002)),
-    Panel("cppo, δ = 0.15; the first token", "cppo", PREFIX),
-    Panel("cppo; the one before has moved by 0.1", "cppo", PREFIX, before=0.1),
-    Panel("cppo_soft, likewise", "cppo_soft", PREFIX, before=0.1),
-    Panel("drpo_prefix; the first token", "drpo_prefix", PREFIX),
-    Panel("drpo_prefix; the one before by 0.1", "drpo_prefix", PREFIX, before=0.1),
-]
+def _symmetric(delta: float, ratio_cap: float | None = None, **more: Any) -> TrustRegion:
+    return TrustRegion(delta, delta, ratio_cap, **more)
+
+
+PREFIX = _symmetric(0.15, prefix_budget=PrefixBudget(0.8, 0.02))
+ROWS: dict[str, list[Panel]] = {
+    "no boundary": [
+        Panel("surrogate", "surrogate", _symmetric(1.0)),
+        Panel("cispo, C = 1", "pg_tis", _symmetric(1.0, 1.0)),
+        Panel("pg_tis, C = 3", "pg_tis", _symmetric(1.0, 3.0)),
+    ],
+    "masked by the ratio": [
+        Panel("grpo, 0.2 / 0.2", "grpo", _symmetric(0.2)),
+        Panel("grpo_clip_higher, 0.2 / 0.28", "grpo_clip_higher", TrustRegion(0.2, 0.28)),
+        Panel("minirl, 0.2 / 0.27, C = 5", "minirl", TrustRegion(0.2, 0.27, ratio_cap=5.0)),
+        Panel("icepop, r in [0.5, 5]", "icepop", TrustRegion(0.5, 4.0)),
+    ],
+    "masked by a divergence, C = 5": [
+        Panel("dppo_binary_tv, δ = 0.2", "dppo_binary_tv", _symmetric(0.2, 5.0)),
+        Panel("dppo_binary_kl, δ = 0.05", "dppo_binary_kl", _symmetric(0.05, 5.0)),
+        Panel("dppo_topk_tv, δ = 0.2", "dppo_topk_tv", _symmetric(0.2, 5.0)),
+        Panel("dppo_topk_kl, δ = 0.05", "dppo_topk_kl", _symmetric(0.05, 5.0)),
+    ],
+    "masked in another direction, or with a penalty of its own": [
+        Panel("pdm, δ = 0.15, C = 5", "pdm", _symmetric(0.15, 5.0)),
+        Panel("kpop, δ = 0.1 (its group: 2)", "kpop", _symmetric(0.1)),
+        Panel("ipo, δ = 0.1, τ = 0.001", "ipo", _symmetric(0.1, log_ratio_penalty=1e-3)),
+        Panel("prime_rl, δ = 0.2, τ = 0.001", "prime_rl", _symmetric(0.2, log_ratio_penalty=1e-3)),
+    ],
+    "quadratic": [
+        Panel("spo, δ = 12.5", "spo", _symmetric(12.5)),
+        Panel("drpo, δ = 12.5 (the default)", "drpo", _symmetric(12.5)),
+        Panel("drpo, δ = 0.2 (drpo_adaptive’s first)", "drpo", _symmetric(0.2)),
+        Panel("mask_drpo, δ = 0.2, region 0.15", "mask_drpo", _symmetric(0.2, region_delta=0.15)),
+    ],
+    "quadratic, of another distance (drpo_decoupled: from π_old, 0.08 above μ here, and faintly drpo, from μ)": [
+        Panel("drpo_decoupled, δ = 0.2", "drpo_decoupled", _symmetric(0.2), staleness=0.08, beside="drpo"),
+        Panel("drpo_topk, δ = 0.5", "drpo_topk", _symmetric(0.5)),
+        Panel("drpo_prefix; the first token", "drpo_prefix", PREFIX),
+        Panel("drpo_prefix; the one before by 0.1", "drpo_prefix", PREFIX, before=0.1),
+    ],
+    "masked by the distance of a prefix (the token before has moved by 0.1), or of the whole response": [
+        Panel("cppo, δ = 0.15", "cppo", PREFIX, before=0.1),
+        Panel("cppo_soft, δ = 0.15", "cppo_soft", PREFIX, before=0.1),
+        Panel("trm_max, δ = 0.1", "trm_max", _symmetric(0.1)),
+        Panel("trm_avg, δ = 0.002", "trm_avg", _symmetric(0.002)),
+    ],
+}
+COLUMNS = 4
 
 
 def _partition(objective: Objective, mu: float, pi: Tensor) -> dict[str, Tensor]:
@@ -99,7 +122,8 @@ def weight(panel: Panel, mu: float, pi: Tensor, advantage: float) -> Tensor:
     moved = torch.full((len(pi), length - 1), 0.5 + panel.before).log()
     result = token_loss(
         objective, panel.region, torch.cat([moved, log_pi], dim=1), log_mu, torch.full_like(log_mu, advantage),
-        torch.ones_like(log_mu), **_partition(objective, mu, pi[:, None]),
+        torch.ones_like(log_mu), log_anchor=(log_mu.exp() + panel.staleness).log() if panel.staleness else None,
+        **_partition(objective, mu, pi[:, None]),
     )  # fmt: skip
     (gradient,) = torch.autograd.grad(result.loss.sum(), log_pi)
     return (gradient / (-advantage * (log_pi - log_mu[:, -1:]).exp())).detach().squeeze(1)
@@ -109,28 +133,39 @@ def _draw(axes: Axes, panel: Panel) -> None:
     pi = torch.linspace(0.001, 0.999, 1500)
     for mu, colour in BEHAVIOUR.items():
         for advantage, style in ((1.0, "-"), (-1.0, "--")):
+            if panel.beside is not None:
+                around_mu = replace(panel, name=panel.beside, staleness=0.0)
+                axes.plot(pi, weight(around_mu, mu, pi, advantage), color=colour, ls=style, lw=1.0, alpha=0.35)
             axes.plot(pi, weight(panel, mu, pi, advantage), color=colour, ls=style, lw=1.6)
-        axes.plot([mu], [1.0], "o", color=colour, ms=4, zorder=3)  # pi = mu: w = 1, whatever the method
+        # w = 1, whatever the method, where pi has not moved from what it is measured against.
+        axes.plot([mu + panel.staleness], [1.0], "o", color=colour, ms=4, zorder=3)
     axes.axhline(0, color="0.6", lw=0.8, zorder=0)
-    axes.set_title(panel.title, fontsize=10)
-    axes.set_ylim(*LIMITS)
-    axes.set_xlim(0, 1)
+    axes.set(title=panel.title, xlim=(0, 1), ylim=LIMITS)
+    axes.title.set_fontsize(10)
     axes.grid(alpha=0.25)
 
 
 def main(path: Path) -> None:
     """Draw it."""
-    figure, grid = plt.subplots(9, 3, figsize=(10.5, 25.0), sharex=True, sharey=True, layout="constrained")
-    for axes, panel in zip(grid.flat, PANELS, strict=True):
-        _draw(axes, panel)
-    for axes in grid[-1]:
+    figure = plt.figure(figsize=(12.5, 2.65 * len(ROWS)), layout="constrained")
+    for part, (heading, panels) in zip(figure.subfigures(len(ROWS)), ROWS.items(), strict=True):
+        part.suptitle(heading, fontsize=11, fontweight="bold", x=0.01, ha="left")
+        grid = part.subplots(1, COLUMNS, sharey=True)
+        for axes, panel in zip(grid, panels, strict=False):
+            _draw(axes, panel)
+        for axes in grid[len(panels) :]:
+            axes.axis("off")
+            _explain(axes)
+        grid[0].set_ylabel("gradient weight w")
+    for axes in grid:
         axes.set_xlabel("π, the policy being trained")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("gradient weight w")
+    figure.savefig(path, dpi=110)
+
+
+def _explain(axes: Axes) -> None:
     handles = [Line2D([], [], color=colour, label=f"μ = {mu}") for mu, colour in BEHAVIOUR.items()]
     handles += [Line2D([], [], color="0.3", ls=s, label=f"A {sign} 0") for s, sign in (("-", ">"), ("--", "<"))]
-    figure.legend(handles=handles, loc="outside upper center", ncols=6, frameon=False)
-    figure.savefig(path, dpi=110)
+    axes.legend(handles=handles, loc="upper left", ncols=2, frameon=False)
 
 
 if __name__ == "__main__":
