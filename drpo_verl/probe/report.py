@@ -111,6 +111,7 @@ def _thresholds(thresholds: Mapping[str, float]) -> str:
     if "delta_low" in thresholds:
         low, high = thresholds["delta_low"], thresholds["delta_high"]
         region = f", D > {thresholds['region_delta']:g}" if "region_delta" in thresholds else ""
+        region += f", δ_b {thresholds['delta_b']:g}" if "delta_b" in thresholds else ""
         return f"δ {high:g}{region}" if low == high else f"δ {low:g}/{high:g}{region}"
     return f"C {thresholds['ratio_cap']:g}" if "ratio_cap" in thresholds else ""
 

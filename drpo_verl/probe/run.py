@@ -119,11 +119,18 @@ def require_numbers(samples: Samples, scores: Scores) -> None:
 def _effects(known: list[Method], samples: Samples, scores: Scores) -> dict[str, Any]:
     import torch
 
-    from drpo_verl.probe.methods import Partition, measure
+    from drpo_verl.probe.methods import Partition, Responses, measure
 
     partition = Partition(
         log_mu=torch.from_numpy(samples.top_log_mu),
         log_pi=torch.from_numpy(scores.top_log_pi),
         listed=torch.from_numpy(samples.top_ids != NOT_LISTED).float(),
+        vocabulary=scores.vocabulary,
     )
-    return measure(known, torch.from_numpy(samples.log_mu), torch.from_numpy(scores.log_pi), partition)
+    responses = Responses(
+        log_mu=torch.from_numpy(samples.log_mu),
+        log_pi=torch.from_numpy(scores.log_pi),
+        partition=partition,
+        lengths=samples.response_lengths.tolist(),
+    )
+    return measure(known, responses)

@@ -90,7 +90,7 @@ def log_probs(model: Any, samples: Samples, dtype: str, temperature: float) -> S
             ids = torch.from_numpy(samples.top_ids[part]).to(device)
             listed = scores.gather(1, ids.clamp(min=0)) - scores.logsumexp(-1, keepdim=True)
             top_log_pi[part] = listed.masked_fill(ids == NOT_LISTED, 0.0).cpu().numpy()
-    return Scores(log_pi=top_log_pi[:, 0], top_log_pi=top_log_pi)
+    return Scores(log_pi=top_log_pi[:, 0], top_log_pi=top_log_pi, vocabulary=vocabulary)
 
 
 def batches(samples: Samples, tokens: int) -> Iterator[Batch]:

@@ -39,7 +39,9 @@ class Scores:
     Attributes:
         log_pi: log-probabilities of the sampled tokens, ``[N]``, in nats.
         top_log_pi: log-probabilities of ``Samples.top_ids``, ``[N, K + 1]``, in nats.
+        vocabulary: how many tokens the model tells apart.
     """
 
     log_pi: NDArray[np.float32]
     top_log_pi: NDArray[np.float32]
+    vocabulary: int

@@ -167,6 +167,6 @@ def test_log_probabilities_that_are_no_numbers() -> None:
     fine = np.zeros(len(samples.log_mu), np.float32)
     broken = fine.copy()
     broken[:2] = np.nan, -np.inf
-    require_numbers(samples, Scores(fine, fine[:, None]))
+    require_numbers(samples, Scores(fine, fine[:, None], VOCABULARY))
     with pytest.raises(UserError, match=r"2 of 19 log-probabilities of the training engine.*--train-dtype"):
-        require_numbers(samples, Scores(broken, broken[:, None]))
+        require_numbers(samples, Scores(broken, broken[:, None], VOCABULARY))

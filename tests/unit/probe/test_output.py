@@ -13,7 +13,7 @@ from synthetic import tokens
 from typer.testing import CliRunner
 
 from drpo_verl.cli import app
-from drpo_verl.probe.methods import Partition, measure, methods
+from drpo_verl.probe.methods import Partition, Responses, measure, methods
 from drpo_verl.probe.mismatch import Tokens, by_probability, suggest_delta, summarise
 from drpo_verl.probe.picture import draw
 from drpo_verl.probe.report import show
@@ -23,7 +23,7 @@ METHODS = methods()
 
 def result_of(measured: Tokens) -> dict[str, Any]:
     mu, pi = torch.from_numpy(measured.log_mu).float(), torch.from_numpy(measured.log_pi).float()
-    partition = Partition(mu[:, None], pi[:, None], torch.ones(len(mu), 1))
+    partition = Partition(mu[:, None], pi[:, None], torch.ones(len(mu), 1), vocabulary=2)
     return {
         "model": "some/model",
         "device": "cpu",
@@ -32,7 +32,7 @@ def result_of(measured: Tokens) -> dict[str, Any]:
         "tokens": len(mu),
         "mismatch": summarise(measured),
         "by_probability": by_probability(measured),
-        "methods": measure(METHODS, mu, pi, partition),
+        "methods": measure(METHODS, Responses(mu, pi, partition, [len(mu)])),
         "suggested_delta": suggest_delta(measured, 0.01),
         "settings": {
             "dtype": "bfloat16",
@@ -56,6 +56,7 @@ def test_the_report_fits_a_terminal(error: float) -> None:
     assert "…" not in text  # nothing is cut off
     for part in ("3,000 tokens", "bfloat16, fp8_e4m3 KV cache", "≤ 1e-4", "> 0.99", "dppo_binary_tv", "Suggested δ"):
         assert part in text, part
+    assert all(f" {method.name} " in text for method in METHODS)
     assert "take more prompts" not in text
 
 
