@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.actor import SMALL, batch, be_the_only_rank, configuration, random_model, sample, worker
-from benchmarks.policy_loss import COUNTERPARTS, SETTINGS, step
+from benchmarks.policy_loss import COUNTERPARTS, step
 from benchmarks.policy_loss import batch as loss_batch
 
 DEVICE = "cpu" if "cpu" in sys.argv else "cuda"
@@ -84,10 +84,6 @@ def pairs(run: Callable[[], Any], reference: Callable[[], Any], count: int) -> d
 
 def losses(sizes: list[tuple[int, int]], count: int) -> dict[str, dict[str, float]]:
     """Forward and backward of each loss against verl's."""
-    from verl.workers.config import PolicyLossConfig
-
-    from drpo_verl.adapters.config import TrustRegionLossConfig
-
     figures = {}
     for rows, width in sizes:
         small = loss_batch()
@@ -99,9 +95,8 @@ def losses(sizes: list[tuple[int, int]], count: int) -> dict[str, dict[str, floa
         data["log_prob"].requires_grad_()
         for ours, counterpart in COUNTERPARTS.items():
             for diagnostics in (False, True):
-                settings = TrustRegionLossConfig(loss_mode=ours, diagnostics=diagnostics, **SETTINGS[ours])
                 name = f"{ours}{' + diagnostics' * diagnostics} [{rows}, {width}]"
-                figures[name] = pairs(step(ours, settings, data), step(counterpart, PolicyLossConfig(), data), count)
+                figures[name] = pairs(step(ours, data, diagnostics), step(counterpart, data), count)
     return figures
 
 

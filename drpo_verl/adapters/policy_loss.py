@@ -13,7 +13,7 @@ from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, get_poli
 from drpo_verl.adapters.anchor import AnchorError
 from drpo_verl.adapters.config import TrustRegionLossConfig, verl_region
 from drpo_verl.adapters.top_k import require_divergence
-from drpo_verl.losses import Objective, TokenAccumulators, TokenRatio, TokenStatistics, token_loss
+from drpo_verl.losses import OBJECTIVES, Objective, TokenAccumulators, TokenRatio, TokenStatistics, token_loss
 from drpo_verl.losses.table import for_each_objective
 from drpo_verl.metrics.names import ABS_PROB_DIFF_MEAN, ANCHOR_ABS_PROB_DIFF_MEAN, PARTITION_DIVERGENCE
 from drpo_verl.seams import SeamError, expect_parameters
@@ -192,7 +192,7 @@ def policy_loss(
             f"loss_mode={mode!r} was set without its configuration "
             f"(policy_loss is {type(settings).__name__}): start the run with +method={mode}."
         )
-    if settings.objective().adaptive:
+    if OBJECTIVES[settings.loss_mode].adaptive:
         raise SeamError(f"loss_mode={mode!r} moves its threshold after each step, which only our training worker does.")
     inputs = LossInputs(log_prob, old_log_prob, advantages, response_mask, rollout_is_weights)
     loss, verl_metrics, accumulators = trust_region_loss(config, inputs, loss_agg_mode)

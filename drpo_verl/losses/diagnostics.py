@@ -53,7 +53,7 @@ def measure_moments(tokens: TokenRatio, is_token: Tensor) -> dict[str, Tensor]:
     """
     ratio_minus_one = tokens.ratio_minus_one
     # In float64: where a policy is almost certain, a variance is what is left of numbers close to 1.
-    mu, diff = tokens.log_mu.exp().mul_(is_token).double(), tokens.prob_diff.double()
+    mu, diff = (tokens.mu * is_token).double(), tokens.prob_diff.double()
     return {
         "log_ratio": tokens.log_ratio.sum(),
         "ratio_minus_one": ratio_minus_one.sum(),

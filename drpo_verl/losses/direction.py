@@ -33,7 +33,7 @@ class Direction:
 
 
 def _ratio_sense(tokens: TokenRatio, distance: Tensor, advantage_sign: Tensor, is_token: Tensor) -> Tensor:
-    return distance.sign() * advantage_sign
+    return distance.sign().mul_(advantage_sign)
 
 
 def _signed_by_ratio(tokens: TokenRatio, distance: Tensor, advantage_sign: Tensor) -> Tensor:

@@ -46,8 +46,8 @@ class Enforcement:
 
     Attributes:
         weight: distance -> w ``[B, T]``.
-        value: (tokens, min(r, C), distance, w) -> the objective per unit of advantage ``[B, T]``, whose derivative with
-            respect to log pi is ``min(r, C) w``.
+        value: (tokens, min(r, C), distance, w) -> the objective per unit of advantage ``[B, T]``, a new tensor whose
+            derivative with respect to log pi is ``min(r, C) w``; None where it is ``min(r, C) w`` with w held constant.
         needs_threshold: whether delta means anything to it.
         attenuates: whether w falls with the divergence, below 0 where a token is to be brought back; otherwise it is
             1 or 0.
@@ -57,7 +57,7 @@ class Enforcement:
     """
 
     weight: Callable[[TrustRegionDistance], Tensor]
-    value: Callable[[TokenRatio, Tensor, TrustRegionDistance, Tensor], Tensor]
+    value: Callable[[TokenRatio, Tensor, TrustRegionDistance, Tensor], Tensor] | None = None
     needs_threshold: bool = True
     attenuates: bool = False
     gated: bool = False
@@ -69,15 +69,11 @@ def _one(distance: TrustRegionDistance) -> Tensor:
     return torch.ones_like(distance.normalized_divergence)
 
 
-def _weighted_ratio(tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
-    return ratio * weight  # w held constant
-
-
 def _ratio_times_log_policy(tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
     return ratio * tokens.log_pi
 
 
-NONE = Enforcement(_one, _weighted_ratio, needs_threshold=False, formula="1")
+NONE = Enforcement(_one, needs_threshold=False, formula="1")
 """w = 1: the importance-sampled policy gradient, whatever the divergence."""
 
 DETACHED = Enforcement(
@@ -90,7 +86,7 @@ def _mask(distance: TrustRegionDistance) -> Tensor:
     return 1.0 - distance.outside
 
 
-HARD_MASK = Enforcement(_mask, _weighted_ratio, formula="0 if s > 0 and x > 1, else 1")
+HARD_MASK = Enforcement(_mask, formula="0 if s > 0 and x > 1, else 1")
 """w = 0 for a diverging token outside the region, 1 elsewhere (PPO; DPPO, section 4)."""
 
 
@@ -98,7 +94,7 @@ def _soft(distance: TrustRegionDistance) -> Tensor:
     return distance.mask_criterion.clamp(min=1.0).reciprocal()
 
 
-SOFT_MASK = Enforcement(_soft, _weighted_ratio, formula="min(1, 1/x) if s > 0, else 1")
+SOFT_MASK = Enforcement(_soft, formula="min(1, 1/x) if s > 0, else 1")
 """w = min(1, delta / D) for a diverging token, 1 elsewhere: no cliff at the boundary, and never a correction (CPPO,
 arXiv 2606.10968, appendix C)."""
 

@@ -38,7 +38,8 @@ class TokenRatio:
         log_ratio: log r, the same clamped to ``LOG_RATIO_BOUND``.
         ratio: r = pi / mu.
         ratio_minus_one: r - 1, exact where r is close to 1.
-        prob_diff: pi - mu.
+        mu: the probability itself.
+        prob_diff: pi - mu, exact where pi is close to mu.
         partition_divergence: D over the partition {TopK(mu), y_t, rest}, for the objectives that are measured by it.
         partition_derivative: the derivative of the KL divergence along the sampled token's gradient, see
             ``partition.kullback_leibler_derivative``.
@@ -50,6 +51,7 @@ class TokenRatio:
     log_ratio: Tensor
     ratio: Tensor
     ratio_minus_one: Tensor
+    mu: Tensor
     prob_diff: Tensor
     partition_divergence: Tensor | None = None
     partition_derivative: Tensor | None = None
@@ -65,18 +67,19 @@ class TokenRatio:
         """Build it from log pi and log mu, both ``[B, T]`` fp32."""
         unclamped_log_ratio = log_pi - log_mu
         log_ratio = unclamped_log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
-        ratio_minus_one = torch.expm1(log_ratio)
-        # mu (r - 1) keeps its digits where exp(log_pi) - exp(log_mu) cancels. Where log r was clamped from above,
-        # mu is raised to pi / exp(bound), so that the product is still pi - mu to within exp(-bound).
-        prob_diff = (log_pi - LOG_RATIO_BOUND).clamp_(min=log_mu).exp_().mul_(ratio_minus_one)
+        ratio, mu = torch.exp(log_ratio), torch.exp(log_mu)
+        # (pi - mu) / (pi + mu) = (r - 1) / (r + 1) = tanh(log(r) / 2): no difference of close numbers is taken, and
+        # tanh is 1 to the last digit long before log r is clamped.
+        relative = torch.tanh_(0.5 * unclamped_log_ratio)
         return cls(
             log_mu=log_mu,
             log_pi=log_pi,
             unclamped_log_ratio=unclamped_log_ratio,
             log_ratio=log_ratio,
-            ratio=torch.exp(log_ratio),
-            ratio_minus_one=ratio_minus_one,
-            prob_diff=prob_diff,
+            ratio=ratio,
+            ratio_minus_one=torch.addcmul(relative, relative, ratio),
+            mu=mu,
+            prob_diff=torch.exp(log_pi).add_(mu).mul_(relative),
             partition_divergence=partition_divergence,
             partition_derivative=partition_derivative,
         )

@@ -104,8 +104,8 @@ def _prefix(step: Step) -> Tensor:
     # The weights before each token are an arithmetic series: W = before (1 + decline / 2 - before decline / 2).
     budget = _budget(step, step.budget)
     allowed = (before * (-0.5 * budget * decline)).add_(budget * (1.0 + 0.5 * decline)).mul_(before)
-    own = weighted.div_(step.threshold)
-    return step.signed(torch.maximum(own, spent.div_(allowed.add_(step.threshold))), own)
+    own, of_prefix = weighted.div_(step.threshold), spent.div_(allowed.add_(step.threshold))
+    return step.signed(torch.maximum(own, of_prefix, out=of_prefix), own)
 
 
 PREFIX = Scope(_prefix, "prefix", needs_budget=True)

@@ -219,8 +219,8 @@ def measure_trust_region(
             much of the gradient the trust region takes away is measured as well.
     """
     tokens = is_token.sum()
-    corrected = torch.lt(weight, 0.0, out=torch.empty_like(weight)).sum() if enforcement.attenuates else 0.0 * tokens
     removed = 1.0 - weight  # 0 at padding, of which the sum of w itself would carry more than of tokens
+    corrected = indicator(removed, above=1.0).sum() if enforcement.attenuates else 0.0 * tokens
     outside_positive = dot(distance.outside, advantage_sign.clamp(min=0.0))
     sums = {
         names.WEIGHT_MEAN: tokens - removed.sum(),

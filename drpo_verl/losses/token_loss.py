@@ -126,10 +126,10 @@ def token_loss(
             else:
                 gradient = unrestrained * weight
                 loss = gradient  # a truncated ratio is held constant, a coefficient of grad log pi
-                if not truncated:
-                    loss = objective.enforcement.value(tokens, ratio, enforced, weight) * scale
+                if objective.enforcement.value is not None and not truncated:
+                    loss = objective.enforcement.value(tokens, ratio, enforced, weight).mul_(scale)
             if region.ratio_cap is None and not objective.enforcement.detached:
-                gradient.mul_(tokens.is_within_bound)
+                gradient = gradient * tokens.is_within_bound
             kept = None if sequence_mask is None else sequence_mask.kept(tokens, is_token)
             if kept is not None:
                 loss, gradient = loss * kept, gradient * kept
@@ -166,8 +166,8 @@ def _distance(
     threshold = _threshold(region, distance)
     if objective.scope is not None:
         sense = direction.sense(tokens, distance, advantage_sign, is_token)
-        strengthens = objective.enforcement.attenuates
-        step = Step(distance.abs(), sense, threshold, is_token, strengthens, region.prefix_budget)
+        size = tokens.abs_prob_diff if distance is tokens.prob_diff else distance.abs()  # measured in any case
+        step = Step(size, sense, threshold, is_token, objective.enforcement.attenuates, region.prefix_budget)
         normalized = objective.scope.normalized(step)
         return TrustRegionDistance(normalized, normalized)
     if not region.advantage_weighted:

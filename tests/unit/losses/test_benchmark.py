@@ -1,0 +1,30 @@
+"""The benchmarks of the losses run every loss that they name, and see how many tensors each saves."""
+
+from __future__ import annotations
+
+import pytest
+from torch import Tensor
+
+from benchmarks import gpu, policy_loss
+from benchmarks.policy_loss import COUNTERPARTS, saved_tensors, step
+
+
+@pytest.fixture
+def data() -> dict[str, Tensor]:
+    return policy_loss.batch()
+
+
+@pytest.mark.parametrize("diagnostics", [False, True])
+@pytest.mark.parametrize("name", list(COUNTERPARTS))
+def test_a_loss_saves_one_tensor_for_its_gradient(name: str, diagnostics: bool, data: dict[str, Tensor]) -> None:
+    run = step(name, data, diagnostics)
+    assert saved_tensors(run) == 1
+    gradient = data["log_prob"].grad
+    assert gradient is not None and gradient.isfinite().all() and gradient.count_nonzero() > 0
+    assert not gradient[~data["response_mask"]].any()
+
+
+def test_the_benchmark_of_a_gpu_times_the_same_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    figures = gpu.losses([(2, 64)], count=1)
+    assert len(figures) == 2 * len(COUNTERPARTS) and all(each["ratio"] > 0 for each in figures.values())
