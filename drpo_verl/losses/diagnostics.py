@@ -80,7 +80,7 @@ def measure_histograms(tokens: TokenRatio, advantage_sign: Tensor, is_token: Ten
     # One bin for each sign of A and range of mu, and within each of them a histogram of abs(pi - mu).
     shape = 3 * len(PROBABILITY_BINS), len(ABS_DIFF_EDGES)
     by_probability = _probability_bin(tokens.log_mu, advantage_sign)
-    joint = _index(by_probability.mul_(shape[1]).add_(_bin(tokens.abs_prob_diff, 1.0)))
+    joint = _index(_bin(tokens.abs_prob_diff, 1.0).add_(by_probability, alpha=shape[1]))
     counts, abs_diffs = (
         _histogram(joint, math.prod(shape), counted).view(shape)
         for counted in (is_token, tokens.abs_prob_diff.double())
@@ -109,7 +109,7 @@ def _probability_bin(log_mu: Tensor, advantage_sign: Tensor) -> Tensor:
 
 def _index(bins: Tensor) -> Tensor:
     """Bins whose numbers are floats, as an index; a log-probability that is no number is refused elsewhere."""
-    return bins.nan_to_num_(0.0).int().long()
+    return bins.nan_to_num_(0.0).long()
 
 
 def _histogram(index: Tensor, bins: int, counted: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from drpo_verl.losses.diagnostics import by_probability, dot, low_probability_share, series
+from drpo_verl.losses.direction import BY_RATIO, PREDICTIVE, Direction
 from drpo_verl.losses.enforcement import Enforcement, TrustRegionDistance
 from drpo_verl.losses.geometry import TokenRatio, indicator
 from drpo_verl.losses.offpolicy import verl_metrics
@@ -201,6 +202,7 @@ def measure_mismatch(measured: TokenRatio, tokens: TokenRatio, is_token: Tensor)
 
 def measure_trust_region(
     enforcement: Enforcement,
+    direction: Direction,
     weight: Tensor,
     distance: TrustRegionDistance,
     advantage_sign: Tensor,
@@ -211,6 +213,7 @@ def measure_trust_region(
 
     Args:
         enforcement: which one it was.
+        direction: which moves led away.
         weight: w, ``[B, T]``; 1 at padding.
         distance: how far each token is; 0 at padding, which is therefore neither diverging nor outside.
         advantage_sign: sign(A), ``[B, T]``.
@@ -221,13 +224,17 @@ def measure_trust_region(
     tokens = is_token.sum()
     removed = 1.0 - weight  # 0 at padding, of which the sum of w itself would carry more than of tokens
     corrected = indicator(removed, above=1.0).sum() if enforcement.attenuates else 0.0 * tokens
-    outside_positive = dot(distance.outside, advantage_sign.clamp(min=0.0))
+    outside = distance.outside.sum()
+    # Where s has sign(A) as a factor, no token without an advantage is outside.
+    has_sign = direction in (BY_RATIO, PREDICTIVE)
+    with_advantage = outside if has_sign else dot(distance.outside, advantage_sign.abs())
+    surplus = dot(distance.outside, advantage_sign)  # of tokens with A > 0 over those with A < 0
     sums = {
         names.WEIGHT_MEAN: tokens - removed.sum(),
         names.DIVERGING: indicator(distance.mask_criterion, above=0.0).sum(),
-        names.OUTSIDE: distance.outside.sum(),
-        f"{names.OUTSIDE}_positive_advantage": outside_positive,
-        f"{names.OUTSIDE}_negative_advantage": outside_positive - dot(distance.outside, advantage_sign),
+        names.OUTSIDE: outside,
+        f"{names.OUTSIDE}_positive_advantage": (with_advantage + surplus) / 2.0,
+        f"{names.OUTSIDE}_negative_advantage": (with_advantage - surplus) / 2.0,
         "trust_region/corrective_frac": corrected,
     }
     minima = {names.WEIGHT_MIN: (weight / is_token).amin()}  # 1 / 0 at padding: no minimum

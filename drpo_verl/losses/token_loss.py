@@ -140,7 +140,13 @@ def token_loss(
 
             accumulators = measure_mismatch(measured, tokens, is_token)
             accumulators |= measure_trust_region(
-                objective.enforcement, weight, distance, advantage_sign, is_token, unrestrained if diagnostics else None
+                objective.enforcement,
+                objective.direction,
+                weight,
+                distance,
+                advantage_sign,
+                is_token,
+                unrestrained if diagnostics else None,
             )
             if kept is not None:
                 accumulators |= TokenAccumulators(sums={names.SEQUENCE_MASKED: (is_token * (1.0 - kept)).sum()})

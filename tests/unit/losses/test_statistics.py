@@ -134,3 +134,15 @@ def test_a_behaviour_log_probability_that_is_no_number_is_noticed(value: float) 
     log_mu[0, 3] = value
     assert not _statistics("drpo", (log_pi, log_mu, advantages, mask)).behaviour_is_finite
     assert _statistics("drpo", _batch(2)).behaviour_is_finite
+
+
+@pytest.mark.parametrize(("name", "outside"), [("dppo_binary_tv", [2, 1, 1]), ("ipo", [5, 2, 2])])
+def test_tokens_outside_by_the_sign_of_their_advantage(name: str, outside: list[int]) -> None:
+    # All five have moved by more than delta; one has no advantage, which matters only where there is no direction.
+    log_mu = torch.full((1, 5), 0.5).log()
+    log_pi = torch.tensor([[0.8, 0.2, 0.8, 0.2, 0.8]]).log()
+    advantages = torch.tensor([[1.0, 1.0, -1.0, -1.0, 0.0]])
+    loss = token_loss(OBJECTIVES[name], REGION, log_pi, log_mu, advantages, torch.ones(1, 5))
+    metrics = loss.accumulators.to_host().metrics()
+    found = [metrics[f"trust_region/outside_frac{of}"] for of in ("", "_positive_advantage", "_negative_advantage")]
+    assert found == pytest.approx([count / 5 for count in outside])
