@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from docs.marked import replaced
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -54,11 +56,7 @@ def with_table(page: str, cells: Iterable[Cell]) -> str:
     Raises:
         ValueError: when it does not have each of the lines once, in this order.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has to hold the two lines\n{BEGIN}\n{END}")
-    return f"{before}{BEGIN}\n\n{table(cells)}\n\n{END}{after}"
+    return replaced(page, BEGIN, END, table(cells))
 
 
 def table(cells: Iterable[Cell]) -> str:

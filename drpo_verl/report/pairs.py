@@ -17,6 +17,8 @@ MOST_BASELINES = 12
 
 _RESAMPLES = 10_000
 _CONFIDENCE = 0.95
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom."""
 
 Seeds = tuple[str, ...]
 """The values of the seed settings in which the runs of a report differ."""
@@ -158,3 +160,25 @@ def bootstrap(differences: Sequence[float] | NDArray[np.float64]) -> tuple[float
     drawn = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
     low, high = np.quantile(values[drawn].mean(1), [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     return float(values.mean()), (float(low), float(high))
+
+
+def student(differences: Sequence[float] | NDArray[np.float64]) -> tuple[float, tuple[float, float] | None]:
+    """The mean of differences with its 95 % interval by Student's t, which holds for few pairs of normal differences.
+
+    Args:
+        differences: one for each pair; from one to ten.
+
+    Returns:
+        The mean and the interval; None instead of an interval for a single pair.
+
+    Raises:
+        ValueError: with more pairs, for which ``bootstrap`` serves.
+    """
+    values = np.asarray(differences, np.float64)
+    if len(values) > len(_STUDENT) + 1:
+        raise ValueError(f"{len(values)} pairs are more than the {len(_STUDENT) + 1} that are known here.")
+    centre = float(values.mean())
+    if len(values) < 2:
+        return centre, None
+    half = _STUDENT[len(values) - 2] * float(values.std(ddof=1)) / len(values) ** 0.5
+    return centre, (centre - half, centre + half)

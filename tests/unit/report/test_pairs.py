@@ -10,7 +10,7 @@ import pytest
 
 from drpo_verl.report.groups import Group, group_runs
 from drpo_verl.report.load import load_runs
-from drpo_verl.report.pairs import PairedDifference, bootstrap, compare
+from drpo_verl.report.pairs import PairedDifference, bootstrap, compare, student
 
 REWARD, HELD_OUT = "critic/score/mean", "val-core/math/acc/mean@1"
 LUCK = {1: 0.3, 2: -0.2, 3: 0.05, 4: 0.0}
@@ -93,3 +93,17 @@ def test_the_interval_holds_the_true_mean_as_often_as_the_page_says(pairs: int, 
     normal = np.random.default_rng(1).standard_normal((1000, pairs))
     intervals = [bootstrap(differences)[1] for differences in normal]
     assert np.mean([low <= 0 <= high for low, high in filter(None, intervals)]) == pytest.approx(coverage, abs=0.03)
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 5, 10])
+def test_students_interval_holds_the_true_mean_as_often_as_it_says(pairs: int) -> None:
+    normal = np.random.default_rng(1).standard_normal((2000, pairs))
+    intervals = [student(differences)[1] for differences in normal]
+    assert np.mean([low <= 0 <= high for low, high in filter(None, intervals)]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_students_interval_needs_a_pair_and_a_few_at_most() -> None:
+    assert student([0.5]) == (0.5, None)
+    assert student([0.25, 0.25, 0.25]) == (0.25, (0.25, 0.25))
+    with pytest.raises(ValueError, match="11 pairs"):
+        student(np.zeros(11))
