@@ -19,7 +19,7 @@ INSTALLED := $(VENV)/.installed
 OVERLAYS  := $(VENV)/megatron/.installed $(VENV)/verl-0.9.0/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: study study-smoke help setup setup-gpu demo demo-gpu smoke smollm2 test test-gpu bench-gpu test-unit test-configuration test-contract test-e2e test-faults browser lint docs reliability methods top-k diagnostics weights anchors probe mismatch bench lock clean
+.PHONY: study study-page study-smoke help setup setup-gpu demo demo-gpu smoke smollm2 test test-gpu bench-gpu test-unit test-configuration test-contract test-e2e test-faults browser lint docs reliability methods top-k diagnostics weights anchors probe mismatch bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 32
@@ -129,6 +129,9 @@ bench: $(INSTALLED)  ## time and memory of the losses against verl's
 
 study: $(INSTALLED)  ## the runs behind docs/study.md that are not there yet: many hours
 	$(BIN)/drpo-verl study studies/trust_region_map.yaml --out docs/study
+
+study-page: $(INSTALLED)  ## write the tables and pictures of docs/study.md, and what the product knows of them
+	$(BIN)/python -m benchmarks.study_page
 
 study-smoke: $(INSTALLED)  ## a study of four short runs
 	$(BIN)/drpo-verl study studies/smoke.yaml

@@ -8,6 +8,7 @@ from drpo_verl.configuration.precision import rollout_numbers, trainer_numbers
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import ACTOR, ROLLOUT
 from drpo_verl.configuration.seeds import SETTING
+from drpo_verl.evidence import for_numbers
 from drpo_verl.preflight.memory_estimate import Memory
 from drpo_verl.preflight.rows import rows_of
 
@@ -23,17 +24,20 @@ def facts(run: RunConfig, memory: Memory | None) -> dict[str, str]:
         memory: the estimate of a card's memory, if there is one.
     """
     samples = run.prompts * run.responses
+    rollout, trainer = rollout_numbers(run), trainer_numbers(run)
     statements = {
         "method": run.method or run.loss_mode,
         "model": _model(run),
         "cards": _cards(run),
-        "precision": f"rollout in {rollout_numbers(run)}; trainer in {trainer_numbers(run)}",
+        "precision": f"rollout in {rollout}; trainer in {trainer}",
         "rollout": f"{run.prompts:,} prompts x {run.responses} responses = {samples:,} samples, at most "
         f"{samples * run.response_length:,} response tokens",
         "update": _update(run),
         "optimiser steps per rollout": str(run.updates_per_rollout),
         "expected staleness": _staleness(run),
     }
+    if evidence := for_numbers(str(rollout), str(trainer), run.updates_per_rollout):
+        statements["study"] = evidence.sentence()
     rows = rows_of(run, "train")
     total = run.get("trainer.total_training_steps")
     if rows is not None:

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from drpo_verl.evidence import PAGE, POLICY, for_mismatch
 from drpo_verl.probe.settings import describe_rollout
 
 _FEW_TOKENS = 10
@@ -25,7 +26,8 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         f"{result['prompts']:,} prompts, {result['samples']:,} responses, {result['tokens']:,} tokens",
     ]
     tables = [_overall(result["mismatch"]), _by_probability(result["by_probability"]), _methods(result["methods"])]
-    for part in ("", *lines, "", tables[0], "", tables[1], "", tables[2], "", *_suggestion(result["suggested_delta"])):
+    said = [*_suggestion(result["suggested_delta"]), "", *_measured(result["mismatch"]["abs_prob_diff_mean"])]
+    for part in ("", *lines, "", tables[0], "", tables[1], "", tables[2], "", *said):
         console.print(part, highlight=False, markup=False)
 
 
@@ -98,6 +100,14 @@ def _suggestion(suggested: Mapping[str, Any]) -> list[str]:
     if both["outside"] < _FEW_TOKENS:
         lines.append("These are few tokens to go by: take more prompts or samples, or a larger --share.")
     return lines
+
+
+def _measured(mismatch: float) -> list[str]:
+    """What training did where the engines were about as far apart."""
+    found = for_mismatch(mismatch)
+    if not found:
+        return [f"No training with about this mismatch was measured: the study in {PAGE} has trained {POLICY} only."]
+    return ["What training did with about this mismatch:", *(each.sentence() for each in found)]
 
 
 def _bin(name: str) -> str:

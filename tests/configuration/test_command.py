@@ -13,11 +13,12 @@ import pytest
 from configurations import ASYNC, CPU, DENSE, EXPERTS, ROLLOUT
 from typer.testing import CliRunner
 
-from drpo_verl import check
+from drpo_verl import check, evidence
 from drpo_verl.cli import app
 from drpo_verl.preflight import RULES
 from drpo_verl.preflight.command import check_command
 
+INT3 = evidence.Evidence("fp32, weights in int3 and back", "fp32", 2, 0.06, 30, {"mu": {0.2: "hurts"}, "pi_old": {}})
 DOCS = Path(__file__).parents[2] / "docs" / "check.md"
 
 
@@ -191,3 +192,12 @@ def test_the_documentation_has_every_rule() -> None:
     assert not missing, "docs/check.md is to have:\n" + "\n".join(rows)
     documented = [line for line in DOCS.read_text().splitlines() if line.startswith("| `")]
     assert documented == rows
+
+
+def test_it_says_what_the_study_has_found_with_the_numbers_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "all_evidence", lambda: (INT3,))
+    result = check_command([*CPU, "precision=cpu_int3_weights"])
+    assert result.ok and result.facts is not None and result.facts["study"] == INT3.sentence()
+    for other in ("precision=cpu_int4_weights", "actor_rollout_ref.actor.ppo_epochs=8"):
+        facts = check_command([*CPU, "precision=cpu_int3_weights", other]).facts
+        assert facts is not None and "study" not in facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from synthetic import tokens
 from typer.testing import CliRunner
 
+from drpo_verl import evidence
 from drpo_verl.cli import app
 from drpo_verl.probe.methods import Partition, Responses, measure, methods
 from drpo_verl.probe.mismatch import Tokens, by_probability, suggest_delta, summarise
@@ -103,3 +105,14 @@ def test_errors_are_one_line(arguments: list[str], message: str, tmp_path: Path)
     assert result.exit_code == 1
     assert message in result.stderr and "Traceback" not in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_the_report_says_what_training_did_with_about_this_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = result_of(tokens(3000))
+    mismatch = result["mismatch"]["abs_prob_diff_mean"]
+    near = evidence.Evidence("bf16", "fp32", 4, 1.3 * mismatch, 30, {"mu": {0.2: "hurts"}, "pi_old": {}})
+    monkeypatch.setattr(evidence, "all_evidence", lambda: (near,))
+    assert near.sentence() in " ".join(shown(result).split())
+    monkeypatch.setattr(evidence, "all_evidence", lambda: (replace(near, mismatch=9 * mismatch),))
+    text = " ".join(shown(result).split())
+    assert "No training with about this mismatch was measured" in text and "two million parameters" in text

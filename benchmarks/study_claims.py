@@ -1,0 +1,210 @@
+"""The claims that docs/study.md answers, each computed from the committed results: supported, refuted or undecided."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.study_map import BASELINE, Difference, Setting, StudyMap
+
+SUPPORTED, REFUTED, UNDECIDED, NOT_MEASURED = "supported", "refuted", "undecided", "not measured"
+FEWEST = 3
+"""With fewer seeds than these nothing is concluded."""
+MARGIN = 0.05
+"""Rewards at the end that are less apart than this are called the same."""
+
+VERDICT = re.compile(rf"\b([MDSNP]\d+): ({SUPPORTED}|{REFUTED}|{UNDECIDED}|{NOT_MEASURED})\b")
+"""How a page names a claim with its verdict."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the results say about a claim.
+
+    Attributes:
+        verdict: supported, refuted, undecided or not measured.
+        figure: what it rests on, in words.
+        seeds: the number of seeds that it rests on.
+    """
+
+    verdict: str
+    figure: str
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim.
+
+    Attributes:
+        name: by which the text refers to it.
+        text: the claim, as a sentence without a full stop.
+        answer: what the results say about it.
+    """
+
+    name: str
+    text: str
+    answer: Callable[[StudyMap], Answer]
+
+
+def number(value: float) -> str:
+    """A difference of rewards, with its sign."""
+    text = f"{value:+.3f}"
+    return text.replace("-", "−") if text.strip("+-0.") else "0"
+
+
+def between(interval: tuple[float, float] | None) -> str:
+    """An interval in brackets; nothing without one."""
+    return f"[{number(interval[0])}, {number(interval[1])}]" if interval else ""
+
+
+def _judged(difference: Difference | None, judge: Callable[[Difference, float, float], str]) -> Answer:
+    if difference is None:
+        return Answer(NOT_MEASURED, "", 0)
+    seeds = len(difference.values)
+    if seeds < FEWEST or difference.interval is None:
+        return Answer(NOT_MEASURED, f"{number(difference.mean)} so far", seeds)
+    figure = f"{number(difference.mean)} {between(difference.interval)}"
+    return Answer(judge(difference, *difference.interval), figure, seeds)
+
+
+def _below(_: Difference, low: float, high: float) -> str:
+    return SUPPORTED if high < 0 else REFUTED if low > 0 else UNDECIDED
+
+
+def _above(_: Difference, low: float, high: float) -> str:
+    return SUPPORTED if low > 0 else REFUTED if high < 0 else UNDECIDED
+
+
+def _same(difference: Difference, low: float, high: float) -> str:
+    if low > -MARGIN and high < MARGIN:
+        return SUPPORTED
+    return REFUTED if low * high > 0 and abs(difference.mean) > MARGIN else UNDECIDED
+
+
+Terms = Sequence[tuple[float, Setting, str]]
+
+
+def _pair(setting: Setting, method: str, baseline: str) -> Terms:
+    return [(1.0, setting, method), (-1.0, setting, baseline)]
+
+
+def _contrast(judge: Callable[[Difference, float, float], str], terms: Terms) -> Callable[[StudyMap], Answer]:
+    return lambda study: _judged(study.contrast(terms), judge)
+
+
+def _collapses(setting: Setting, method: str) -> Callable[[StudyMap], Answer]:
+    """Whether more than half of the finished runs of a cell collapse."""
+
+    def answer(study: StudyMap) -> Answer:
+        cell = study.cell(setting, method)
+        if cell is None or not cell.finished:
+            return Answer(NOT_MEASURED, "", 0)
+        seeds = len(cell.finished)
+        verdict = SUPPORTED if cell.collapsed > seeds / 2 else REFUTED
+        return Answer(verdict if seeds >= FEWEST else NOT_MEASURED, f"{cell.collapsed} of {seeds} runs", seeds)
+
+    return answer
+
+
+def _alike(setting: Setting, digits: int) -> Callable[[StudyMap], Answer]:
+    """Whether every method ends at each seed with the same reward as the one without a trust region."""
+
+    def answer(study: StudyMap) -> Answer:
+        methods = [method.name for method, _ in study.made(setting) if method.name != BASELINE]
+        pairs = [each for method in methods if (each := study.difference(setting, method)) is not None]
+        values = [value for each in pairs for value in each.values]
+        if not values:
+            return Answer(NOT_MEASURED, "", 0)
+        largest, seeds = max(map(abs, values)), min(len(each.values) for each in pairs)
+        verdict = SUPPORTED if largest < 0.5 * 10**-digits else REFUTED
+        figure = f"at most {largest:.4f} apart, {len(pairs) + 1} methods"
+        return Answer(verdict if seeds >= FEWEST else NOT_MEASURED, figure, seeds)
+
+    return answer
+
+
+INT3, INT4, FP8_KV, FP32 = (Setting(each, "u4") for each in ("int3", "int4", "fp8_kv", "fp32"))
+STALE, FRESH = Setting("fp8", "u16"), Setting("fp32", "u1")
+
+_TIGHT, _DECOUPLED, _LOOSE = "drpo_0.2", "drpo_decoupled_0.2", "drpo_12.5"
+
+CLAIMS = (
+    Claim("M1", f"{INT3}: DRPO 0.2 around μ ends below no trust region",
+          _contrast(_below, _pair(INT3, _TIGHT, BASELINE))),
+    Claim("M2", f"{INT3}: DRPO 0.2 around μ ends below DRPO 0.2 from π_old",
+          _contrast(_below, _pair(INT3, _TIGHT, _DECOUPLED))),
+    Claim("M3", f"{INT3}: DRPO 0.2 around μ collapses in most runs", _collapses(INT3, _TIGHT)),
+    Claim("M4", f"The mismatch does it: what DRPO 0.2 around μ loses against no trust region is more with {INT3} than "
+          f"with {FP32}",
+          _contrast(_below, [*_pair(INT3, _TIGHT, BASELINE),
+                             *((-weight, *rest) for weight, *rest in _pair(FP32, _TIGHT, BASELINE))])),
+    Claim("M5", f"{INT3}: around μ, δ = 0.5 ends below δ = 12.5", _contrast(_below, _pair(INT3, "drpo_0.5", _LOOSE))),
+    Claim("M6", f"{INT3}: around μ, δ = 0.2 ends below δ = 0.5",
+          _contrast(_below, _pair(INT3, _TIGHT, "drpo_0.5"))),
+    Claim("M7", f"{INT4}: DRPO 0.2 around μ ends below no trust region",
+          _contrast(_below, _pair(INT4, _TIGHT, BASELINE))),
+    Claim("M8", f"{FP8_KV}: DRPO 0.1 around μ ends below no trust region",
+          _contrast(_below, _pair(FP8_KV, "drpo_0.1", BASELINE))),
+    Claim("M9", f"{INT3}: DRPO 0.2 from π_old ends above no trust region",
+          _contrast(_above, _pair(INT3, _DECOUPLED, BASELINE))),
+    Claim("M10", f"{FP32}: DRPO 0.2 around μ ends where no trust region does",
+          _contrast(_same, _pair(FP32, _TIGHT, BASELINE))),
+    *(
+        Claim(f"D{place}", f"{setting}: DRPO 12.5 ends where no trust region does",
+              _contrast(_same, _pair(setting, _LOOSE, BASELINE)))
+        for place, setting in enumerate((FP32, FP8_KV, INT4, INT3, STALE), 1)
+    ),
+    *(
+        Claim(f"S{place}", f"{STALE}: {label} ends above no trust region",
+              _contrast(_above, _pair(STALE, method, BASELINE)))
+        for place, (method, label) in enumerate(
+            {"dppo_binary_tv": "DPPO-TV 0.2", "grpo_clip_higher": "GRPO 0.2/0.28", "drpo_0.5": "DRPO 0.5 around μ",
+             "drpo_0.1": "DRPO 0.1 around μ", _DECOUPLED: "DRPO 0.2 from π_old"}.items(), 1)
+    ),
+    Claim("N1", f"{FRESH}: all methods end alike to the third digit", _alike(FRESH, 3)),
+    Claim("P1", f"{INT3}: clipping the ratio (GRPO) ends below DRPO 12.5",
+          _contrast(_below, _pair(INT3, "grpo_clip_higher", _LOOSE))),
+    Claim("P2", f"{INT3}: truncating the ratio (PG-TIS, C = 1) ends below no truncation",
+          _contrast(_below, _pair(INT3, "pg_tis_1", BASELINE))),
+    Claim("P3", f"{INT3}: a mask around μ (DPPO-TV 0.2) ends above no trust region",
+          _contrast(_above, _pair(INT3, "dppo_binary_tv", BASELINE))),
+    Claim("P4", f"{INT3}: DRPO 12.5 ends above DPPO-TV 0.2",
+          _contrast(_above, _pair(INT3, _LOOSE, "dppo_binary_tv"))),
+    Claim("P5", f"{INT3}: no trust region collapses in most runs", _collapses(INT3, BASELINE)),
+    Claim("P6", f"{STALE}: no trust region collapses in most runs", _collapses(STALE, BASELINE)),
+    Claim("P7", f"{INT3}: a distance from π_old (DRPO 0.2) collapses in most runs", _collapses(INT3, _DECOUPLED)),
+    Claim("P8", f"{INT3}: CPPO ends above DPPO-TV 0.2",
+          _contrast(_above, _pair(INT3, "cppo", "dppo_binary_tv"))),
+    Claim("P9", f"{INT3}: Mask-DRPO ends where DRPO 12.5 does", _contrast(_same, _pair(INT3, "mask_drpo", _LOOSE))),
+    Claim("P10", f"{INT3}: DRPO 2.5 ends where DRPO 12.5 does", _contrast(_same, _pair(INT3, "drpo_2.5", _LOOSE))),
+)  # fmt: skip
+"""M: a mismatch of the engines. D: what delta = 12.5 does. S: staleness. N: neither. P: what the papers report."""
+
+
+def claims_table(study: StudyMap) -> str:
+    """All claims with what the results say, as a table in Markdown."""
+    lines = ["| | claim | verdict | difference of the rewards at the end | seeds |", "|---|---|---|---|---|"]
+    for claim in CLAIMS:
+        answer = claim.answer(study)
+        lines.append(f"| {claim.name} | {claim.text} | {answer.verdict} | {answer.figure} | {answer.seeds or ''} |")
+    return "\n".join(lines)
+
+
+def with_verdicts(study: StudyMap, page: str) -> tuple[str, list[str]]:
+    """A page whose text gives each claim the verdict that the results do.
+
+    Args:
+        study: the results.
+        page: Markdown in which claims are named with their verdict, as ``M1: supported``.
+
+    Returns:
+        The page, and each verdict in it that was another one, as ``M1: not measured, now supported``.
+
+    Raises:
+        KeyError: when it names a claim that there is not.
+    """
+    right = {claim.name: claim.answer(study).verdict for claim in CLAIMS}
+    changed = [f"{name}: {said}, now {right[name]}" for name, said in VERDICT.findall(page) if said != right[name]]
+    return VERDICT.sub(lambda match: f"{match[1]}: {right[match[1]]}", page), changed

@@ -1,0 +1,130 @@
+"""What docs/study.md shows, made of the committed results: ``make study-page``, or ``python -m benchmarks.study_page``.
+
+Reads studies/trust_region_map.yaml and what ``make study`` writes, runs.parquet and steps.parquet in docs/study/.
+Writes the tables of docs/study.md, the pictures in docs/study/, and drpo_verl/evidence.json, by which ``drpo-verl
+probe`` and ``drpo-verl check`` know what the study supports.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.study_claims import between, claims_table, number, with_verdicts
+from benchmarks.study_evidence import evidence
+from benchmarks.study_map import BASELINE, RESULTS, Setting, StudyMap, difference_of
+from benchmarks.study_pictures import draw, method_label
+from docs.marked import replaced
+from drpo_verl.metrics import names
+from drpo_verl.study.cells import Cell
+
+PAGE, EVIDENCE = Path("docs/study.md"), Path("drpo_verl/evidence.json")
+
+_END = "<!-- The end of what `make study-page` makes. -->"
+
+
+def _begin(part: str) -> str:
+    return f"<!-- {part}: made from docs/study/*.parquet by `make study-page`. -->"
+
+
+def summary(study: StudyMap) -> str:
+    """How many runs of the plan there are, what they took, and which cells are still to be run."""
+    runs = [run for cell in study.cells for run in cell.runs]
+    planned = sum(len(cell.planned) for cell in study.cells)
+    hours = sum(run.seconds for run in runs) / 3600
+    mean = sum(run.seconds for run in runs) / len(runs) if runs else 0.0
+    failed, collapsed = (sum(getattr(cell, what) for cell in study.cells) for what in ("failed", "collapsed"))
+    lines = [
+        f"**{len(runs)} of {planned} planned runs are made**, {failed} of them failed, {collapsed} collapsed: "
+        f"{hours:.1f} hours, {mean:.0f} s a run with its start-up.",
+    ]
+    missing = [f"- {setting}: {'; '.join(names)}" for setting in study.settings if (names := _missing(study, setting))]
+    if missing:
+        return "\n\n".join([*lines, "Not run yet, or not with every seed:", "\n".join(missing)])
+    return "\n\n".join([*lines, "The plan is run in full."])
+
+
+def _missing(study: StudyMap, setting: Setting) -> list[str]:
+    """The methods of a setting that are not run with all their seeds."""
+    found = []
+    for name, method in study.methods.items():
+        cell = study.cell(setting, name)
+        if cell is not None and len(cell.runs) < len(cell.planned):
+            there = f" ({len(cell.runs)} of {len(cell.planned)} seeds)" if cell.runs else ""
+            found.append(f"{method_label(method)}{there}")
+    return found
+
+
+def cells_table(study: StudyMap) -> str:
+    """Every cell that has been run as a line of a table in Markdown."""
+    lines = [
+        "| rollout | method | reward at the end | seeds | collapsed | failed | less no trust region, by seed "
+        "| the same by bootstrap | outside | corrected |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for setting in study.settings:
+        for name, method in study.methods.items():
+            cell = study.cell(setting, name)
+            if cell is None or not cell.runs:
+                continue
+            difference = None if name == BASELINE else study.difference(setting, name)
+            columns = [
+                str(setting), method_label(method), _end_of(cell), f"{len(cell.runs)} of {len(cell.planned)}",
+                str(cell.collapsed), str(cell.failed),
+                f"{number(difference.mean)} {between(difference.interval)}" if difference else "",
+                between(difference.resampled) if difference else "",
+                _share(cell, names.OUTSIDE), _share(cell, f"{names.TRUST_REGION}/corrective_frac"),
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(columns)} |")
+    return "\n".join(lines)
+
+
+def _end_of(cell: Cell) -> str:
+    ends = difference_of(list(cell.ends.values()))
+    if ends is None:
+        return ""
+    half = f" ± {ends.interval[1] - ends.mean:.3f}" if ends.interval else ""
+    return f"{ends.mean:.3f}{half}"
+
+
+def _share(cell: Cell, metric: str) -> str:
+    values = [value for run in cell.finished if math.isfinite(value := run.mean(metric))]
+    if not values:
+        return ""
+    share = sum(values) / len(values)
+    return f"{100 * share:.2g} %" if share else "0"
+
+
+def parts(study: StudyMap) -> Mapping[str, str]:
+    """What is made of the results, by the name that its place in the page has."""
+    return {"Runs": summary(study), "Claims": claims_table(study), "Cells": cells_table(study)}
+
+
+def with_results(page: str, study: StudyMap) -> tuple[str, list[str]]:
+    """A page with what is made of the results between its marks, and with their verdicts in its text.
+
+    Returns:
+        The page, and the verdicts in its text that have changed.
+
+    Raises:
+        ValueError: when it lacks one of the marks.
+    """
+    for name, text in parts(study).items():
+        page = replaced(page, _begin(name), _END, text)
+    return with_verdicts(study, page)
+
+
+def main(root: Path = Path()) -> None:
+    """Write the page, the pictures and the file that the product ships, and name the verdicts that have changed."""
+    study = StudyMap.read(root)
+    page, changed = with_results((root / PAGE).read_text(encoding="utf-8"), study)
+    (root / PAGE).write_text(page, encoding="utf-8")
+    (root / EVIDENCE).write_text(evidence(study), encoding="utf-8")
+    draw(study, root / RESULTS)
+    if changed:
+        print(f"Read the answers in {PAGE} again, these verdicts have changed:", *dict.fromkeys(changed), sep="\n- ")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,360 @@
+"""The pictures of docs/study.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from benchmarks.study_map import (
+    AROUND_MU,
+    BASELINE,
+    DRIFT,
+    ENGINE,
+    FROM_PI_OLD,
+    MISMATCHES,
+    Method,
+    Setting,
+    StudyMap,
+    difference_of,
+)
+from drpo_verl.metrics import names
+from drpo_verl.study.cells import Cell
+
+# Okabe and Ito's colours, which people with any colour vision tell apart; shapes and dashes say the same again.
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+_OF_MISMATCH = {
+    "fp32": (BLACK, "o"),
+    "fp8": (GREEN, "v"),
+    "fp8_kv": (SKY, "s"),
+    "int4": (ORANGE, "D"),
+    "int3": (RED, "^"),
+}
+_OF_METHOD = {
+    BASELINE: (BLACK, "-"), "drpo_12.5": (SKY, "--"), "drpo_0.5": (ORANGE, "-."), "drpo_0.2": (RED, "-"),
+    "drpo_0.1": (RED, ":"), "drpo_decoupled_0.2": (BLUE, "-"), "dppo_binary_tv": (GREEN, "-"),
+    "grpo_clip_higher": (PINK, "--"),
+}  # fmt: skip
+"""The methods of the curves, and how they look."""
+
+WINDOW = 5
+"""Steps over which the curves are averaged."""
+LEAST = 1e-4
+"""Where a share of 0 is drawn."""
+_REWARD = "mean reward of the last 10 steps"
+_NO_REGION = 40.0
+"""Where no trust region stands on the axis of delta."""
+
+
+def pi_old(text: str) -> str:
+    """A label with its index typeset."""
+    return text.replace("π_old", r"$\pi_{\mathrm{old}}$")
+
+
+def _cell_text(cell: Cell) -> str:
+    ends = difference_of(list(cell.ends.values()))
+    if ends is None:
+        return f"{cell.failed} failed"
+    lines = [f"{ends.mean:.2f}"]
+    if ends.interval:
+        lines.append(f"±{ends.interval[1] - ends.mean:.2f}")
+    lines.append(f"n = {len(ends.values)}")
+    if cell.collapsed:
+        lines.append(f"{cell.collapsed} collapsed")
+    if cell.failed:
+        lines.append(f"{cell.failed} failed")
+    return "\n".join(lines)
+
+
+def draw_map(study: StudyMap) -> Figure:
+    """The mean reward at the end of every cell of the plan: a row for each setting, a column for each method."""
+    methods = list(study.methods.values())
+    rows = len(study.settings)
+    figure, axes = plt.subplots(figsize=(2.6 + 0.86 * len(methods), 2.1 + 0.86 * rows), layout="constrained")
+    colours = plt.get_cmap("cividis")
+    most = max((max(cell.ends.values(), default=0.0) for cell in study.cells), default=0.0)
+    scale = plt.Normalize(0, max(0.1, math.ceil(10 * most) / 10))
+    for y, setting in enumerate(study.settings):
+        for x, method in enumerate(methods):
+            cell = study.cell(setting, method.name)
+            if cell is None:
+                continue
+            box = {"xy": (x - 0.48, y - 0.47), "width": 0.96, "height": 0.94}
+            if not cell.runs:
+                axes.add_patch(Rectangle(**box, facecolor="white", edgecolor="0.75", hatch="////", lw=0.8))
+                axes.text(x, y, "not run", ha="center", va="center", fontsize=8, bbox={"fc": "white", "ec": "none"})
+                continue
+            ends = difference_of(list(cell.ends.values()))
+            colour = colours(scale(ends.mean)) if ends else (1.0, 1.0, 1.0, 1.0)
+            axes.add_patch(Rectangle(**box, facecolor=colour, edgecolor=RED if cell.collapsed else "none", lw=2.5))
+            light = np.dot(colour[:3], (0.299, 0.587, 0.114)) > 0.5
+            axes.text(x, y, _cell_text(cell), ha="center", va="center", fontsize=8.5, linespacing=1.15,
+                      color="black" if light else "white")  # fmt: skip
+    axes.set_xlim(-0.55, len(methods) - 0.45)
+    axes.set_ylim(rows - 0.45, -0.55)
+    axes.set_xticks(range(len(methods)), [_column(method) for method in methods], fontsize=9)
+    axes.set_yticks(range(rows), [_setting_label(study, setting) for setting in study.settings], fontsize=9.5)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    _families(axes, methods)
+    bar = figure.colorbar(plt.cm.ScalarMappable(scale, colours), ax=axes, pad=0.01, fraction=0.02)
+    bar.set_label(_REWARD)
+    axes.set_title(
+        "Mean reward of the last 10 steps, ± half of its 95 % t interval over n seeds; framed: at least one run has "
+        "collapsed; empty: not planned",
+        fontsize=10.5, pad=30, loc="left",
+    )  # fmt: skip
+    return figure
+
+
+def _column(method: Method) -> str:
+    return method.label if method.delta is not None else method.label.replace(" ", "\n", 1)
+
+
+def _setting_label(study: StudyMap, setting: Setting) -> str:
+    measured = f"\n{_mismatch(study, setting)}" if study.made(setting) else ""
+    return f"{MISMATCHES[setting.mismatch]}\n{setting.steps} update{'s' if setting.steps > 1 else ''}{measured}"
+
+
+def _mismatch(study: StudyMap, setting: Setting) -> str:
+    """The mismatch that a setting begins with, in words."""
+    mismatch = study.engine_mismatch(setting)
+    return f"mean abs(π − μ) {f'{mismatch:.2g}' if mismatch >= LEAST else '< 0.0001'}"
+
+
+def _families(axes: Axes, methods: Sequence[Method]) -> None:
+    """A line between the families of methods, and the name of each above its columns."""
+    families = [method.family for method in methods]
+    for family in dict.fromkeys(families):
+        first, last = families.index(family), len(families) - 1 - families[::-1].index(family)
+        if family != "none":
+            axes.text((first + last) / 2, -0.62, pi_old(family), ha="center", va="bottom", fontsize=10.5,
+                      fontweight="bold")  # fmt: skip
+        if first:
+            axes.axvline(first - 0.5, color="0.4", lw=1.2)
+
+
+def draw_delta(study: StudyMap) -> Figure:
+    """The reward at the end over delta: with each mismatch at 4 updates a rollout, and with each staleness."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 5.4), sharey=True, layout="constrained")
+    at_four = [setting for setting in study.settings if setting.steps == 4]
+    looks = {setting: _OF_MISMATCH[setting.mismatch] for setting in at_four}
+    _over_delta(left, study, looks, lambda setting: MISMATCHES[setting.mismatch])
+    left.set_title("Mismatch: what the rollout computes in, 4 updates a rollout")
+    stale = [setting for setting in study.settings if setting.mismatch in ("fp32", "fp8")]
+    colours = dict(zip(stale, ((SKY, "o"), (BLACK, "s"), (PINK, "^"), (GREEN, "D")), strict=False))
+    _over_delta(right, study, colours, str)
+    right.set_title("Staleness: updates a rollout")
+    left.set_ylabel(_REWARD)
+    left.set_ylim(bottom=0)
+    return figure
+
+
+def _over_delta(
+    axes: Axes, study: StudyMap, looks: Mapping[Setting, tuple[str, str]], label: Callable[[Setting], str]
+) -> None:
+    """A line for each setting and anchor; a little beside each other, so that the intervals can be told apart."""
+    shift = 1.0
+    for setting, (colour, marker) in looks.items():
+        for family, line, fill in ((AROUND_MU, "-", colour), (FROM_PI_OLD, "--", "white")):
+            at, ends = [], []
+            for method, cell in study.made(setting):
+                if method.family == family and method.delta is not None:
+                    at.append(method.delta)
+                    ends.append(difference_of(list(cell.ends.values())))
+            if family == AROUND_MU and (baseline := study.cell(setting, BASELINE)) and baseline.finished:
+                at.append(_NO_REGION)
+                ends.append(difference_of(list(baseline.ends.values())))
+            order = np.argsort(at)
+            points = [(shift * at[index], ends[index]) for index in order if ends[index] is not None]
+            if not points:
+                continue
+            axes.plot([x for x, _ in points], [each.mean for _, each in points], line, color=colour, marker=marker,
+                      mfc=fill, ms=7, lw=1.8, zorder=3)  # fmt: skip
+            for x, each in points:
+                low, high = each.interval or (each.mean, each.mean)
+                axes.plot([x, x], [max(low, 0), high], color=colour, lw=1.1, alpha=0.7, zorder=2)
+        shift *= 1.05
+    axes.set_xscale("log")
+    ticks = sorted({method.delta for method in study.methods.values() if method.delta is not None})
+    axes.set_xticks([*ticks, _NO_REGION], [*(f"{each:g}" for each in ticks), "no trust\nregion"])
+    axes.minorticks_off()
+    axes.set_xlabel("δ of DRPO (the weight can turn negative only for δ < 1)")
+    axes.axvspan(axes.get_xlim()[0], 1.0, color="0.95", zorder=0)
+    axes.grid(axis="y", alpha=0.3)
+    handles = [Line2D([], [], color=colour, marker=marker, ms=7, label=label(setting))
+               for setting, (colour, marker) in looks.items() if study.made(setting)]  # fmt: skip
+    handles += [
+        Line2D([], [], color="0.4", ls="-", marker="o", label="distance from μ"),
+        Line2D([], [], color="0.4", ls="--", marker="o", mfc="white", label=pi_old("distance from π_old")),
+        Line2D([], [], color="0.4", lw=1.1, label="95 % t interval over seeds"),
+    ]
+    axes.legend(handles=handles, fontsize=9, frameon=False, loc="lower right")
+
+
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means over ``WINDOW`` steps, of the last axis."""
+    return np.lib.stride_tricks.sliding_window_view(values, WINDOW, axis=-1).mean(-1)
+
+
+def draw_curves(study: StudyMap) -> Figure:
+    """The reward over the steps: a panel for each setting, for each method the mean and the band of its seeds."""
+    figure, panels = _panels(study, "training step", "mean reward of a step's samples")
+    shown: dict[str, str] = {}
+    for setting, axes in panels.items():
+        for method, cell in study.made(setting):
+            if method.name not in _OF_METHOD:
+                continue
+            of_seeds = [run.metrics[names.REWARD] for run in cell.finished if names.REWARD in run.metrics]
+            of_seeds = [each for each in of_seeds if len(each) == max(map(len, of_seeds)) >= WINDOW]
+            if not of_seeds:
+                continue
+            colour, line = _OF_METHOD[method.name]
+            curves = _smoothed(np.array(of_seeds))
+            steps = np.arange(curves.shape[1]) + (WINDOW + 1) / 2
+            axes.fill_between(steps, curves.min(0), curves.max(0), color=colour, alpha=0.12, lw=0)
+            axes.plot(steps, curves.mean(0), color=colour, ls=line, lw=1.9)
+            shown[method.name] = method_label(method)
+        axes.set_ylim(bottom=0)
+    handles = [Line2D([], [], color=_OF_METHOD[name][0], ls=_OF_METHOD[name][1], lw=2, label=pi_old(shown[name]))
+               for name in _OF_METHOD if name in shown]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False,
+                  title=f"mean of the seeds, averaged over {WINDOW} steps; band: smallest to largest seed")  # fmt: skip
+    return figure
+
+
+def method_label(method: Method) -> str:
+    """What a method is called where its family is not said beside it."""
+    return f"{method.family}, {method.label}" if method.family in (AROUND_MU, FROM_PI_OLD) else method.label
+
+
+def _panels(study: StudyMap, x_label: str, y_label: str) -> tuple[Figure, dict[Setting, Axes]]:
+    """A panel for each setting that has a finished run."""
+    settings = [setting for setting in study.settings if study.made(setting)]
+    columns = min(3, max(1, len(settings)))
+    rows = max(1, math.ceil(len(settings) / columns))
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(14, 1.2 + 3.6 * rows), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    panels = dict(zip(settings, grid.flat, strict=False))
+    for axes in list(grid.flat)[len(settings) :]:
+        axes.set_visible(False)
+    for setting, axes in panels.items():
+        axes.set_title(f"{setting} ({_mismatch(study, setting)})", fontsize=10.5)
+        axes.grid(alpha=0.3)
+    figure.supxlabel(x_label, fontsize=10.5)
+    figure.supylabel(y_label, fontsize=10.5)
+    return figure, panels
+
+
+Mark = tuple[str, str, str, str]
+"""A metric, and how its dots look: shape, colour, label."""
+
+
+def draw_acting(study: StudyMap) -> Figure:
+    """How often a trust region acts: shares of tokens outside and corrected, and of the gradient that is removed."""
+    marks: list[Mark] = [
+        (names.OUTSIDE, "o", BLACK, "tokens outside the boundary (diverging, beyond δ)"),
+        (f"{names.TRUST_REGION}/corrective_frac", "s", RED, "tokens corrected (w < 0)"),
+        (f"{names.TRUST_REGION}/gradient_removed_frac", "D", SKY, "gradient removed (L1)"),
+    ]
+    return _dots(
+        study, [marks], ["share over all steps, mean of the seeds; at the left edge: none"], slice(None), LEAST
+    )
+
+
+def draw_distances(study: StudyMap) -> Figure:
+    """How far pi is from mu at the end of the runs, before and after the updates, in probability and in KL."""
+    parts = ((ENGINE, "o", SKY, "first mini-batch: π_old from μ, the engines alone"),
+             (DRIFT, "s", RED, "later mini-batches: π from μ, the engines and the updates"))  # fmt: skip
+    from_pi_old = (names.ANCHOR_ABS_PROB_DIFF_MEAN, "D", BLACK, "all mini-batches: π from π_old, where it is computed")
+    probability = [*((f"{part}/abs_prob_diff_mean", *look) for part, *look in parts), from_pi_old]
+    divergence = [(f"{part}/kl_k3", *look) for part, *look in parts]
+    labels = ["mean abs(π − μ), last 10 steps", "KL(μ ‖ π) in nats a token (k3), last 10 steps"]
+    return _dots(study, [probability, divergence], labels, slice(-10, None), 1e-8)
+
+
+def _dots(study: StudyMap, rows: Sequence[Sequence[Mark]], labels: Sequence[str], steps: slice, least: float) -> Figure:
+    """A column of panels for each setting, a row of them for each list of metrics, and in it a line for each method."""
+    settings = [setting for setting in study.settings if study.made(setting)]
+    made = {method.name for setting in settings for method, _ in study.made(setting)}
+    methods = [method for method in study.methods.values() if method.name in made]
+    figure, grid = plt.subplots(
+        len(rows), max(1, len(settings)), figsize=(15, 1.5 + len(rows) * (0.8 + 0.27 * len(methods))),
+        sharex="row", sharey=True, squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for row, marks in enumerate(rows):
+        for column, setting in enumerate(settings):
+            axes = grid[row][column]
+            _dots_of(axes, study, setting, methods, marks, steps, least)
+            if row == 0:
+                axes.set_title("\n".join(str(setting).rsplit(", ", 1)), fontsize=10)
+        if least == LEAST:
+            _share_ticks(grid[row][0])
+        middle = grid[row][len(settings) // 2]
+        middle.set_xlabel(labels[row], fontsize=10.5)
+    grid[0][0].set_yticks(range(len(methods)), [pi_old(method_label(method)) for method in methods], fontsize=9)
+    grid[0][0].set_ylim(len(methods) - 0.4, -0.6)
+    looks = {label: (marker, colour) for marks in rows for _, marker, colour, label in marks}
+    handles = [Line2D([], [], ls="", marker=marker, color=colour, ms=7, label=pi_old(label))
+               for label, (marker, colour) in looks.items()]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def _share_ticks(axes: Axes) -> None:
+    """Of a logarithmic axis of shares that has 0 at its left edge."""
+    axes.set_xlim(LEAST / 1.6, 1)
+    axes.set_xticks([LEAST, 1e-3, 1e-2, 0.1], ["0", "0.1 %", "1 %", "10 %"])
+    axes.minorticks_off()
+
+
+def _dots_of(
+    axes: Axes, study: StudyMap, setting: Setting, methods: Sequence[Method], marks: Sequence[Mark], steps: slice,
+    least: float,
+) -> None:  # fmt: skip
+    axes.set_xscale("log")
+    axes.grid(axis="x", alpha=0.3)
+    for y, method in enumerate(methods):
+        axes.axhline(y, color="0.93", lw=0.8, zorder=0)
+        cell = study.cell(setting, method.name)
+        if cell is None or not cell.finished:
+            axes.plot([0.5], [y], marker="x", color="0.75", ms=4, transform=axes.get_yaxis_transform())
+            continue
+        for place, (metric, marker, colour, _) in enumerate(marks):
+            values = [value for run in cell.finished if math.isfinite(value := run.mean(metric, steps))]
+            if values:
+                at = max(sum(values) / len(values), least)
+                axes.plot([at], [y + 0.16 * (place - (len(marks) - 1) / 2)], marker, color=colour, ms=6, alpha=0.9)
+
+
+PICTURES: Mapping[str, Callable[[StudyMap], Figure]] = {
+    "map.png": draw_map,
+    "delta.png": draw_delta,
+    "curves.png": draw_curves,
+    "acting.png": draw_acting,
+    "distances.png": draw_distances,
+}
+"""The pictures by the names of their files."""
+
+
+def draw(study: StudyMap, folder: Path) -> None:
+    """Draw all pictures into a folder."""
+    for name, picture in PICTURES.items():
+        figure = picture(study)
+        figure.savefig(folder / name, dpi=100)
+        plt.close(figure)

@@ -1,0 +1,61 @@
+"""What the product says of the study."""
+
+from __future__ import annotations
+
+import pytest
+
+from drpo_verl.evidence import HELPS, HURTS, SAME, UNDECIDED, Evidence, all_evidence, for_mismatch, for_numbers
+
+INT3 = Evidence(
+    "fp32, weights in int3 and back", "fp32", 4, 0.06, 35,
+    {"mu": {0.2: HURTS, 0.5: HURTS, 1.0: UNDECIDED, 12.5: SAME}, "pi_old": {0.2: HELPS}},
+)  # fmt: skip
+INT4 = Evidence("fp32, weights in int4 and back", "fp32", 4, 0.025, 21, {"mu": {0.1: HURTS}, "pi_old": {}})
+STALE = Evidence("fp32, weights in fp8 and back", "fp32", 16, 0.004, 21, {"mu": {0.1: SAME}, "pi_old": {}})
+SAME_NUMBERS = [Evidence("fp32", "fp32", updates, 1e-7, 9, {"mu": {12.5: SAME}, "pi_old": {}}) for updates in (1, 4)]
+KNOWN = [INT3, INT4, STALE, *SAME_NUMBERS]
+
+
+def test_the_sentence_has_each_anchor_and_what_it_rests_on() -> None:
+    assert INT3.sentence() == (
+        "With 4 updates a rollout and a mean abs(π − μ) of 0.06, against no trust region: DRPO around μ hurts at δ "
+        "0.2, 0.5, ends about the same at δ 12.5, is undecided at δ 1; from π_old (anchor=recomputed) helps at δ 0.2. "
+        "Supported by 35 runs of a policy of two million parameters (docs/study.md)."
+    )
+    assert (
+        "π_old" not in INT4.sentence()
+        and "1 update a rollout and a mean abs(π − μ) of 0," in SAME_NUMBERS[0].sentence()
+    )
+
+
+@pytest.mark.parametrize(
+    ("mismatch", "found"),
+    [
+        (0.05, [INT3]), (0.035, [INT4]), (0.0045, [STALE]), (0.0, SAME_NUMBERS), (9e-5, SAME_NUMBERS),
+        (0.001, []), (0.13, []),
+    ],
+)  # fmt: skip
+def test_a_mismatch_has_the_nearest_that_was_studied_and_none_far_from_all(
+    mismatch: float, found: list[Evidence]
+) -> None:
+    assert for_mismatch(mismatch, KNOWN) == found
+
+
+@pytest.mark.parametrize(
+    ("rollout", "updates", "found"),
+    [
+        ("fp32", 1, SAME_NUMBERS[0]), ("fp32", 2, SAME_NUMBERS[1]), ("fp32", 8, SAME_NUMBERS[1]), ("fp32", 9, None),
+        (INT3.rollout, 4, INT3), (INT3.rollout, 1, None), ("bf16", 4, None),
+    ],
+)  # fmt: skip
+def test_a_run_has_what_was_found_with_its_numbers(rollout: str, updates: int, found: Evidence | None) -> None:
+    assert for_numbers(rollout, "fp32", updates, KNOWN) == found
+    assert for_numbers(rollout, "bf16", updates, KNOWN) is None
+
+
+def test_what_is_shipped_can_be_read() -> None:
+    for each in all_evidence():
+        assert each.runs >= 6 and each.updates >= 1 and each.sentence()
+        assert {verdict for of_delta in each.found.values() for verdict in of_delta.values()} <= {
+            HELPS, HURTS, SAME, UNDECIDED,
+        }  # fmt: skip
