@@ -39,7 +39,10 @@ def summary(study: StudyMap) -> str:
         f"**{len(runs)} of {planned} planned runs are made**, {failed} of them failed, {collapsed} collapsed: "
         f"{hours:.1f} hours, {mean:.0f} s a run with its start-up.",
     ]
-    missing = [f"- {setting}: {'; '.join(names)}" for setting in study.settings if (names := _missing(study, setting))]
+    rare = [value for run in runs if math.isfinite(value := run.mean(f"{names.MISMATCH}/low_prob_frac"))]
+    if rare:
+        lines.append(f"Of the sampled tokens {100 * sum(rare) / len(rare):.2g} % had μ ≤ 0.01.")
+    missing = [f"- {setting}: {'; '.join(of)}" for setting in study.settings if (of := _missing(study, setting))]
     if missing:
         return "\n\n".join([*lines, "Not run yet, or not with every seed:", "\n".join(missing)])
     return "\n\n".join([*lines, "The plan is run in full."])

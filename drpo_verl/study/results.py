@@ -37,6 +37,7 @@ METRICS = (
     names.ABS_PROB_DIFF_MAX,
     names.KL,
     names.RATIO_MAX,
+    f"{names.MISMATCH}/low_prob_frac",
     names.BEHAVIOUR_LOG_PROB,
     f"{names.INFERENCE_MISMATCH}/abs_prob_diff_mean",
     f"{names.INFERENCE_MISMATCH}/kl_k3",

@@ -31,7 +31,7 @@ def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Pa
 def test_the_wheel_carries_the_configuration_and_the_entry_points(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     names = archive.namelist()
-    for name in ("hydra_configs/method/drpo.yaml", "py.typed", "report/page.html.jinja"):
+    for name in ("hydra_configs/method/drpo.yaml", "py.typed", "report/page.html.jinja", "evidence.json"):
         assert f"drpo_verl/{name}" in names, name
     assert "hydra_plugins/drpo_verl_search_path.py" in names
     assert not any(name.startswith(("tests/", "hydra_configs/")) for name in names)

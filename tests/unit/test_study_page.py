@@ -60,6 +60,11 @@ def test_the_page_has_what_the_committed_results_say(committed: StudyMap) -> Non
         assert f"(study/{name})" in page
 
 
+def test_the_text_answers_most_claims() -> None:
+    said = {name for name, _ in VERDICT.findall((ROOT / PAGE).read_text(encoding="utf-8"))}
+    assert said == {claim.name for claim in CLAIMS}
+
+
 def test_the_product_knows_what_the_committed_results_say(committed: StudyMap) -> None:
     assert evidence(committed) == (ROOT / EVIDENCE).read_text(encoding="utf-8"), "run `make study-page`"
 
