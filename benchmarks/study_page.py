@@ -14,7 +14,8 @@ from pathlib import Path
 from benchmarks.study_claims import between, claims_table, number, with_verdicts
 from benchmarks.study_evidence import evidence
 from benchmarks.study_map import BASELINE, RESULTS, Setting, StudyMap, difference_of
-from benchmarks.study_pictures import draw, method_label
+from benchmarks.study_pictures import draw
+from benchmarks.study_style import method_label
 from docs.marked import replaced
 from drpo_verl.metrics import names
 from drpo_verl.study.cells import Cell

@@ -18,11 +18,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from benchmarks.study_dots import draw_acting, draw_distances
 from benchmarks.study_map import (
     AROUND_MU,
     BASELINE,
-    DRIFT,
-    ENGINE,
     FROM_PI_OLD,
     MISMATCHES,
     Method,
@@ -30,13 +29,10 @@ from benchmarks.study_map import (
     StudyMap,
     difference_of,
 )
+from benchmarks.study_style import BLACK, BLUE, GREEN, LEAST, ORANGE, PINK, RED, SKY, method_label, pi_old
 from drpo_verl.metrics import names
 from drpo_verl.study.cells import Cell
 
-# Okabe and Ito's colours, which people with any colour vision tell apart; shapes and dashes say the same again.
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
 _OF_MISMATCH = {
     "fp32": (BLACK, "o"),
     "fp8": (GREEN, "v"),
@@ -53,16 +49,9 @@ _OF_METHOD = {
 
 WINDOW = 5
 """Steps over which the curves are averaged."""
-LEAST = 1e-4
-"""Where a share of 0 is drawn."""
 _REWARD = "mean reward of the last 10 steps"
 _NO_REGION = 40.0
 """Where no trust region stands on the axis of delta."""
-
-
-def pi_old(text: str) -> str:
-    """A label with its index typeset."""
-    return text.replace("π_old", r"$\pi_{\mathrm{old}}$")
 
 
 def _cell_text(cell: Cell) -> str:
@@ -237,18 +226,19 @@ def draw_curves(study: StudyMap) -> Figure:
     return figure
 
 
-def method_label(method: Method) -> str:
-    """What a method is called where its family is not said beside it."""
-    return f"{method.family}, {method.label}" if method.family in (AROUND_MU, FROM_PI_OLD) else method.label
-
-
 def _panels(study: StudyMap, x_label: str, y_label: str) -> tuple[Figure, dict[Setting, Axes]]:
     """A panel for each setting that has a finished run."""
     settings = [setting for setting in study.settings if study.made(setting)]
     columns = min(3, max(1, len(settings)))
     rows = max(1, math.ceil(len(settings) / columns))
     figure, grid = plt.subplots(
-        rows, columns, figsize=(14, 1.2 + 3.6 * rows), sharex=True, sharey=True, squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=(max(8.5, 4.7 * columns), 1.2 + 3.6 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     panels = dict(zip(settings, grid.flat, strict=False))
     for axes in list(grid.flat)[len(settings) :]:
@@ -259,87 +249,6 @@ def _panels(study: StudyMap, x_label: str, y_label: str) -> tuple[Figure, dict[S
     figure.supxlabel(x_label, fontsize=10.5)
     figure.supylabel(y_label, fontsize=10.5)
     return figure, panels
-
-
-Mark = tuple[str, str, str, str]
-"""A metric, and how its dots look: shape, colour, label."""
-
-
-def draw_acting(study: StudyMap) -> Figure:
-    """How often a trust region acts: shares of tokens outside and corrected, and of the gradient that is removed."""
-    marks: list[Mark] = [
-        (names.OUTSIDE, "o", BLACK, "tokens outside the boundary (diverging, beyond δ)"),
-        (f"{names.TRUST_REGION}/corrective_frac", "s", RED, "tokens corrected (w < 0)"),
-        (f"{names.TRUST_REGION}/gradient_removed_frac", "D", SKY, "gradient removed (L1)"),
-    ]
-    return _dots(
-        study, [marks], ["share over all steps, mean of the seeds; at the left edge: none"], slice(None), LEAST
-    )
-
-
-def draw_distances(study: StudyMap) -> Figure:
-    """How far pi is from mu at the end of the runs, before and after the updates, in probability and in KL."""
-    parts = ((ENGINE, "o", SKY, "first mini-batch: π_old from μ, the engines alone"),
-             (DRIFT, "s", RED, "later mini-batches: π from μ, the engines and the updates"))  # fmt: skip
-    from_pi_old = (names.ANCHOR_ABS_PROB_DIFF_MEAN, "D", BLACK, "all mini-batches: π from π_old, where it is computed")
-    probability = [*((f"{part}/abs_prob_diff_mean", *look) for part, *look in parts), from_pi_old]
-    divergence = [(f"{part}/kl_k3", *look) for part, *look in parts]
-    labels = ["mean abs(π − μ), last 10 steps", "KL(μ ‖ π) in nats a token (k3), last 10 steps"]
-    return _dots(study, [probability, divergence], labels, slice(-10, None), 1e-8)
-
-
-def _dots(study: StudyMap, rows: Sequence[Sequence[Mark]], labels: Sequence[str], steps: slice, least: float) -> Figure:
-    """A column of panels for each setting, a row of them for each list of metrics, and in it a line for each method."""
-    settings = [setting for setting in study.settings if study.made(setting)]
-    made = {method.name for setting in settings for method, _ in study.made(setting)}
-    methods = [method for method in study.methods.values() if method.name in made]
-    figure, grid = plt.subplots(
-        len(rows), max(1, len(settings)), figsize=(15, 1.5 + len(rows) * (0.8 + 0.27 * len(methods))),
-        sharex="row", sharey=True, squeeze=False, layout="constrained",
-    )  # fmt: skip
-    for row, marks in enumerate(rows):
-        for column, setting in enumerate(settings):
-            axes = grid[row][column]
-            _dots_of(axes, study, setting, methods, marks, steps, least)
-            if row == 0:
-                axes.set_title("\n".join(str(setting).rsplit(", ", 1)), fontsize=10)
-        if least == LEAST:
-            _share_ticks(grid[row][0])
-        middle = grid[row][len(settings) // 2]
-        middle.set_xlabel(labels[row], fontsize=10.5)
-    grid[0][0].set_yticks(range(len(methods)), [pi_old(method_label(method)) for method in methods], fontsize=9)
-    grid[0][0].set_ylim(len(methods) - 0.4, -0.6)
-    looks = {label: (marker, colour) for marks in rows for _, marker, colour, label in marks}
-    handles = [Line2D([], [], ls="", marker=marker, color=colour, ms=7, label=pi_old(label))
-               for label, (marker, colour) in looks.items()]  # fmt: skip
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
-    return figure
-
-
-def _share_ticks(axes: Axes) -> None:
-    """Of a logarithmic axis of shares that has 0 at its left edge."""
-    axes.set_xlim(LEAST / 1.6, 1)
-    axes.set_xticks([LEAST, 1e-3, 1e-2, 0.1], ["0", "0.1 %", "1 %", "10 %"])
-    axes.minorticks_off()
-
-
-def _dots_of(
-    axes: Axes, study: StudyMap, setting: Setting, methods: Sequence[Method], marks: Sequence[Mark], steps: slice,
-    least: float,
-) -> None:  # fmt: skip
-    axes.set_xscale("log")
-    axes.grid(axis="x", alpha=0.3)
-    for y, method in enumerate(methods):
-        axes.axhline(y, color="0.93", lw=0.8, zorder=0)
-        cell = study.cell(setting, method.name)
-        if cell is None or not cell.finished:
-            axes.plot([0.5], [y], marker="x", color="0.75", ms=4, transform=axes.get_yaxis_transform())
-            continue
-        for place, (metric, marker, colour, _) in enumerate(marks):
-            values = [value for run in cell.finished if math.isfinite(value := run.mean(metric, steps))]
-            if values:
-                at = max(sum(values) / len(values), least)
-                axes.plot([at], [y + 0.16 * (place - (len(marks) - 1) / 2)], marker, color=colour, ms=6, alpha=0.9)
 
 
 PICTURES: Mapping[str, Callable[[StudyMap], Figure]] = {
