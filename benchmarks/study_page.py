@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 
 from benchmarks.study_claims import between, claims_table, number, with_verdicts
 from benchmarks.study_evidence import evidence
@@ -43,10 +44,27 @@ def summary(study: StudyMap) -> str:
     rare = [value for run in runs if math.isfinite(value := run.mean(f"{names.MISMATCH}/low_prob_frac"))]
     if rare:
         lines.append(f"Of the sampled tokens {100 * sum(rare) / len(rare):.2g} % had μ ≤ 0.01.")
+    lines += _widths(study)
     missing = [f"- {setting}: {'; '.join(of)}" for setting in study.settings if (of := _missing(study, setting))]
     if missing:
         return "\n\n".join([*lines, "Not run yet, or not with every seed:", "\n".join(missing)])
     return "\n\n".join([*lines, "The plan is run in full."])
+
+
+def _widths(study: StudyMap) -> list[str]:
+    """How large a difference has to be to be seen: half of the intervals by the number of seeds, at the median."""
+    halves: dict[int, list[float]] = {}
+    for setting in study.settings:
+        for method, _ in study.made(setting):
+            difference = None if method.name == BASELINE else study.difference(setting, method.name)
+            if difference is not None and difference.interval is not None:
+                halves.setdefault(len(difference.values), []).append(difference.interval[1] - difference.mean)
+    parts = [f"±{median(of_count):.2f} with {count} seeds" for count, of_count in sorted(halves.items())]
+    return (
+        [f"The intervals of the differences to no trust region are, at the median, {', '.join(parts)}."]
+        if parts
+        else []
+    )
 
 
 def _missing(study: StudyMap, setting: Setting) -> list[str]:

@@ -91,6 +91,7 @@ def test_a_plan_that_is_partly_run_says_what_is_missing(plan: Plan, tmp_path: Pa
     study = _study(plan, {("int3", "u4", "surrogate"): [0.5, 0.52, 0.51], ("int3", "u4", "drpo_0.2"): [0.1, 0.2]})
     text = summary(study)
     assert "**5 of " in text and "DRPO around μ, δ = 0.2 (2 of 3 seeds)" in text and "no trust region (" not in text
+    assert "at the median, ±0.51 with 2 seeds." in text
     row = next(line for line in cells_table(study).splitlines() if "δ = 0.2" in line)
     assert row == (
         "| int3 weights, 4 updates | DRPO around μ, δ = 0.2 | 0.150 ± 0.635 | 2 of 3 | 1 | 0 | −0.360 [−0.868, +0.148] "
