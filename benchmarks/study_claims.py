@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.study_map import BASELINE, Difference, Setting, StudyMap
+from benchmarks.study_map import ASYNC, BASELINE, Difference, Setting, StudyMap
 
 SUPPORTED, REFUTED, UNDECIDED, NOT_MEASURED = "supported", "refuted", "undecided", "not measured"
 FEWEST = 3
@@ -126,7 +126,7 @@ def _alike(setting: Setting, digits: int) -> Callable[[StudyMap], Answer]:
 
 
 INT3, INT4, FP8_KV, FP32 = (Setting(each, "u4") for each in ("int3", "int4", "fp8_kv", "fp32"))
-STALE, FRESH = Setting("fp8", "u16"), Setting("fp32", "u1")
+STALE, FRESH, ASYNCHRONOUS = Setting("fp8", "u16"), Setting("fp32", "u1"), Setting("int3", ASYNC)
 
 _TIGHT, _DECOUPLED, _LOOSE = "drpo_0.2", "drpo_decoupled_0.2", "drpo_12.5"
 
@@ -151,6 +151,9 @@ CLAIMS = (
           _contrast(_above, _pair(INT3, _DECOUPLED, BASELINE))),
     Claim("M10", f"{FP32}: DRPO 0.2 around μ ends where no trust region does",
           _contrast(_same, _pair(FP32, _TIGHT, BASELINE))),
+    Claim("M11", f"{INT3}: it is the correction: Mask-DRPO 0.2 without a region, which strengthens no token, ends "
+          "below no trust region",
+          _contrast(_below, _pair(INT3, "mask_drpo_0.2_all", BASELINE))),
     *(
         Claim(f"D{place}", f"{setting}: DRPO 12.5 ends where no trust region does",
               _contrast(_same, _pair(setting, _LOOSE, BASELINE)))
@@ -163,6 +166,10 @@ CLAIMS = (
             {"dppo_binary_tv": "DPPO-TV 0.2", "grpo_clip_higher": "GRPO 0.2/0.28", "drpo_0.5": "DRPO 0.5 around μ",
              "drpo_0.1": "DRPO 0.1 around μ", _DECOUPLED: "DRPO 0.2 from π_old"}.items(), 1)
     ),
+    Claim("S6", f"{ASYNCHRONOUS}: DRPO 0.2 around μ ends below no trust region",
+          _contrast(_below, _pair(ASYNCHRONOUS, _TIGHT, BASELINE))),
+    Claim("S7", f"{ASYNCHRONOUS}: DRPO 0.2 from π_old ends above no trust region",
+          _contrast(_above, _pair(ASYNCHRONOUS, _DECOUPLED, BASELINE))),
     Claim("N1", f"{FRESH}: all methods end alike to the third digit", _alike(FRESH, 3)),
     Claim("P1", f"{INT3}: clipping the ratio (GRPO) ends below DRPO 12.5",
           _contrast(_below, _pair(INT3, "grpo_clip_higher", _LOOSE))),

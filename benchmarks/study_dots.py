@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.study_map import DRIFT, ENGINE, Method, Setting, StudyMap
+from benchmarks.study_map import DRIFT, ENGINE, MISMATCHES, Method, Setting, StudyMap
 from benchmarks.study_style import BLACK, LEAST, RED, SKY, method_label, pi_old
 from drpo_verl.metrics import names
 
@@ -58,7 +58,7 @@ def _dots(
         for column, setting in enumerate(settings):
             _dots_of(grid[row][column], study, setting, methods, marks, steps)
             if row == 0:
-                grid[row][column].set_title("\n".join(str(setting).rsplit(", ", 1)), fontsize=10)
+                grid[row][column].set_title(f"{MISMATCHES[setting.mismatch]}\n{setting.staleness}", fontsize=10)
         grid[row][len(settings) // 2].set_xlabel(labels[row], fontsize=10.5)
     for axes in grid.flat:
         axes.set_xscale("log")

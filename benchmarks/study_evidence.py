@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.study_claims import FEWEST, MARGIN
-from benchmarks.study_map import AROUND_MU, BASELINE, FROM_PI_OLD, Method, Setting, StudyMap
+from benchmarks.study_map import AROUND_MU, ASYNC, BASELINE, FROM_PI_OLD, Method, Setting, StudyMap
 from drpo_verl.configuration.compose import compose_run
 from drpo_verl.configuration.precision import rollout_numbers, trainer_numbers
 from drpo_verl.configuration.run_config import RunConfig
@@ -24,9 +24,10 @@ def evidence(study: StudyMap) -> str:
 
 
 def _of_setting(study: StudyMap, setting: Setting) -> dict[str, Any] | None:
+    """What was found in a setting; None where too little was run, or the trainer does not wait for its samples."""
     found: dict[str, dict[str, str]] = {"mu": {}, "pi_old": {}}
     baseline = study.cell(setting, BASELINE)
-    if baseline is None or len(baseline.finished) < FEWEST:
+    if setting.updates == ASYNC or baseline is None or len(baseline.finished) < FEWEST:
         return None
     runs = len(baseline.finished)
     for method, cell in study.made(setting):

@@ -27,8 +27,10 @@ MISMATCHES = {
     "int3": "int3 weights",
 }
 """What the rollout computes in, from the nearest to the trainer's fp32 to the furthest."""
-UPDATES = {"u1": 1, "u4": 4, "u16": 16}
+UPDATES = {"u1": 1, "u4": 4, "u4_async": 4, "u16": 16}
 """The optimiser steps a rollout."""
+ASYNC = "u4_async"
+"""The updates of a trainer that samplers do not wait for."""
 
 ENGINE, DRIFT = names.INFERENCE_MISMATCH, names.POLICY_DRIFT
 _DRPO = re.compile(r"drpo_(?P<decoupled>decoupled_)?(?P<delta>[\d.]+)")
@@ -53,7 +55,13 @@ class Setting:
 
     def __str__(self) -> str:
         """In words."""
-        return f"{MISMATCHES[self.mismatch]}, {self.steps} update{'s' if self.steps > 1 else ''}"
+        return f"{MISMATCHES[self.mismatch]}, {self.staleness}"
+
+    @property
+    def staleness(self) -> str:
+        """The number of optimiser steps in words."""
+        asynchronous = ", asynchronous" if self.updates == ASYNC else ""
+        return f"{self.steps} update{'s' if self.steps > 1 else ''}{asynchronous}"
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,7 @@ _OTHERS = (
 _ADAPTIVE = (
     Method("drpo_adaptive", "adaptive δ", AROUND_MU),
     Method("mask_drpo", "Mask-DRPO 12.5", AROUND_MU),
+    Method("mask_drpo_0.2_all", "Mask-DRPO 0.2, no region", AROUND_MU),
 )
 
 
@@ -169,7 +178,7 @@ class StudyMap:
         """Those of the plan, by the number of updates, and from little mismatch to much."""
         found = dict.fromkeys(map(self.setting_of, self.cells))
         order = list(MISMATCHES)
-        return tuple(sorted(found, key=lambda setting: (setting.steps, order.index(setting.mismatch))))
+        return tuple(sorted(found, key=lambda each: (each.steps, each.updates, order.index(each.mismatch))))
 
     def cell(self, setting: Setting, method: str) -> Cell | None:
         """The cell of a method in a setting; None when it is not planned."""

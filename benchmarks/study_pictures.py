@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from benchmarks.study_dots import draw_acting, draw_distances
 from benchmarks.study_map import (
     AROUND_MU,
+    ASYNC,
     BASELINE,
     FROM_PI_OLD,
     MISMATCHES,
@@ -116,7 +117,7 @@ def _column(method: Method) -> str:
 
 def _setting_label(study: StudyMap, setting: Setting) -> str:
     measured = f"\n{_mismatch(study, setting)}" if study.made(setting) else ""
-    return f"{MISMATCHES[setting.mismatch]}\n{setting.steps} update{'s' if setting.steps > 1 else ''}{measured}"
+    return f"{MISMATCHES[setting.mismatch]}\n{setting.staleness}{measured}"
 
 
 def _mismatch(study: StudyMap, setting: Setting) -> str:
@@ -140,12 +141,12 @@ def _families(axes: Axes, methods: Sequence[Method]) -> None:
 def draw_delta(study: StudyMap) -> Figure:
     """The reward at the end over delta: with each mismatch at 4 updates a rollout, and with each staleness."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(14, 5.4), sharey=True, layout="constrained")
-    at_four = [setting for setting in study.settings if setting.steps == 4]
+    at_four = [setting for setting in study.settings if setting.updates == "u4"]
     looks = {setting: _OF_MISMATCH[setting.mismatch] for setting in at_four}
     _over_delta(left, study, looks, lambda setting: MISMATCHES[setting.mismatch])
     left.set_title("Mismatch: what the rollout computes in, 4 updates a rollout")
-    stale = [setting for setting in study.settings if setting.mismatch in ("fp32", "fp8")]
-    colours = dict(zip(stale, ((SKY, "o"), (BLACK, "s"), (PINK, "^"), (GREEN, "D")), strict=False))
+    stale = [setting for setting in study.settings if setting.mismatch in ("fp32", "fp8") or setting.updates == ASYNC]
+    colours = dict(zip(stale, ((SKY, "o"), (BLACK, "s"), (RED, "^"), (GREEN, "D")), strict=True))
     _over_delta(right, study, colours, str)
     right.set_title("Staleness: updates a rollout")
     left.set_ylabel(_REWARD)

@@ -36,7 +36,8 @@ def facts(run: RunConfig, memory: Memory | None) -> dict[str, str]:
         "optimiser steps per rollout": str(run.updates_per_rollout),
         "expected staleness": _staleness(run),
     }
-    if evidence := for_numbers(str(rollout), str(trainer), run.updates_per_rollout):
+    evidence = for_numbers(str(rollout), str(trainer), run.updates_per_rollout)
+    if evidence and run.trainer_mode == "sync":
         statements["study"] = evidence.sentence()
     rows = rows_of(run, "train")
     total = run.get("trainer.total_training_steps")
