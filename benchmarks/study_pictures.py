@@ -184,7 +184,10 @@ def _over_delta(
     axes.set_xticks([*ticks, _NO_REGION], [*(f"{each:g}" for each in ticks), "no trust\nregion"])
     axes.minorticks_off()
     axes.set_xlabel("δ of DRPO (the weight can turn negative only for δ < 1)")
+    axes.set_xlim(0.8 * ticks[0], 1.6 * _NO_REGION)
     axes.axvspan(axes.get_xlim()[0], 1.0, color="0.95", zorder=0)
+    if not any(map(study.made, looks)):
+        axes.text(0.5, 0.5, "nothing run yet", transform=axes.transAxes, ha="center", color="0.4")
     axes.grid(axis="y", alpha=0.3)
     handles = [Line2D([], [], color=colour, marker=marker, ms=7, label=label(setting))
                for setting, (colour, marker) in looks.items() if study.made(setting)]  # fmt: skip
