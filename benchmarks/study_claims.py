@@ -14,7 +14,7 @@ FEWEST = 3
 MARGIN = 0.05
 """Rewards at the end that are less apart than this are called the same."""
 
-VERDICT = re.compile(rf"\b([MDSNP]\d+): ({SUPPORTED}|{REFUTED}|{UNDECIDED}|{NOT_MEASURED})\b")
+VERDICT = re.compile(rf"\b([MDSNP]\d+):\s({SUPPORTED}|{REFUTED}|{UNDECIDED}|not\smeasured)\b")
 """How a page names a claim with its verdict."""
 
 
@@ -213,5 +213,6 @@ def with_verdicts(study: StudyMap, page: str) -> tuple[str, list[str]]:
         KeyError: when it names a claim that there is not.
     """
     right = {claim.name: claim.answer(study).verdict for claim in CLAIMS}
-    changed = [f"{name}: {said}, now {right[name]}" for name, said in VERDICT.findall(page) if said != right[name]]
+    given = [(name, said.replace("\n", " ")) for name, said in VERDICT.findall(page)]
+    changed = [f"{name}: {said}, now {right[name]}" for name, said in given if said != right[name]]
     return VERDICT.sub(lambda match: f"{match[1]}: {right[match[1]]}", page), changed

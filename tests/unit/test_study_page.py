@@ -115,6 +115,7 @@ def test_a_claim_is_answered_by_the_interval_of_the_differences(plan: Plan, tigh
     study = _study(plan, {**base, ("int3", "u4", "drpo_0.2"): tight})
     answer = next(claim for claim in CLAIMS if claim.name == "M1").answer(study)
     assert (answer.verdict, answer.seeds) == (verdict, len(tight))
+    assert with_verdicts(study, "It hurts (M1: not\nmeasured).")[0] == f"It hurts (M1: {verdict})."
     changed = [] if verdict == SUPPORTED else [f"M1: {SUPPORTED}, now {verdict}"]
     assert with_verdicts(study, f"It hurts (M1: {SUPPORTED}).") == (f"It hurts (M1: {verdict}).", changed)
 
