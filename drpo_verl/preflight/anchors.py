@@ -12,7 +12,7 @@ from drpo_verl.configuration.sections import POLICY_LOSS
 _MEASURED = (
     "Measured on cpu_tiny, one seed, DRPO around mu and from pi_old: a reward of .08 and .45 with a KV cache in FP8 "
     "(delta 0.05), .33 and .53 with weights in int4, .03 and .47 in int3 (0.2); .52 without mismatch (0.05). "
-    "docs/anchors.md explains it."
+    "docs/anchors.md explains it, docs/study.md has more runs."
 )
 
 
