@@ -39,7 +39,7 @@ def draw_distances(study: StudyMap) -> Figure:
     from_pi_old = (names.ANCHOR_ABS_PROB_DIFF_MEAN, "D", BLACK, "all mini-batches: π from π_old, where it is computed")
     probability = [*((f"{part}/abs_prob_diff_mean", *look) for part, *look in parts), from_pi_old]
     divergence = [(f"{part}/kl_k3", *look) for part, *look in parts]
-    labels = ["mean abs(π − μ), last 10 steps", "KL(μ ‖ π) in nats a token (k3), last 10 steps"]
+    labels = ["mean difference of the probabilities, last 10 steps", "KL(μ ‖ π) in nats a token (k3), last 10 steps"]
     return _dots(study, [probability, divergence], labels, slice(-10, None), _DISTANCES)
 
 

@@ -225,7 +225,7 @@ def draw_curves(study: StudyMap) -> Figure:
         axes.set_ylim(bottom=0)
     handles = [Line2D([], [], color=_OF_METHOD[name][0], ls=_OF_METHOD[name][1], lw=2, label=pi_old(shown[name]))
                for name in _OF_METHOD if name in shown]  # fmt: skip
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False,
+    figure.legend(handles=handles, loc="outside upper center", ncols=4 if len(panels) > 1 else 2, frameon=False,
                   title=f"mean of the seeds, averaged over {WINDOW} steps; band: smallest to largest seed")  # fmt: skip
     return figure
 
