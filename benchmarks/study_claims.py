@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.study_map import ASYNC, BASELINE, Difference, Setting, StudyMap
+from benchmarks.study_map import ASYNC, BASELINE, Difference, Setting, StudyMap, difference_of
+from drpo_verl.metrics import names
 
 SUPPORTED, REFUTED, UNDECIDED, NOT_MEASURED = "supported", "refuted", "undecided", "not measured"
 FEWEST = 3
@@ -108,6 +109,19 @@ def _collapses(setting: Setting, method: str) -> Callable[[StudyMap], Answer]:
     return answer
 
 
+def _falls(setting: Setting, method: str) -> Callable[[StudyMap], Answer]:
+    """Whether a cell's reward at the end is below that of as many steps at the beginning, seed by seed."""
+
+    def answer(study: StudyMap) -> Answer:
+        cell = study.cell(setting, method)
+        runs = cell.finished if cell is not None else ()
+        starts = {run.seed: run.mean(names.REWARD, slice(study.plan.collapse.steps)) for run in runs}
+        ends = cell.ends if cell is not None else {}
+        return _judged(difference_of([ends[seed] - starts[seed] for seed in ends]), _below)
+
+    return answer
+
+
 def _alike(setting: Setting, digits: int) -> Callable[[StudyMap], Answer]:
     """Whether every method ends at each seed with the same reward as the one without a trust region."""
 
@@ -181,6 +195,7 @@ CLAIMS = (
           _contrast(_above, _pair(INT3, _LOOSE, "dppo_binary_tv"))),
     Claim("P5", f"{INT3}: no trust region collapses in most runs", _collapses(INT3, BASELINE)),
     Claim("P6", f"{STALE}: no trust region collapses in most runs", _collapses(STALE, BASELINE)),
+    Claim("P11", f"{STALE}: no trust region ends below its own first ten steps", _falls(STALE, BASELINE)),
     Claim("P7", f"{INT3}: a distance from π_old (DRPO 0.2) collapses in most runs", _collapses(INT3, _DECOUPLED)),
     Claim("P8", f"{INT3}: CPPO ends above DPPO-TV 0.2",
           _contrast(_above, _pair(INT3, "cppo", "dppo_binary_tv"))),

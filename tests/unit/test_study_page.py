@@ -120,6 +120,13 @@ def test_a_claim_is_answered_by_the_interval_of_the_differences(plan: Plan, tigh
     assert with_verdicts(study, f"It hurts (M1: {SUPPORTED}).") == (f"It hurts (M1: {verdict}).", changed)
 
 
+def test_a_fall_is_one_from_the_first_steps_of_the_same_run(plan: Plan) -> None:
+    claim = next(claim for claim in CLAIMS if claim.name == "P11")
+    for ends, verdict in (([0.2, 0.21, 0.22], SUPPORTED), ([0.5, 0.52, 0.54], REFUTED), ([0.2], NOT_MEASURED)):
+        assert claim.answer(_study(plan, {("fp8", "u16", "surrogate"): ends})).verdict == verdict
+    assert claim.answer(_study(plan, {})) == claim.answer(_study(plan, {("fp8", "u16", "surrogate"): []}))
+
+
 def test_the_loss_without_mismatch_counts_against_a_claim_about_mismatch(plan: Plan) -> None:
     cells = {("int3", "u4", "surrogate"): [0.5] * 3, ("int3", "u4", "drpo_0.2"): [0.1, 0.11, 0.12],
              ("fp32", "u4", "surrogate"): [0.5] * 3}  # fmt: skip
