@@ -82,7 +82,7 @@ def _dots_of(
         axes.axhline(y, color="0.93", lw=0.8, zorder=0)
         cell = study.cell(setting, method.name)
         if cell is None or not cell.finished:
-            axes.plot([0.5], [y], marker="x", color="0.75", ms=4, transform=axes.get_yaxis_transform())
+            axes.plot([0.97], [y], marker="x", color="0.75", ms=4, transform=axes.get_yaxis_transform())
             continue
         for place, (metric, marker, colour, _) in enumerate(marks):
             values = [value for run in cell.finished if math.isfinite(value := run.mean(metric, steps))]
