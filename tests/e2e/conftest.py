@@ -12,6 +12,7 @@ LONGEST = ("test_jobs", "test_repeatable", "test_study", SHARED_RUNS)
 """Groups of tests that take minutes: they come first, so that no process is left with one of them at the end."""
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say which tests have runs in common, for ``--dist loadgroup``: those of a file, and those of the runs below."""
     groups: dict[pytest.Item, str] = {}
