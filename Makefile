@@ -78,7 +78,7 @@ test-contract: $(INSTALLED) $(OVERLAYS)  ## the seams with real verl, two versio
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/contract
 
 test-e2e: $(INSTALLED)  ## real runs, and engines; the tests for a GPU, on the CPU
-	$(BIN)/python -m pytest --numprocesses $(E2E_RUNS) --dist loadgroup --no-loadscope-reorder tests/e2e tests/gpu
+	$(BIN)/python -m pytest --numprocesses $(E2E_RUNS) --dist loadscope --no-loadscope-reorder tests/e2e tests/gpu
 
 test-gpu:  ## the tests for one GPU of 24 GB or more (DEVICE=cpu: the same bodies on a CPU)
 	@command -v $(GPU_PYTHON) >/dev/null || { echo "no $(GPU_PYTHON): run make setup-gpu (or make setup), or set GPU_PYTHON"; exit 1; }

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from stack import ONE_UPDATE, SHORT, Run, start
+from xdist.scheduler import LoadScopeScheduling
 
 SHARED_RUNS = "shared runs"
+LOOK_AT_SHARED_RUNS = ("test_runs", "test_wandb", "test_report")
 LONGEST = ("test_jobs", "test_repeatable", "test_study", SHARED_RUNS)
 """Groups of tests that take minutes: they come first, so that no process is left with one of them at the end."""
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
+def group_of(file: Path) -> str:
+    """Which tests have runs in common and so belong into one process: those of a file, and those of the runs below."""
+    return SHARED_RUNS if file.stem in LOOK_AT_SHARED_RUNS else file.stem
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests have runs in common, for ``--dist loadgroup``: those of a file, and those of the runs below."""
-    groups: dict[pytest.Item, str] = {}
+    """Put the longest groups first; a test of the shared runs has to be in one of their files."""
     for item in items:
-        fixtures: Sequence[str] = getattr(item, "fixturenames", ())
-        groups[item] = SHARED_RUNS if {"exact_run", "two_rank_bf16_run"} & {*fixtures} else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
+        shared = {"exact_run", "two_rank_bf16_run"} & {*getattr(item, "fixturenames", ())}
+        assert not shared or item.path.stem in LOOK_AT_SHARED_RUNS, f"{item.path.name} is missing above"
+    groups = [group_of(item.path) for item in items]
+    order = [LONGEST.index(group) if group in LONGEST else len(LONGEST) for group in groups]
+    items[:] = [item for _, item in sorted(zip(order, items, strict=True), key=lambda pair: pair[0])]
+
+
+class ByRuns(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist
+    """Gives each process whole groups. pytest-xdist's own ``loadgroup`` does nothing with pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(Path(nodeid.partition("::")[0]))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByRuns | None:
+    """Schedule by the groups, where ``--dist loadscope`` is asked for."""
+    return ByRuns(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="session")
