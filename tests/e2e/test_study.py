@@ -27,7 +27,11 @@ def _command(folder: Path) -> list[str]:
 
 def test_a_study_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     with (tmp_path / "first.txt").open("w") as output:
-        first = subprocess.Popen(_command(tmp_path), stdout=output, stderr=subprocess.STDOUT)
+        interruptible = [
+            "env",
+            "--default-signal=INT",
+        ]  # which background jobs of a shell are not
+        first = subprocess.Popen([*interruptible, *_command(tmp_path)], stdout=output, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 600
         made = tmp_path / "smoke" / "fp32-drpo-seed1" / OUTCOME_FILE
         under_way = tmp_path / "smoke" / "fp8_kv-drpo-seed1"
