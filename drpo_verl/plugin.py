@@ -86,6 +86,8 @@ def _weight_sender(module: ModuleType) -> None:
 @when_imported("verl.workers.rollout.vllm_rollout.vllm_async_server", _SHARED_SOCKET)
 def _weight_receiver(module: ModuleType) -> None:
     server = module.vLLMHttpServer
+    told = "VERL_RAY_JOB_ID" in inspect.getsource(server.__init__)
+    expect(told, "vLLMHttpServer.__init__", "that it tells vLLM the Ray job")
     from drpo_verl.adapters.weight_socket import name_for_receiver
 
     server.__init__ = name_for_receiver(server.__init__)

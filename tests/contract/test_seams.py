@@ -109,7 +109,11 @@ class _OtherSamples:
     async def _run_agent_loop(self, sampling: object, kwargs: object) -> None: ...
 
 
+_WEIGHT_SENDER = "verl.workers.rollout.vllm_rollout.vllm_rollout"
+_WEIGHT_RECEIVER = "verl.workers.rollout.vllm_rollout.vllm_async_server"
 _WRAPPED = {
+    f"{_WEIGHT_SENDER}.ServerAdapter": ("__init__",),
+    f"{_WEIGHT_RECEIVER}.vLLMHttpServer": ("__init__",),
     "verl.workers.engine.fsdp.transformer_impl.FSDPEngine": ("_build_module", "_build_fsdp_module"),
     "verl.experimental.agent_loop.agent_loop.AgentLoopOutput": ("as_dict",),
     "verl.trainer.ppo.v1.agent_loop_tq.AgentLoopManagerTQ": ("generate_sequences",),
@@ -129,6 +133,8 @@ _BUFFER = "verl.trainer.ppo.v1.replay_buffer"
 _GROUP = "initialize_global_process_group_ray"
 DIFFERENT: list[tuple[str, dict[str, Any], str]] = [
     ("verl.workers.rollout.replica", {"RolloutReplicaRegistry": SimpleNamespace(_registry={})}, "an entry vllm"),
+    (_WEIGHT_SENDER, {"ServerAdapter": _OtherWorker}, "that it sets zmq_handle"),
+    (_WEIGHT_RECEIVER, {"vLLMHttpServer": _OtherWorker}, "that it tells vLLM the Ray job"),
     ("verl.workers.rollout.llm_server", {"LLMServerClient": _OtherClient}, "missing prompt_ids"),
     (_LOOP, {"AgentLoopWorker": _OtherSamples}, "missing sampling_params)"),
     (_LOOP, {"AgentLoopOutput": SimpleNamespace(model_fields={})}, "AgentLoopOutput: expected its tokens"),
