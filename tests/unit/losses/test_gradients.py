@@ -157,8 +157,8 @@ def test_gradient_is_that_of_the_objective_in_the_paper(
     )
     share = torch.autograd.grad(aggregate(terms.requires_grad_()), terms)[0]
     assert bool(((gradient - expected_gradient).abs() <= 1e-5 * terms.detach() * share + 1e-12).all())
-    # Beyond, the objective is constant, and its value no matter. So it is for a ratio below the bound, which stands beside
-    # a penalty around another anchor that may be as small.
+    # Beyond, the objective is constant, and its value no matter. So it is for a ratio below the bound, beside a penalty
+    # around another anchor that may be as small.
     beyond = (torch.maximum(batch.log_pi, anchor) - torch.minimum(batch.log_mu, anchor)) > 20.0
     if objective.recomputed_anchor:
         beyond |= (batch.log_pi - batch.log_mu) < -20.0
