@@ -102,7 +102,9 @@ def objective(  # noqa: PLR0911  one return for each kind
         if cap is not None:
             weight = 1 - advantages.sign() * (log_pi.exp() - log_anchor.exp()) / delta
             return weight.detach() * _truncated(log_pi, log_mu, advantages, cap)
-        return ratio * advantages - advantages.abs() * (ratio * mu - log_anchor.exp()) ** 2 / (2 * mu * delta)
+        # Where r is clamped, the objective is constant: pi is, too, and still pi.
+        pi = torch.where((log_pi - log_mu).abs() > LOG_RATIO_BOUND, log_pi.exp().detach(), ratio * mu)
+        return ratio * advantages - advantages.abs() * (pi - log_anchor.exp()) ** 2 / (2 * mu * delta)
     if name == "surrogate":
         return _importance_sampled(log_pi, log_mu, advantages, cap)
     if name == "pg_tis":
