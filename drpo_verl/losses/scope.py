@@ -126,13 +126,13 @@ def quantile(values: Tensor, is_token: Tensor, share: float) -> Tensor:
     """The quantile of each row's tokens, ``[B, 1]``, interpolated linearly; 0 for a row without any.
 
     Args:
-        values: ``[B, T]``, >= 0, and 0 where there is no token.
+        values: ``[B, T]``, >= 0.
         is_token: 1 for what counts, else 0.
         share: in (0, 1).
     """
     # Counted from the largest value down: for a share close to 1 only few have to be sorted, and padding comes last.
     most = math.ceil((1.0 - share) * (values.shape[-1] - 1)) + 1
-    largest = values.topk(min(most, values.shape[-1])).values
+    largest = (values * is_token).topk(min(most, values.shape[-1])).values
     place = (1.0 - share) * (lengths(is_token) - 1.0)
     last = largest.shape[-1] - 1  # which a rank rounded in fp32 may be beyond
     above, below = (largest.gather(-1, rank.long().clamp(max=last)) for rank in (place.floor(), place.ceil()))

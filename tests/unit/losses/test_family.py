@@ -197,7 +197,7 @@ def test_dppo_is_cppo_with_equal_weights_and_a_large_budget() -> None:
 )
 def test_the_budget_is_the_quantile_of_a_responses_own_tokens(distances: list[float], expected: float) -> None:
     for padding in (0, 7):
-        row = torch.tensor([distances + [0.0] * padding, [0.0] * (len(distances) + padding)])
+        row = torch.tensor([distances + [0.9] * padding, [0.0] * (len(distances) + padding)])
         is_token = (torch.arange(row.shape[1]) < len(distances)).float().expand(2, -1)
         found = quantile(row, is_token, 0.9)
         assert found[0].clamp(0.02, 0.04).item() == pytest.approx(expected, rel=1e-5) and found[1] == 0
