@@ -22,10 +22,14 @@ _JOB = "VERL_RAY_JOB_ID"
 
 
 def unique_job() -> str:
-    """The id of the Ray job, with a digest of what Ray calls its cluster, which has time and process in it."""
+    """The id of the Ray job, with a digest of what tells its Ray cluster from others."""
     context = ray.get_runtime_context()
-    session = hashlib.sha256(context.get_session_name().encode()).hexdigest()
-    return f"{context.get_job_id()}-{session[:12]}"  # short: the path of a socket has 107 bytes at most
+    # The session's name has time and process in it. A Ray that does not tell it (verl takes any from 2.41 on) has the
+    # address of the cluster's head, which no two clusters have at a time, unless they share the folder of the sockets
+    # and not the network.
+    cluster = context.get_session_name() if hasattr(context, "get_session_name") else context.gcs_address
+    digest = hashlib.sha256(cluster.encode()).hexdigest()
+    return f"{context.get_job_id()}-{digest[:12]}"  # short: the path of a socket has 107 bytes at most
 
 
 def name_for_sender(initialise: Callable[..., None]) -> Callable[..., None]:
