@@ -214,7 +214,6 @@ class StudyMap:
 
         The policies are still close to the one that all runs start from: it is what ``drpo-verl probe`` measures of it.
         """
-        metric = f"{ENGINE}/abs_prob_diff_mean"
-        values = [run.mean(metric, slice(3)) for _, cell in self.made(setting) for run in cell.finished]
+        values = [run.mean(names.MISMATCH_MEAN, slice(3)) for _, cell in self.made(setting) for run in cell.finished]
         values = [value for value in values if math.isfinite(value)]
         return sum(values) / len(values) if values else math.nan

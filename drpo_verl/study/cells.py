@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drpo_verl.errors import UserError
 from drpo_verl.metrics import names
 from drpo_verl.study.plan import Plan, PlannedRun
-from drpo_verl.study.results import RUNS_FILE, STEPS_FILE
+from drpo_verl.study.results import RUNS_FILE, STEPS_FILE, overrides_text, rows_by_run
 
 
 @dataclass(frozen=True)
@@ -94,13 +93,12 @@ def read_cells(plan: Plan, folder: Path) -> list[Cell]:
         UserError: when a run was made with other settings than the plan now has for it, or is not in the plan.
     """
     planned = {run.name: run for run in plan.runs}
-    rows = pq.read_table(folder / RUNS_FILE).to_pylist()
-    for row in rows:
-        _require_planned(row, planned.get(row["run"]))
-    steps: dict[str, list[dict[str, Any]]] = {}
-    for step in pq.read_table(folder / STEPS_FILE).to_pylist():
-        steps.setdefault(step["run"], []).append(step)
-    made = {row["run"]: _made(row, steps.get(row["run"], [])) for row in rows}
+    steps = rows_by_run(folder / STEPS_FILE)
+    made = {}
+    for name, rows in rows_by_run(folder / RUNS_FILE).items():
+        for row in rows:
+            _require_planned(row, planned.get(name))
+            made[name] = _made(row, steps.get(name, []))
     cells: dict[tuple[str, ...], list[PlannedRun]] = {}
     for run in plan.runs:
         cells.setdefault(tuple(run.choices.values()), []).append(run)
@@ -116,7 +114,7 @@ def read_cells(plan: Plan, folder: Path) -> list[Cell]:
 
 
 def _require_planned(row: Mapping[str, Any], run: PlannedRun | None) -> None:
-    if run is None or row["overrides"] != " ".join(run.overrides):
+    if run is None or row["overrides"] != overrides_text(run):
         how = "is not in the plan" if run is None else "was made with other settings than the plan has now"
         raise UserError(f"run {row['run']} {how}: make the tables anew with `drpo-verl study FILE --collect`.")
 

@@ -39,9 +39,9 @@ METRICS = (
     names.RATIO_MAX,
     f"{names.MISMATCH}/low_prob_frac",
     names.BEHAVIOUR_LOG_PROB,
-    f"{names.INFERENCE_MISMATCH}/abs_prob_diff_mean",
+    names.MISMATCH_MEAN,
     f"{names.INFERENCE_MISMATCH}/kl_k3",
-    f"{names.POLICY_DRIFT}/abs_prob_diff_mean",
+    names.DRIFT_MEAN,
     f"{names.POLICY_DRIFT}/kl_k3",
     names.ANCHOR_ABS_PROB_DIFF_MEAN,
     names.STEP_SECONDS,
@@ -51,6 +51,19 @@ METRICS = (
 """What is kept of a step, unless the study lists its own."""
 
 
+def overrides_text(run: PlannedRun) -> str:
+    """The overrides of a run as the table of runs has them, by which it is known again."""
+    return " ".join(run.overrides)
+
+
+def rows_by_run(file: Path) -> Mapping[str, list[dict[str, Any]]]:
+    """The rows of one of the two tables, by the name of the run; none of a run that it does not have."""
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in pq.read_table(file).to_pylist():
+        rows[row["run"]].append(row)
+    return rows
+
+
 def recorded(plan: Plan, out: Path) -> dict[str, str]:
     """The status of each run that the tables in a folder already have, made with the settings of the plan.
 
@@ -58,11 +71,12 @@ def recorded(plan: Plan, out: Path) -> dict[str, str]:
     """
     if not ((out / RUNS_FILE).is_file() and (out / STEPS_FILE).is_file()):
         return {}
-    rows = {row["run"]: row for row in pq.read_table(out / RUNS_FILE).to_pylist()}
+    rows = rows_by_run(out / RUNS_FILE)
     return {
-        run.name: rows[run.name]["status"]
+        run.name: row["status"]
         for run in plan.runs
-        if run.name in rows and rows[run.name]["overrides"] == _overrides_of(run)
+        for row in rows.get(run.name, [])
+        if row["overrides"] == overrides_text(run)
     }
 
 
@@ -83,13 +97,13 @@ def collect(plan: Plan, folder: Path, out: Path) -> tuple[pa.Table, pa.Table]:
     steps: list[dict[str, Any]] = []
     metrics = plan.metrics or METRICS
     of_tables = recorded(plan, out)
-    earlier = _Tables(out) if of_tables else None
+    earlier_runs, earlier_steps = (rows_by_run(out / name) if of_tables else {} for name in (RUNS_FILE, STEPS_FILE))
     for run in plan.runs:
         ended = outcome(folder, plan, run)
         if ended is None:
-            if earlier is not None and run.name in of_tables:
-                runs += earlier.runs[run.name]
-                steps += earlier.steps[run.name]
+            if run.name in of_tables:
+                runs += earlier_runs[run.name]
+                steps += earlier_steps.get(run.name, [])
             continue
         logged = _steps(folder / run.name)
         runs.append(_row_of_run(plan, run, ended, logged))
@@ -104,21 +118,6 @@ def collect(plan: Plan, folder: Path, out: Path) -> tuple[pa.Table, pa.Table]:
         pa.Table.from_pylist(runs, pa.schema(identity + of_runs)),
         pa.Table.from_pylist(steps, pa.schema(identity + of_steps)),
     )
-
-
-class _Tables:
-    """The rows of earlier tables, by the name of the run."""
-
-    def __init__(self, out: Path) -> None:
-        self.runs = self._by_run(out / RUNS_FILE)
-        self.steps = self._by_run(out / STEPS_FILE)
-
-    @staticmethod
-    def _by_run(file: Path) -> Mapping[str, list[dict[str, Any]]]:
-        rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in pq.read_table(file).to_pylist():
-            rows[row["run"]].append(row)
-        return rows
 
 
 def write(tables: tuple[pa.Table, pa.Table], out: Path) -> None:
@@ -143,9 +142,5 @@ def _row_of_run(plan: Plan, run: PlannedRun, ended: Outcome, steps: list[Step]) 
     rewards = [step.metrics.get(names.REWARD, math.nan) for step in steps]
     return {
         **_names(run), "status": ended.status, "why": ended.why, "seconds": ended.seconds, "steps": len(steps),
-        "collapsed": plan.collapse.happened(rewards), "overrides": _overrides_of(run),
+        "collapsed": plan.collapse.happened(rewards), "overrides": overrides_text(run),
     }  # fmt: skip
-
-
-def _overrides_of(run: PlannedRun) -> str:
-    return " ".join(run.overrides)
