@@ -8,6 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ray.runtime_context import RuntimeContext
+
+from drpo_verl.adapters.weight_socket import unique_job
 
 
 def test_no_two_clusters_share_the_socket_of_the_weights(tmp_path: Path) -> None:
@@ -29,3 +35,14 @@ def test_no_two_clusters_share_the_socket_of_the_weights(tmp_path: Path) -> None
     assert sender == receiver and other_sender == other_receiver
     assert sender != other_sender
     assert len(sender.removeprefix("ipc://").encode()) < 107
+
+
+def test_a_ray_that_does_not_tell_its_session_tells_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(RuntimeContext.gcs_address, property)  # which every Ray that verl takes has
+
+    def name_at(address: str) -> str:
+        context = SimpleNamespace(get_job_id=lambda: "01000000", gcs_address=address)
+        monkeypatch.setattr("ray.get_runtime_context", lambda: context)
+        return unique_job()
+
+    assert name_at("127.0.0.1:6379") == name_at("127.0.0.1:6379") != name_at("127.0.0.1:6380")
