@@ -26,7 +26,7 @@ def draw_acting(study: StudyMap) -> Figure:
     """How often a trust region acts: shares of tokens outside and corrected, and of the gradient that is removed."""
     marks: list[Mark] = [
         (names.OUTSIDE, "o", BLACK, "tokens outside the boundary (diverging, beyond δ)"),
-        (f"{names.TRUST_REGION}/corrective_frac", "s", RED, "tokens corrected (w < 0)"),
+        (names.CORRECTED, "s", RED, "tokens corrected (w < 0)"),
         (f"{names.TRUST_REGION}/gradient_removed_frac", "D", SKY, "gradient removed (L1)"),
     ]
     return _dots(study, [marks], ["share over all steps, mean of the seeds"], slice(None), _SHARES)

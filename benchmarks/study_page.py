@@ -96,7 +96,7 @@ def cells_table(study: StudyMap) -> str:
                 str(cell.collapsed), str(cell.failed),
                 f"{number(difference.mean)} {between(difference.interval)}" if difference else "",
                 between(difference.resampled) if difference else "",
-                _share(cell, names.OUTSIDE), _share(cell, f"{names.TRUST_REGION}/corrective_frac"),
+                _share(cell, names.OUTSIDE), _share(cell, names.CORRECTED),
             ]  # fmt: skip
             lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines)

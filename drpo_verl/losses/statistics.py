@@ -235,7 +235,7 @@ def measure_trust_region(
         names.OUTSIDE: outside,
         f"{names.OUTSIDE}_positive_advantage": (with_advantage + surplus) / 2.0,
         f"{names.OUTSIDE}_negative_advantage": (with_advantage - surplus) / 2.0,
-        "trust_region/corrective_frac": corrected,
+        names.CORRECTED: corrected,
     }
     minima = {names.WEIGHT_MIN: (weight / is_token).amin()}  # 1 / 0 at padding: no minimum
     moments = {}

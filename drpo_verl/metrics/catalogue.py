@@ -81,7 +81,7 @@ SECTIONS = (
             Metric(names.DIVERGING, "Tokens that their gradient pushes further away from μ, inside the boundary or not",
                    "far from a half; fp32 noise counts too")]),
         Panel("Corrected and attenuated tokens", "share of tokens", [
-            Metric("trust_region/corrective_frac", "Tokens with w < 0, whose gradient brings them back; a mask, as "
+            Metric(names.CORRECTED, "Tokens with w < 0, whose gradient brings them back; a mask, as "
                    "DPPO's and PPO's, never does", "rising for many steps: updates overshoot, lower the learning rate",
                    "corrected"),
             Metric("trust_region/attenuated_frac", "Tokens with 0 < w < 1", label="attenuated")]),

@@ -32,6 +32,7 @@ SKIPPED_UPDATES = "actor/skipped_update_frac"
 STEP_SECONDS = "timing_s/step"
 
 DELTA = f"{TRUST_REGION}/delta"
+CORRECTED = f"{TRUST_REGION}/corrective_frac"
 DIVERGING = f"{TRUST_REGION}/diverging_frac"
 OUTSIDE = f"{TRUST_REGION}/outside_frac"
 SEQUENCE_MASKED = f"{TRUST_REGION}/sequence_masked_frac"

@@ -29,7 +29,7 @@ METRICS = (
     names.OUTSIDE,
     f"{names.TRUST_REGION}/outside_frac_positive_advantage",
     f"{names.TRUST_REGION}/outside_frac_negative_advantage",
-    f"{names.TRUST_REGION}/corrective_frac",
+    names.CORRECTED,
     f"{names.TRUST_REGION}/gradient_removed_frac",
     names.WEIGHT_MEAN,
     names.WEIGHT_MIN,
