@@ -5,15 +5,10 @@ from __future__ import annotations
 from drpo_verl.check.method import is_recomputed, objective_of
 from drpo_verl.check.rule import Findings, rule
 from drpo_verl.configuration.numbers import is_number
-from drpo_verl.configuration.precision import rollout_differences
+from drpo_verl.configuration.precision import rollout_differences, rollout_numbers, trainer_numbers
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import POLICY_LOSS
-
-_MEASURED = (
-    "Measured on cpu_tiny, one seed, DRPO around mu and from pi_old: a reward of .08 and .45 with a KV cache in FP8 "
-    "(delta 0.05), .33 and .53 with weights in int4, .03 and .47 in int3 (0.2); .52 without mismatch (0.05). "
-    "docs/anchors.md explains it, docs/study.md has more runs."
-)
+from drpo_verl.evidence import around_mu
 
 
 @rule
@@ -29,7 +24,10 @@ def anchored_correction(run: RunConfig) -> Findings:
     if not binding:
         return
     message = "corrects tokens towards what the rollout engine computes, its errors included: "
+    measured = around_mu(str(rollout_numbers(run)), str(trainer_numbers(run)), run.updates_per_rollout)
+    sentence = f"Measured with a rollout in {measured.rollout}: {measured.sentence()} " if measured else ""
     recomputed = [] if row.needs_top_k else ["anchor=recomputed"]
     yield run.note(
-        binding[0], f"{message}{'; '.join(differences)}. {_MEASURED}", *recomputed, f"{binding[0]}=12.5"
+        binding[0], f"{message}{'; '.join(differences)}. {sentence}docs/anchors.md explains it", *recomputed,
+        f"{binding[0]}=12.5",
     )  # fmt: skip

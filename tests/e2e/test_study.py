@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from omegaconf import OmegaConf
 
 from drpo_verl.study.execute import OUTCOME_FILE
 
@@ -18,23 +17,17 @@ STUDY = Path(__file__).parents[2] / "studies" / "smoke.yaml"
 
 
 def _command(folder: Path) -> list[str]:
-    """Two of the study's four runs: one of each mismatch."""
-    plan = OmegaConf.load(STUDY)
-    del plan.axes.method["surrogate"]
-    OmegaConf.save(plan, folder / "smoke.yaml")
-    return [sys.executable, "-m", "drpo_verl.cli", "study", str(folder / "smoke.yaml"), "--runs", str(folder)]
+    return [sys.executable, "-m", "drpo_verl.cli", "study", str(STUDY), "--runs", str(folder)]
 
 
 def test_a_study_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    folder = tmp_path / "smoke"
+    made, under_way = folder / "fp32-drpo-seed1" / OUTCOME_FILE, folder / "fp32-surrogate-seed1"
     with (tmp_path / "first.txt").open("w") as output:
-        interruptible = [
-            "env",
-            "--default-signal=INT",
-        ]  # which background jobs of a shell are not
-        first = subprocess.Popen([*interruptible, *_command(tmp_path)], stdout=output, stderr=subprocess.STDOUT)
+        # Background jobs of a shell ignore Ctrl-C, and so would what they start.
+        command = ["env", "--default-signal=INT", *_command(tmp_path)]
+        first = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 600
-        made = tmp_path / "smoke" / "fp32-drpo-seed1" / OUTCOME_FILE
-        under_way = tmp_path / "smoke" / "fp8_kv-drpo-seed1"
         while not (made.exists() and under_way.exists()) and time.monotonic() < deadline:
             assert first.poll() is None, (tmp_path / "first.txt").read_text()
             time.sleep(0.5)
@@ -46,11 +39,11 @@ def test_a_study_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
 
     second = subprocess.run(_command(tmp_path), capture_output=True, text=True, timeout=900, check=False)
     assert second.returncode == 0, second.stdout + second.stderr
-    assert "2 runs, 1 to be made now" in second.stdout and made.stat().st_mtime == before
-    runs = pq.read_table(tmp_path / "smoke" / "runs.parquet").to_pylist()
-    assert [run["status"] for run in runs] == ["finished"] * 2, runs
-    steps = pq.read_table(tmp_path / "smoke" / "steps.parquet").to_pylist()
-    assert len(steps) == 4
+    assert "4 runs, 3 to be made now" in second.stdout and made.stat().st_mtime == before
+    runs = pq.read_table(folder / "runs.parquet").to_pylist()
+    assert [run["status"] for run in runs] == ["finished"] * 4, runs
+    steps = pq.read_table(folder / "steps.parquet").to_pylist()
+    assert len(steps) == 8
     mismatch = {
         name: max(step["inference_mismatch/abs_prob_diff_mean"] for step in steps if step["mismatch"] == name)
         for name in ("fp32", "fp8_kv")

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from drpo_verl.evidence import HELPS, HURTS, SAME, UNDECIDED, Evidence, all_evidence, for_mismatch, for_numbers
+from drpo_verl.evidence import (
+    HELPS,
+    HURTS,
+    SAME,
+    UNDECIDED,
+    Evidence,
+    all_evidence,
+    around_mu,
+    for_mismatch,
+    for_numbers,
+)
 
 INT3 = Evidence(
     "fp32, weights in int3 and back", "fp32", 4, 0.06, 35,
@@ -51,6 +61,12 @@ def test_a_mismatch_has_the_nearest_that_was_studied_and_none_far_from_all(
 def test_a_run_has_what_was_found_with_its_numbers(rollout: str, updates: int, found: Evidence | None) -> None:
     assert for_numbers(rollout, "fp32", updates, KNOWN) == found
     assert for_numbers(rollout, "bf16", updates, KNOWN) is None
+
+
+def test_a_boundary_around_mu_has_what_was_found_with_its_numbers_or_where_the_least_mismatch_hurt() -> None:
+    assert around_mu(INT3.rollout, "fp32", 4, KNOWN) == INT3
+    assert around_mu("bf16", "fp32", 4, KNOWN) == around_mu(INT3.rollout, "fp32", 32, KNOWN) == INT4
+    assert around_mu("bf16", "fp32", 4, [STALE, *SAME_NUMBERS]) is None
 
 
 def test_what_is_shipped_can_be_read() -> None:
