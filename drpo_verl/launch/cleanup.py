@@ -25,7 +25,7 @@ from pathlib import Path
 
 from drpo_verl.configuration.sections import RUN_VARIABLE
 from drpo_verl.launch.ending import RunFacts
-from drpo_verl.launch.processes import end_processes, is_alive, processes_of, shared_memory_of
+from drpo_verl.launch.processes import end_processes, is_alive, processes_of, shared_memory, shared_memory_of
 
 PATIENCE_SECONDS = 10.0
 
@@ -33,7 +33,7 @@ RAY_LOGS = "ray_logs"
 """In the folder of a run that ended early: what Ray's own processes have logged."""
 
 SCAN_SECONDS = 1.0
-"""How often is looked at which shared memory the run has, since a process that is gone can not be asked."""
+"""How often is looked whether there is other shared memory; whose it is, a process that is gone can not be asked."""
 
 _SAID = b"said"
 _LONGEST_SOCKET_PATH = 107
@@ -129,18 +129,22 @@ def _has_ended(process: int) -> bool:
 
 
 def _main(run: _Run) -> None:
-    shared_memory: set[Path] = set()
+    of_run: set[Path] = set()
+    last_seen: set[Path] = set()
     while not _has_ended(run.driver):
-        shared_memory |= shared_memory_of([run.driver, *processes_of(run.mark)])
+        # What a process has mapped takes long to read, and locks its memory meanwhile: only when something has changed.
+        if (now := shared_memory()) != last_seen:
+            of_run |= shared_memory_of([run.driver, *processes_of(run.mark)])
+            last_seen = now
     left = processes_of(run.mark)
-    shared_memory |= shared_memory_of(left)
+    of_run |= shared_memory_of(left)
     ended_well = os.read(sys.stdin.fileno(), len(_SAID)) == _SAID
     if not ended_well:
         line = run.facts.end("the run's own process (drpo_verl.train) was killed or crashed")
         with contextlib.suppress(OSError):
             print(f"\nerror: {line}", file=sys.stderr, flush=True)
     end_processes(run.mark, run.patience)
-    for file in shared_memory:
+    for file in of_run:
         file.unlink(missing_ok=True)
     if run.temporary:
         if run.facts.ended_early:

@@ -61,6 +61,11 @@ def title(process: int) -> str:
     return ""
 
 
+def shared_memory() -> set[Path]:
+    """Return the semaphores and the shared memory of multiprocessing and torch that there are, whoever's they are."""
+    return {file for file in _SHARED_MEMORY.iterdir() if _NAMES.fullmatch(file.name)}
+
+
 def shared_memory_of(processes: Iterable[int]) -> set[Path]:
     """Return the semaphores and the shared memory of multiprocessing and torch that the processes have mapped."""
     mapped = set()
@@ -72,9 +77,9 @@ def shared_memory_of(processes: Iterable[int]) -> set[Path]:
                     mapped.add(int(line.split()[4]))
     # By their inodes: the C library makes a semaphore under another name than the one that it has then.
     found = set()
-    for file in _SHARED_MEMORY.iterdir():
+    for file in shared_memory():
         with contextlib.suppress(OSError):
-            if _NAMES.fullmatch(file.name) and file.stat().st_ino in mapped:
+            if file.stat().st_ino in mapped:
                 found.add(file)
     return found
 
