@@ -1,11 +1,11 @@
 """The mismatch of the two engines, measured over models and precisions: ``make mismatch``.
 
-Each cell is one ``drpo-verl probe``: vLLM samples, the trainer's forward scores, with the same weights. A cell that has
-been measured with the same settings is not measured again. What is found goes into docs/study/mismatch.json, from which
-the tables of docs/precision.md and docs/probe.md and docs/study/mismatch.png are made.
+Each cell is one ``drpo-verl probe``: vLLM samples, the trainer's forward scores, with the same weights. What is found
+goes into docs/study/mismatch.json, from which the tables of docs/precision.md and docs/probe.md and
+docs/study/mismatch.png are made. A cell that is there, with the same settings, is measured again only by its name.
 
     python -m benchmarks.mismatch                 # all that is missing
-    python -m benchmarks.mismatch smollm2/fp16    # one cell
+    python -m benchmarks.mismatch smollm2/fp16    # one cell, again
     python -m benchmarks.mismatch --draw          # only table and picture
 """
 
@@ -48,21 +48,23 @@ PRECISIONS: Mapping[str, Mapping[str, Any]] = {
 """The options of the probe for each precision; ``mismatch_page.TITLES`` has what they are called."""
 
 
+def settings_of(model: str, precision: str) -> dict[str, Any]:
+    """The settings of a cell's probe, as ``kept`` has them."""
+    from drpo_verl.probe.settings import Settings
+
+    settings = asdict(Settings(model, **MODELS[model], **PRECISIONS[precision]))
+    return {name: value for name, value in json.loads(json.dumps(settings, default=str)).items() if value is not None}
+
+
 def measure(model: str, precision: str) -> dict[str, Any]:
-    """Probe a model in a precision, unless that has been done; what is kept of it."""
+    """Probe a model in a precision; what is kept of it."""
     from rich.console import Console
 
-    from drpo_verl.probe.run import RESULT_FILE, run
+    from drpo_verl.probe.run import run
     from drpo_verl.probe.settings import Settings
 
     settings = Settings(model, **MODELS[model], **PRECISIONS[precision])
-    wanted = json.loads(json.dumps(asdict(settings), default=str))
-    folder = RUNS / model / precision
-    if (folder / RESULT_FILE).exists():
-        result = json.loads((folder / RESULT_FILE).read_text())
-        if result["settings"] == wanted:
-            return kept(model, precision, result)
-    return kept(model, precision, run(settings, folder, Console()))
+    return kept(model, precision, run(settings, RUNS / model / precision, Console()))
 
 
 def kept(model: str, precision: str, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +110,8 @@ def main() -> None:
         parser.error(f"no such cell: {', '.join(unknown)}; there are {', '.join(every)}")
 
     known = {f"{each['model']}/{each['precision']}": each for each in _committed()}
-    for cell in [] if options.draw else options.cells or every:
+    missing = [cell for cell in every if known.get(cell, {}).get("settings") != settings_of(*cell.split("/"))]
+    for cell in [] if options.draw else options.cells or missing:
         print(f"{cell} ...", flush=True)
         known[cell] = measure(*cell.split("/"))
         RESULTS.parent.mkdir(exist_ok=True)
