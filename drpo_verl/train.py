@@ -7,14 +7,11 @@ the logs of ten processes, ends a run that hangs, and says where everything is.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import sys
 import traceback
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.errors import InstantiationException
@@ -27,11 +24,8 @@ from drpo_verl.check import raise_if_errors
 from drpo_verl.check.method import has_no_effect
 from drpo_verl.configuration import search_path
 from drpo_verl.configuration.compose import CompositionError, compose_run
-from drpo_verl.configuration.method import method_of
-from drpo_verl.configuration.precision import rollout_numbers, trainer_numbers
 from drpo_verl.configuration.run_config import WORKER_CPUS, RunConfig
 from drpo_verl.configuration.sections import ENVIRONMENT, RUN_VARIABLE
-from drpo_verl.configuration.seeds import SETTING
 from drpo_verl.cpu.prefork import fork_server
 from drpo_verl.errors import describe_error
 from drpo_verl.launch.cleanup import Cleanup, cleaned_up_afterwards
@@ -43,20 +37,19 @@ from drpo_verl.launch.cluster import (
     require_resources,
     require_shared_folder,
 )
-from drpo_verl.launch.console import Follower, describe_distance, logs_to_file
+from drpo_verl.launch.console import Follower, logs_to_file
 from drpo_verl.launch.deaths import DeathWatch
 from drpo_verl.launch.ending import RunEndedError, RunFacts
 from drpo_verl.launch.shortfall import ShortfallError, require_all_steps
+from drpo_verl.launch.summary import LOG_FILE, display_path, summarise
 from drpo_verl.metrics.alerts import SECTION, Monitor, parse_alerts
 from drpo_verl.preflight import check_run
 from drpo_verl.preflight.resume import go_on_from_a_whole_step
 from drpo_verl.run_folder.environment import write_environment
-from drpo_verl.run_folder.parts import keep_earlier, read_run
-from drpo_verl.run_folder.picture import draw
-from drpo_verl.run_folder.steps import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE, held_out_interval
+from drpo_verl.run_folder.parts import keep_earlier
+from drpo_verl.run_folder.steps import METRICS_FILE, PICTURE_FILE, SUMMARY_FILE
 from drpo_verl.run_folder.worst_tokens import WORST_TOKENS_FILE
 
-LOG_FILE = "train.log"
 _RUNTIME_ENV = f"{RAY_INIT}.runtime_env"
 
 
@@ -98,83 +91,8 @@ def run_verl(config: DictConfig) -> None:
     main_ppo.main.__wrapped__(config)
 
 
-def _summarise(config: DictConfig, folder: Path, console: Console) -> None:
-    def warn(problem: str) -> None:
-        console.print(f"warning: left out: {problem}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-
-    steps = read_run(folder, warn).steps
-    if not steps:  # which require_all_steps refuses
-        return
-    method, delta = method_of(config), config.actor_rollout_ref.actor.policy_loss.get("delta")
-    title = f"{config.trainer.experiment_name}: {method}" + (f", delta {delta}" if delta else "")
-    run = RunConfig(config)
-    title += f"\nrollout engine in {rollout_numbers(run)}; trainer in {trainer_numbers(run)}"
-    problems = _held_out_problems(config)
-    draw(steps, folder / PICTURE_FILE, title=title, problems=problems)
-
-    validation: list[dict[str, Any]] = [
-        {"step": step.step, "data_source": source, "accuracy": accuracy, "problems": problems.get(source),
-         "interval_95": held_out_interval(accuracy, problems.get(source))}
-        for step in steps for source, accuracy in step.validation.items()
-    ]  # fmt: skip
-    summary = {
-        "method": method,
-        "seed": OmegaConf.select(config, SETTING),
-        "steps": steps[-1].step,
-        "validation": validation,
-    }
-    (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
-
-    console.print()
-    several = len({entry["data_source"] for entry in validation}) > 1
-    for entry in validation:
-        interval, count = entry["interval_95"], entry["problems"]
-        between = f"  (95 % interval {interval[0]:.3f} to {interval[1]:.3f}, {count} problems)" if interval else ""
-        on = f" on {entry['data_source']}" if several else ""
-        console.print(
-            f"held-out accuracy{on} after step {entry['step']:>3}: {entry['accuracy']:.3f}{between}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
-    if distance := describe_distance(steps):
-        console.print(distance, highlight=False, soft_wrap=True)
-    places = {
-        "metrics": METRICS_FILE,
-        "picture": PICTURE_FILE,
-        "checkpoint": f"checkpoints/global_step_{steps[-1].step}",
-        "logs": LOG_FILE,
-    }
-    if "wandb" in config.trainer.logger:
-        places["wandb"] = "wandb/latest-run"
-    for name, place in places.items():
-        if (folder / place).exists():
-            console.print(f"{name:>10}: {_display_path(folder / place)}", highlight=False, soft_wrap=True)
-
-
 def _where_the_logs_are(log: Path) -> str:
-    return f"The logs are in {_display_path(log)}"
-
-
-def _display_path(path: Path) -> str:
-    try:
-        here = Path.cwd()
-    except FileNotFoundError:  # of a submitted job: Ray may have removed it by the end
-        return str(path)
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def _held_out_problems(config: DictConfig) -> dict[str, int]:
-    """How many problems each data source has, rows of the same prompt being one; empty where that is not known."""
-    import pyarrow.parquet as pq
-
-    files = config.data.val_files
-    files = [files] if isinstance(files, str) else list(files)
-    columns = [config.data.get("reward_fn_key", "data_source"), config.data.get("prompt_key", "prompt")]
-    if config.data.get("val_max_samples", -1) > 0 or not all(
-        os.path.exists(file) and set(columns) <= set(pq.read_schema(file).names) for file in files
-    ):
-        return {}
-    rows = (row for file in files for row in pq.read_table(file, columns=columns).to_pylist())
-    return Counter(source for source, _ in {(str(row[columns[0]]), repr(row[columns[1]])) for row in rows})
+    return f"The logs are in {display_path(log)}"
 
 
 def _run(config: DictConfig) -> None:
@@ -203,7 +121,7 @@ def _run(config: DictConfig) -> None:
             python = until_the_end.enter_context(fork_server(log))
             OmegaConf.update(config, f"{_RUNTIME_ENV}.py_executable", shlex.quote(python), force_add=True)
         with logs_to_file(log) as console:
-            console.print(f"checking the configuration; logs: {_display_path(log)}", highlight=False, soft_wrap=True)
+            console.print(f"checking the configuration; logs: {display_path(log)}", highlight=False, soft_wrap=True)
             validate(config, console)
             go_on_from_a_whole_step(config)
             if cluster is not None:
@@ -220,7 +138,7 @@ def _run(config: DictConfig) -> None:
             prepare(config)
             OmegaConf.resolve(config)  # verl does it in a worker, whose environment (a cluster's) may be another
         _train(config, folder, cluster, facts, cleanup)
-    _summarise(config, folder, Console())
+    summarise(config, folder, Console())
     try:
         require_all_steps(config, facts, sys.argv[1:])
     except ShortfallError as error:
