@@ -103,13 +103,18 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
         y = present.index(cell["precision"]) + 0.24 * (models.index(cell["model"]) - (len(models) - 1) / 2)
         _spread(errors, y, colour, *(cell["mismatch"][f"abs_prob_diff_{at}"] for at in ("mean", "mean", "p99", "max")))
         _spread(ratios, y, colour, *(cell["mismatch"][f"ratio_{at}"] for at in ("p01", "p50", "p99", "max")))
+        if cell["mismatch"]["ratio_p01"] < _RATIOS[0]:
+            ratios.plot([1.08 * _RATIOS[0]], [y], "<", color=colour, ms=7)
+        if cell["mismatch"]["ratio_max"] > _RATIOS[1]:
+            ratios.plot([_RATIOS[1] / 1.08], [y], ">", color=colour, ms=7)
         for method, mark in _MARKS.items():
             share = removed(cell, method)
             fill = colour if share else "white"
             at = y + (0.05 if mark == "D" else -0.05)
             shares.plot([max(share, _LEAST_SHARE)], [at], mark, ms=5.5, color=colour, mfc=fill, alpha=0.9)
     errors.set_xlabel("abs(π − μ): mean (dot), to 99 % (bar), largest (line)")
-    ratios.set_xlabel("π/μ: median (dot), 1 % to 99 % (bar), largest (line)")
+    ratios.set_xlabel("π/μ: median, 1 % to 99 %, largest; arrow: further")
+    ratios.set_xlim(*_RATIOS)
     shares.set_xlabel("tokens without gradient (white: none)")
     for axes in (errors, ratios, shares):
         axes.set_xscale("log")
@@ -117,7 +122,7 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
         for row in range(1, len(present)):
             axes.axhline(row - 0.5, color="0.85", lw=0.8)
     ratios.axvspan(0.8, 1.28, color="0.92", zorder=0)
-    _ticks(ratios, (0.1, 0.25, 0.5, 0.8, 1.28, 2, 4, 10, 100), "{:g}")
+    _ticks(ratios, (0.1, 0.25, 0.5, 0.8, 1.28, 2, 4, 10), "{:g}")
     _ticks(shares, (_LEAST_SHARE, 1e-3, 1e-2, 0.1, 1), "{:g} %", 100)
     shares.set_xlim(_LEAST_SHARE / 2, 1)
     errors.set_yticks(range(len(present)), [TITLES[name] for name in present])
@@ -133,6 +138,8 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
     plt.close(figure)
 
 
+_RATIOS = (0.1, 10.0)
+"""The ratios that are shown; a model that a format has ruined has others, down to 1e-7."""
 _LEAST_SHARE = 1e-4
 """Where a share of 0 is drawn."""
 
