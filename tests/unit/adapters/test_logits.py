@@ -43,7 +43,7 @@ def _over(shards: int, logits: Tensor, each: Callable[[Tensor, Shard], Tensor]) 
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shards=st.sampled_from([1, 2, 3, 4]),
     width=st.integers(1, 7),

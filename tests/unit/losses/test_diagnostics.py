@@ -56,7 +56,7 @@ def _expected(log_pi: Tensor, log_mu: Tensor, advantages: Tensor, mask: Tensor) 
     }
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(cuts=st.sets(st.integers(1, 11), min_size=1, max_size=11), seed=st.integers(0, 20), data=st.data())
 def test_mismatch_and_drift_are_each_over_their_own_tokens(cuts: set[int], seed: int, data: st.DataObject) -> None:
     batch = _batch(seed)

@@ -134,7 +134,7 @@ def _loss_and_grad(loss: Tensor, log_pi: Tensor) -> tuple[float, Tensor]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(batch=batches(), delta=deltas, region_delta=deltas, aggregation=st.sampled_from(AGGREGATIONS))
 @example(batch=BELOW_THE_BOUND, delta=0.01, region_delta=0.01, aggregation="token-mean")
 def test_gradient_is_that_of_the_objective_in_the_paper(
@@ -197,7 +197,7 @@ def _term_magnitude(
 @example(log_pi=0.0, log_mu=0.0)
 @example(log_pi=0.0, log_mu=-45.0)
 @example(log_pi=-45.0, log_mu=0.0)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_objective_is_finite_everywhere(log_pi: float, log_mu: float) -> None:
     pi, mu = torch.tensor([[log_pi]], requires_grad=True), torch.tensor([[log_mu]])
     for name, objective in OBJECTIVES.items():
@@ -213,7 +213,7 @@ def test_every_objective_is_finite_everywhere(log_pi: float, log_mu: float) -> N
 
 
 @given(log_pi=log_probs, log_mu=log_probs)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_drpo_weight_is_bounded_and_vanishes_at_the_boundary(log_pi: float, log_mu: float) -> None:
     delta = 0.3
     result = token_loss(

@@ -46,7 +46,7 @@ CASES = pytest.mark.parametrize(
 
 @CASES
 @given(case=policies())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_over_the_whole_vocabulary_it_is_exact(
     divergence: Divergence, full: Divergence, case: tuple[Tensor, ...]
 ) -> None:
@@ -59,7 +59,7 @@ def test_over_the_whole_vocabulary_it_is_exact(
 
 @CASES
 @given(case=policies())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_it_never_exceeds_the_full_divergence_and_grows_with_k(
     divergence: Divergence, full: Divergence, case: tuple[Tensor, ...]
 ) -> None:
@@ -70,7 +70,7 @@ def test_it_never_exceeds_the_full_divergence_and_grows_with_k(
 
 
 @given(case=policies())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_it_is_never_below_the_binary_divergence(case: tuple[Tensor, ...]) -> None:
     log_mu, log_pi, sampled = case
     binary = (log_mu.exp() - log_pi.exp()).gather(-1, sampled).squeeze(-1).abs()

@@ -83,7 +83,7 @@ def test_metrics_are_what_their_names_say(name: str) -> None:
     assert _statistics(name, batch).metrics() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(cuts=st.sets(st.integers(1, 11), max_size=11), seed=st.integers(0, 5))
 def test_any_cut_into_micro_batches_gives_the_same_metrics(cuts: set[int], seed: int) -> None:
     batch = _batch(seed)

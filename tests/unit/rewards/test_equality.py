@@ -318,14 +318,14 @@ def test_wrong(answer: str, truth: str) -> None:
     assert not mathematics.agree(answer, truth)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(2, 9), st.integers(20, 900), st.integers(1, 9), st.integers(1, 9))
 def test_small_differences(base: int, power: int, first: int, second: int) -> None:
     answer, truth = (rf"\frac{{{base}^{{{power}}}-{part}}}{{{base}^{{{power}}}}}" for part in (first, second))
     assert mathematics.agree(answer, truth) == (first == second)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.decimals(-1000, 1000, places=8), st.integers(-3, 3))
 def test_decimals_are_exact(value: object, last_digits: int) -> None:
     assert mathematics.agree(f"{value:f}", rf"\frac{{{int(value * 10**8) + last_digits}}}{{10^{{8}}}}") == (

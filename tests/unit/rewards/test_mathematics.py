@@ -179,7 +179,7 @@ pieces = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.one_of(st.text(max_size=200), st.lists(pieces, max_size=14).map("".join)))
 def test_any_text_scores_zero_or_one(response: str) -> None:
     value = score(response, "33")
@@ -188,7 +188,7 @@ def test_any_text_scores_zero_or_one(response: str) -> None:
         assert extract(response) is not None
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(-(10**12), 10**12), st.integers(-(10**12), 10**12))
 def test_agrees_with_integer_equality(answer: int, truth: int) -> None:
     for response in (rf"\boxed{{{answer}}}", f"Answer: {answer}", rf"Answer: ${answer:,}$"):
@@ -196,7 +196,7 @@ def test_agrees_with_integer_equality(answer: int, truth: int) -> None:
         assert score(response, str(answer)) == 1.0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(-50, 50), st.integers(1, 30), st.integers(1, 9))
 def test_fractions_by_value(numerator: int, denominator: int, factor: int) -> None:
     sign = "-" if numerator < 0 else ""

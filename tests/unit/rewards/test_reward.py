@@ -109,7 +109,7 @@ pieces = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.one_of(st.text(), st.lists(pieces, max_size=12).map("".join)))
 def test_any_text_scores_zero_or_one(response: str) -> None:
     value = score(response)
@@ -120,7 +120,7 @@ def test_any_text_scores_zero_or_one(response: str) -> None:
         assert float(literal.replace(",", "")) == 46
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(-(10**12), 10**12), st.integers(-(10**12), 10**12))
 def test_agrees_with_integer_equality(answer: int, truth: int) -> None:
     assert score(str(answer), str(truth)) == float(answer == truth)
