@@ -18,6 +18,19 @@ from drpo_verl.losses.geometry import TokenRatio, indicator
 
 
 @dataclass(frozen=True)
+class Penalty:
+    """P sign(A) / delta, which an objective takes away from the ratio: a number times two tensors ``[B, T]`` fp32."""
+
+    number: float
+    first: Tensor
+    second: Tensor
+
+    def taken_from(self, ratio: Tensor) -> Tensor:
+        """The ratio less the penalty, ``[B, T]``, a new tensor."""
+        return torch.addcmul(ratio, self.first, self.second, value=-self.number)
+
+
+@dataclass(frozen=True)
 class TrustRegionDistance:
     """How far each token is from the policy that its trust region lies around; each field ``[B, T]`` fp32.
 
@@ -25,14 +38,12 @@ class TrustRegionDistance:
         normalized_divergence: D / delta, signed by whether the token diverges; what w is computed from.
         mask_criterion: the same by another distance and threshold, for an enforcement that chooses its tokens by one of
             its own; else ``normalized_divergence``. Above 1 a token is outside.
-        penalty: P, where the geometry has one, the enforcement asks for it, and mu is what D is measured from.
-        per_delta: sign(A) / delta, by which P is taken away from the ratio; there with ``penalty``.
+        penalty: where the geometry has one, and the enforcement asks for it.
     """
 
     normalized_divergence: Tensor
     mask_criterion: Tensor
-    penalty: Tensor | None = None
-    per_delta: Tensor | None = None
+    penalty: Penalty | None = None
 
     @cached_property
     def outside(self) -> Tensor:
@@ -104,9 +115,9 @@ def _quadratic(distance: TrustRegionDistance) -> Tensor:
 
 
 def _penalised_ratio(tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor) -> Tensor:
-    if distance.penalty is None or distance.per_delta is None:
+    if distance.penalty is None:
         return ratio * weight  # w held constant
-    return torch.addcmul(ratio, distance.penalty, distance.per_delta, value=-1.0)  # ratio - penalty * per_delta
+    return distance.penalty.taken_from(ratio)
 
 
 QUADRATIC = Enforcement(_quadratic, _penalised_ratio, attenuates=True, formula="1 − s x")
@@ -121,9 +132,9 @@ def _gated_quadratic(distance: TrustRegionDistance) -> Tensor:
 def _penalised_ratio_outside(
     tokens: TokenRatio, ratio: Tensor, distance: TrustRegionDistance, weight: Tensor
 ) -> Tensor:
-    if distance.penalty is None or distance.per_delta is None:
+    if distance.penalty is None:
         return ratio * weight
-    return ratio - torch.where(distance.mask_criterion > 1.0, distance.penalty * distance.per_delta, 0.0)
+    return torch.where(distance.mask_criterion > 1.0, distance.penalty.taken_from(ratio), ratio)
 
 
 GATED_QUADRATIC = Enforcement(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from drpo_verl.losses.diagnostics import measure_histograms, measure_moments
-from drpo_verl.losses.enforcement import TrustRegionDistance
+from drpo_verl.losses.enforcement import Penalty, TrustRegionDistance
 from drpo_verl.losses.geometry import Geometry, TokenRatio
 from drpo_verl.losses.offpolicy import measure_responses
 from drpo_verl.losses.scope import Step
@@ -87,8 +87,9 @@ def token_loss(
     with torch.autocast(device_type=log_policy.device.type, enabled=False):
         log_policy = log_policy.float()
         with torch.no_grad():
-            mask = mask.byte()
-            is_response, is_token = mask.bool(), mask.float()  # to choose by, and for sums and products
+            is_response = mask.bool()  # to choose by
+            mask = is_response.view(torch.uint8)
+            is_token = mask.float()  # for sums and products
 
             def of_tokens(values: Tensor) -> Tensor:
                 # 0 elsewhere: a ratio of 1 and no divergence, so that padding adds nothing to any sum below.
@@ -181,13 +182,28 @@ def _distance(
     if not objective.enforcement.attenuates or objective.geometry.penalty is None:
         normalized = direction.signed(tokens, distance, advantage_sign) / threshold
         return TrustRegionDistance(normalized, normalized)
-    per_delta = advantage_sign / threshold  # by the ratio: no other direction goes with a penalty
-    normalized = criterion = distance * per_delta
+    normalized = criterion = (distance * advantage_sign).div_(threshold)  # no other direction goes with a penalty
     if objective.mask_geometry is not None:
         mask_distance = objective.mask_geometry.distance(tokens)
         criterion = direction.signed(tokens, mask_distance, advantage_sign) / region.region_delta
-    per_delta = per_delta if staleness is None else per_delta * staleness
-    return TrustRegionDistance(normalized, criterion, objective.geometry.penalty(tokens), per_delta)
+    penalty = _penalty(objective.geometry, tokens, normalized, advantage_sign, threshold, staleness)
+    return TrustRegionDistance(normalized, criterion, penalty)
+
+
+def _penalty(
+    geometry: Geometry,
+    tokens: TokenRatio,
+    normalized: Tensor,
+    advantage_sign: Tensor,
+    threshold: Tensor | float,
+    staleness: Tensor | None,
+) -> Penalty:
+    """P sign(A) / delta, times pi_old / mu where D is measured from pi_old."""
+    assert geometry.penalty is not None
+    number, first, second = geometry.penalty_factor, normalized, tokens.ratio_minus_one
+    if number is None:
+        number, first, second = 1.0, geometry.penalty(tokens), advantage_sign / threshold
+    return Penalty(number, first if staleness is None else first * staleness, second)
 
 
 def _threshold(region: TrustRegion, distance: Tensor) -> Tensor | float:
