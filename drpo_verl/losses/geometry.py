@@ -22,9 +22,9 @@ _SMALLEST_REST = 1e-12
 """Floor of 1 - pi in the KL: pi rounds to exactly 1 in fp32, which must not make the KL infinite."""
 
 
-def indicator(values: Tensor, above: float) -> Tensor:
+def indicator(values: Tensor, above: float, out: Tensor | None = None) -> Tensor:
     """1 where ``values > above``, else 0: a number, since what is made of it are sums and products."""
-    return torch.gt(values, above, out=torch.empty_like(values))
+    return torch.gt(values, above, out=torch.empty_like(values) if out is None else out)
 
 
 @dataclass(frozen=True)

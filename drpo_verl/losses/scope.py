@@ -97,8 +97,9 @@ SEQUENCE_MAX = Scope(_largest, "sequence: largest D")
 
 def _prefix(step: Step) -> Tensor:
     assert step.budget is not None
-    before = step.is_token.cumsum(-1).sub_(step.is_token)  # response tokens before each one
-    decline = (1.0 - step.budget.w_min) / (lengths(step.is_token) - 1.0).clamp(min=1.0)
+    count = step.is_token.cumsum(-1)
+    decline = (1.0 - step.budget.w_min) / (count[:, -1:] - 1.0).clamp(min=1.0)
+    before = count.sub_(step.is_token)  # response tokens before each one
     weighted = (before * -decline).add_(1.0).mul_(step.distance)  # omega D
     spent = weighted.cumsum(-1)
     # The weights before each token are an arithmetic series: W = before (1 + decline / 2 - before decline / 2).

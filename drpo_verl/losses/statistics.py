@@ -25,6 +25,9 @@ LOW_PROBABILITY = 0.01
 """mu at or below this counts as a low-probability token (the DRPO paper reports their share); an edge of the bins."""
 
 _TOKENS = "tokens"
+_WEIGHT_REMOVED = "weight_removed"
+_OUTSIDE_WITH_ADVANTAGE, _OUTSIDE_SURPLUS = "outside_with_advantage", "outside_surplus"
+_COUNTS = (_TOKENS, _WEIGHT_REMOVED, _OUTSIDE_WITH_ADVANTAGE, _OUTSIDE_SURPLUS)
 _GRADIENT, _GRADIENT_REMOVED = "gradient", "gradient_removed"
 
 
@@ -33,7 +36,7 @@ class TokenAccumulators:
     """What a micro-batch adds, as tensors on the device, by name.
 
     Attributes:
-        counts: how many tokens there are.
+        counts: how many tokens there are, and other sums over them that are no metric by themselves; fp32.
         sums: over all tokens, by the name of the metric that is their mean, a share for what is 1 or 0; fp32.
         maxima: over all tokens; fp32.
         minima: over all tokens; fp32.
@@ -81,7 +84,7 @@ class TokenStatistics:
     """Sums, extrema and histograms over tokens, as numbers; merges with those of other micro-batches, ranks and steps.
 
     Attributes:
-        sums: over tokens, by metric name; and the number of tokens.
+        sums: over tokens, by metric name; and the number of tokens and other counts.
         maxima: over tokens.
         minima: over tokens.
         moments: other sums over tokens; none where diagnostics are switched off.
@@ -134,9 +137,16 @@ class TokenStatistics:
     def metrics(self) -> dict[str, float]:
         """Means per token and extrema, by metric name; all 0 when there was no token."""
         tokens = max(self.tokens, 1)
-        means = {name: total / tokens for name, total in self.sums.items() if name != _TOKENS}
+        mean = {name: total / tokens for name, total in self.sums.items()}
+        by_sign, surplus = mean[_OUTSIDE_WITH_ADVANTAGE], mean[_OUTSIDE_SURPLUS]
         extrema = {**self.maxima, **self.minima}
-        metrics = {**means, **(extrema if self.tokens else dict.fromkeys(extrema, 0.0))}
+        metrics = {
+            **{name: share for name, share in mean.items() if name not in _COUNTS},
+            names.WEIGHT_MEAN: 1.0 - mean[_WEIGHT_REMOVED] if self.tokens else 0.0,
+            f"{names.OUTSIDE}_positive_advantage": (by_sign + surplus) / 2.0,
+            f"{names.OUTSIDE}_negative_advantage": (by_sign - surplus) / 2.0,
+            **(extrema if self.tokens else dict.fromkeys(extrema, 0.0)),
+        }
         if self.histograms:
             whole = self.moments[_GRADIENT]
             metrics["trust_region/gradient_removed_frac"] = self.moments[_GRADIENT_REMOVED] / whole if whole else 0.0
@@ -181,15 +191,16 @@ def measure_mismatch(measured: TokenRatio, tokens: TokenRatio, is_token: Tensor)
         tokens: of pi and mu, whose logarithms are 0 at padding, which therefore adds nothing to a sum.
         is_token: 1 for response tokens and 0 at padding, ``[B, T]`` fp32.
     """
+    scratch = torch.empty_like(is_token)  # on a CPU a new tensor costs more than what is computed into it
     sums = {
         names.BEHAVIOUR_LOG_PROB: tokens.log_mu.sum(),
         names.ABS_PROB_DIFF_MEAN: tokens.abs_prob_diff.sum(),
         # Schulman's k3 estimator of KL(mu || pi), never negative.
-        names.KL: (tokens.ratio_minus_one - tokens.log_ratio).sum(),
+        names.KL: torch.sub(tokens.ratio_minus_one, tokens.log_ratio, out=scratch).sum(),
     }
     maxima = {
         names.ABS_PROB_DIFF_MAX: tokens.abs_prob_diff.amax(),
-        names.RATIO_MAX: (tokens.ratio * is_token).amax(),
+        names.RATIO_MAX: torch.mul(tokens.ratio, is_token, out=scratch).amax(),
     }
     if measured is not tokens:
         sums[names.ANCHOR_ABS_PROB_DIFF_MEAN] = measured.abs_prob_diff.sum()
@@ -221,27 +232,29 @@ def measure_trust_region(
         gradient: A min(r, C), ``[B, T]``, whose size is that of a token's gradient at w = 1, 0 at padding; with it, how
             much of the gradient the trust region takes away is measured as well.
     """
-    tokens = is_token.sum()
+    scratch = torch.empty_like(is_token)
     removed = 1.0 - weight  # 0 at padding, of which the sum of w itself would carry more than of tokens
-    corrected = indicator(removed, above=1.0).sum() if enforcement.attenuates else 0.0 * tokens
     outside = distance.outside.sum()
     # Where s has sign(A) as a factor, no token without an advantage is outside.
     has_sign = direction in (BY_RATIO, PREDICTIVE)
-    with_advantage = outside if has_sign else dot(distance.outside, advantage_sign.abs())
-    surplus = dot(distance.outside, advantage_sign)  # of tokens with A > 0 over those with A < 0
+    counts = {
+        _TOKENS: is_token.sum(),
+        _WEIGHT_REMOVED: removed.sum(),
+        _OUTSIDE_WITH_ADVANTAGE: outside if has_sign else dot(distance.outside, advantage_sign.abs()),
+        # Of tokens with A > 0 over those with A < 0.
+        _OUTSIDE_SURPLUS: dot(distance.outside, advantage_sign),
+    }
+    corrected = indicator(removed, 1.0, out=scratch).sum() if enforcement.attenuates else removed.new_zeros(())
     sums = {
-        names.WEIGHT_MEAN: tokens - removed.sum(),
-        names.DIVERGING: indicator(distance.mask_criterion, above=0.0).sum(),
+        names.DIVERGING: indicator(distance.mask_criterion, 0.0, out=scratch).sum(),
         names.OUTSIDE: outside,
-        f"{names.OUTSIDE}_positive_advantage": (with_advantage + surplus) / 2.0,
-        f"{names.OUTSIDE}_negative_advantage": (with_advantage - surplus) / 2.0,
         names.CORRECTED: corrected,
     }
-    minima = {names.WEIGHT_MIN: (weight / is_token).amin()}  # 1 / 0 at padding: no minimum
+    minima = {names.WEIGHT_MIN: torch.div(weight, is_token, out=scratch).amin()}  # 1 / 0 at padding: no minimum
     moments = {}
     if gradient is not None:
         size, removed = gradient.abs(), removed.clamp_(0.0, 1.0)
         moments = {_GRADIENT: size.sum(), _GRADIENT_REMOVED: dot(removed, size)}
         fraction = removed.frac_()  # all and nothing have none
         sums["trust_region/attenuated_frac"] = torch.gt(fraction, 0.0, out=fraction).sum()
-    return TokenAccumulators({_TOKENS: tokens}, sums, minima=minima, moments=moments)
+    return TokenAccumulators(counts, sums, minima=minima, moments=moments)

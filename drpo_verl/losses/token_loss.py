@@ -106,6 +106,7 @@ def token_loss(
                 staleness = TokenRatio.of(measured.log_mu, tokens.log_mu).ratio  # pi_old / mu
 
             advantage_sign = advantage.sign()
+            accumulators = _distances_of_policies(measured, tokens, advantage_sign, is_token, diagnostics)
             distance = _distance(objective, region, measured, advantage, advantage_sign, is_token, staleness)
             enforced = _restricted(distance, region, advantage_sign)
             weight = objective.enforcement.weight(enforced)
@@ -139,7 +140,6 @@ def token_loss(
                 pull = region.log_ratio_penalty * tokens.unclamped_log_ratio
                 loss, gradient = torch.addcmul(loss, pull, tokens.unclamped_log_ratio), gradient + 2.0 * pull
 
-            accumulators = measure_mismatch(measured, tokens, is_token)
             accumulators |= measure_trust_region(
                 objective.enforcement,
                 objective.direction,
@@ -151,12 +151,20 @@ def token_loss(
             )
             if kept is not None:
                 accumulators |= TokenAccumulators(sums={names.SEQUENCE_MASKED: (is_token * (1.0 - kept)).sum()})
-            if diagnostics:
-                accumulators |= TokenAccumulators(
-                    moments=measure_moments(tokens, is_token) | measure_responses(tokens.unclamped_log_ratio, is_token),
-                    histograms=measure_histograms(tokens, advantage_sign, is_token),
-                )
         return TokenLoss(_WithGradient.apply(log_policy, loss, gradient), mask, accumulators, kept)
+
+
+def _distances_of_policies(
+    measured: TokenRatio, tokens: TokenRatio, advantage_sign: Tensor, is_token: Tensor, diagnostics: bool
+) -> TokenAccumulators:
+    """What is measured of pi, mu and the anchor, whatever the objective makes of them."""
+    accumulators = measure_mismatch(measured, tokens, is_token)
+    if not diagnostics:
+        return accumulators
+    return accumulators | TokenAccumulators(
+        moments=measure_moments(tokens, is_token) | measure_responses(tokens.unclamped_log_ratio, is_token),
+        histograms=measure_histograms(tokens, advantage_sign, is_token),
+    )
 
 
 def _distance(
