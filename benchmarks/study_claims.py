@@ -168,6 +168,8 @@ CLAIMS = (
     Claim("M11", f"{INT3}: it is the correction: Mask-DRPO 0.2 without a region, which strengthens no token, ends "
           "below no trust region",
           _contrast(_below, _pair(INT3, "mask_drpo_0.2_all", BASELINE))),
+    Claim("M12", f"{INT3}: DRPO 0.5 around μ ends below no trust region",
+          _contrast(_below, _pair(INT3, "drpo_0.5", BASELINE))),
     *(
         Claim(f"D{place}", f"{setting}: DRPO 12.5 ends where no trust region does",
               _contrast(_same, _pair(setting, _LOOSE, BASELINE)))
@@ -185,6 +187,8 @@ CLAIMS = (
     Claim("S7", f"{ASYNCHRONOUS}: DRPO 0.2 from π_old ends above no trust region",
           _contrast(_above, _pair(ASYNCHRONOUS, _DECOUPLED, BASELINE))),
     Claim("N1", f"{FRESH}: all methods end alike to the third digit", _alike(FRESH, 3)),
+    Claim("N2", f"{FP32}: DRPO 0.2 ends where it does from π_old",
+          _contrast(_same, _pair(FP32, _TIGHT, _DECOUPLED))),
     Claim("P1", f"{INT3}: clipping the ratio (GRPO) ends below DRPO 12.5",
           _contrast(_below, _pair(INT3, "grpo_clip_higher", _LOOSE))),
     Claim("P2", f"{INT3}: truncating the ratio (PG-TIS, C = 1) ends below no truncation",
