@@ -53,7 +53,7 @@ def _kind(study: StudyMap, setting: Setting, method: Method, cell: Cell) -> str 
         return HELPS
     if high < 0:
         return HURTS
-    return SAME if abs(difference.mean) <= MARGIN else UNDECIDED
+    return SAME if low > -MARGIN and high < MARGIN else UNDECIDED
 
 
 def _numbers(study: StudyMap, setting: Setting) -> tuple[str, str]:

@@ -36,7 +36,7 @@ class Evidence:
         mismatch: mean abs(pi - mu) before any update.
         runs: the number of runs that it rests on.
         found: for each anchor, ``mu`` and ``pi_old``, and each delta: whether it ``helps``, ``hurts``, ends about the
-            ``same``, or is ``undecided`` by so few seeds.
+            ``same`` (by an interval within 0.05 of reward), or is ``undecided`` by so few seeds.
     """
 
     rollout: str

@@ -103,20 +103,20 @@ class Geometry:
         distance: tokens -> D ``[B, T]``, signed by the direction of the move.
         penalty: tokens -> P ``[B, T]`` with dP / d log pi = r D; in expectation over mu, P is a divergence of pi from
             mu. None for a distance that has none: an objective's value then holds it constant.
-        penalty_factor: c, where P is c D (r - 1) for every token; None where it is not. With it no P has to be computed
-            where x = D / delta is there already.
         divergence: for a distance over a partition of the vocabulary, the divergence that has to be supplied with
             the tokens.
         bounded: whether abs(D) <= 1 always, so that a threshold of 1 or more is never reached.
         name: abs(D) as the documentation writes it.
+        penalty_factor: c, where P is c D (r - 1) for every token; None where it is not. With it no P has to be computed
+            where x = D / delta is there already.
     """
 
     distance: Callable[[TokenRatio], Tensor]
     penalty: Callable[[TokenRatio], Tensor] | None = None
-    penalty_factor: float | None = None
     divergence: Divergence | None = None
     bounded: bool = False
     name: str = "D"
+    penalty_factor: float | None = None
 
 
 def _probability(tokens: TokenRatio) -> Tensor:
@@ -127,7 +127,7 @@ def _l2_penalty(tokens: TokenRatio) -> Tensor:
     return (tokens.prob_diff * tokens.ratio_minus_one).mul_(0.5)
 
 
-PROBABILITY = Geometry(_probability, _l2_penalty, 0.5, bounded=True, name="abs(π − μ)")
+PROBABILITY = Geometry(_probability, _l2_penalty, bounded=True, name="abs(π − μ)", penalty_factor=0.5)
 """pi - mu: the total variation of the two Bernoullis "this token or another" (DPPO, Binary-TV; DRPO). Its penalty,
 mu (r - 1)^2 / 2, is half the squared l2 distance sum (pi - mu)^2 in expectation."""
 
@@ -140,7 +140,7 @@ def _chi2_penalty(tokens: TokenRatio) -> Tensor:
     return 0.5 * tokens.ratio_minus_one**2
 
 
-RATIO = Geometry(_ratio, _chi2_penalty, 0.5, name="abs(r − 1)")
+RATIO = Geometry(_ratio, _chi2_penalty, name="abs(r − 1)", penalty_factor=0.5)
 """r - 1 (PPO, SPO). Its penalty, (r - 1)^2 / 2, is half of chi^2 = sum (pi - mu)^2 / mu."""
 
 
@@ -164,7 +164,7 @@ def _tv_penalty(tokens: TokenRatio) -> Tensor:
     return 0.5 * tokens.ratio_minus_one.abs()
 
 
-DIRECTION_ONLY = Geometry(_half_sign, _tv_penalty, 1.0)
+DIRECTION_ONLY = Geometry(_half_sign, _tv_penalty, penalty_factor=1.0)
 """sign(r - 1) / 2: no distance, only a direction. Its penalty, abs(r - 1) / 2, is the total variation."""
 
 

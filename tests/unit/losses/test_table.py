@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from drpo_verl.losses import OBJECTIVES, Objective, register_objective, table
 from drpo_verl.losses.enforcement import GATED_QUADRATIC, HARD_MASK, NONE
-from drpo_verl.losses.geometry import BINARY_KL, PROBABILITY, RATIO
+from drpo_verl.losses.geometry import BINARY_KL, DIRECTION_ONLY, PROBABILITY, RATIO, Geometry, TokenRatio
 
 ROW = Objective(RATIO, HARD_MASK, "a test")
 
@@ -67,3 +68,14 @@ def test_one_that_an_observer_refuses_is_not_in_the_table() -> None:
     with pytest.raises(RuntimeError, match="taken by verl"):
         register_objective("mine", ROW)
     assert "mine" not in OBJECTIVES
+
+
+@pytest.mark.parametrize("geometry", [PROBABILITY, RATIO, DIRECTION_ONLY], ids=["probability", "ratio", "direction"])
+def test_a_penalty_with_a_factor_is_that_times_distance_and_half_step(geometry: Geometry) -> None:
+    log_mu = -6 * torch.rand(4, 64, generator=torch.Generator().manual_seed(0))
+    tokens = TokenRatio.of(
+        (log_mu + torch.randn(4, 64, generator=torch.Generator().manual_seed(1))).clamp(max=0), log_mu
+    )
+    assert geometry.penalty is not None and geometry.penalty_factor is not None
+    expected = geometry.penalty_factor * geometry.distance(tokens) * tokens.ratio_minus_one
+    torch.testing.assert_close(geometry.penalty(tokens), expected)
