@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import sys
 
+from ray._private.utils import write_ray_address
 from ray.cluster_utils import Cluster
 
 # One logical GPU each: what needs two is on both. The CPUs are oversubscribed, as in hydra_configs/hardware/cpu.yaml.
@@ -32,6 +33,9 @@ def main() -> None:
         )  # fmt: skip
         # A folder of its own, as on a machine of its own: a node removes a job's files when it no longer needs them.
         cluster.add_node(temp_dir=f"{temp_dir}-2", dashboard_agent_listen_port=free_port(), **NODE)
+        # As `ray start` does: else a job gets the address of any Ray on this machine, that of another test as well.
+        for folder in (temp_dir, f"{temp_dir}-2"):
+            write_ray_address(cluster.address, folder)
         print(cluster.address, flush=True)
         sys.stdin.read()
     finally:
