@@ -10,7 +10,7 @@ from torch import Tensor
 
 from drpo_verl.losses.diagnostics import measure_histograms, measure_moments
 from drpo_verl.losses.enforcement import Penalty, TrustRegionDistance
-from drpo_verl.losses.geometry import Geometry, TokenRatio
+from drpo_verl.losses.geometry import LOG_RATIO_BOUND, Geometry, TokenRatio
 from drpo_verl.losses.offpolicy import measure_responses
 from drpo_verl.losses.scope import Step
 from drpo_verl.losses.sequence_mask import SequenceMask
@@ -103,7 +103,8 @@ def token_loss(
             measured, staleness = tokens, None
             if log_anchor is not None:
                 measured = TokenRatio.of(log_pi, of_tokens(log_anchor), *partition)
-                staleness = TokenRatio.of(measured.log_mu, tokens.log_mu).ratio  # pi_old / mu
+                # pi_old / mu, which may be as small as it is: times P, that is of the size of the ratio.
+                staleness = torch.exp((measured.log_mu - tokens.log_mu).clamp(max=LOG_RATIO_BOUND))
 
             advantage_sign = advantage.sign()
             accumulators = _distances_of_policies(measured, tokens, advantage_sign, is_token, diagnostics)

@@ -63,6 +63,12 @@ BELOW_THE_BOUND = Batch(
 )  # fmt: skip
 """log r is clamped, and a recomputed pi_old is so small that what it is clamped to can be told from pi."""
 
+OLD_BELOW_THE_BOUND = Batch(
+    log_pi=torch.tensor([[-2.0]]), log_mu=torch.tensor([[0.0]]), log_old=torch.tensor([[-21.0]]),
+    advantages=torch.tensor([[1.0]]), partition=torch.tensor([[0.0]]), mask=torch.tensor([[True]]),
+)  # fmt: skip
+"""No ratio of pi is clamped, and pi_old / mu is smaller than what a ratio is clamped to."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -137,6 +143,7 @@ def _loss_and_grad(loss: Tensor, log_pi: Tensor) -> tuple[float, Tensor]:
 @settings(max_examples=20)
 @given(batch=batches(), delta=deltas, region_delta=deltas, aggregation=st.sampled_from(AGGREGATIONS))
 @example(batch=BELOW_THE_BOUND, delta=0.01, region_delta=0.01, aggregation="token-mean")
+@example(batch=OLD_BELOW_THE_BOUND, delta=0.01, region_delta=0.01, aggregation="token-mean")
 def test_gradient_is_that_of_the_objective_in_the_paper(
     case: Case, batch: Batch, delta: float, region_delta: float, aggregation: str
 ) -> None:
