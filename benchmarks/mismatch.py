@@ -16,9 +16,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.mismatch_page import PAGES, draw, with_table
+
+if TYPE_CHECKING:
+    from drpo_verl.probe.settings import Settings
 
 RESULTS, PICTURE = Path("docs/study/mismatch.json"), Path("docs/study/mismatch.png")
 RUNS = Path("outputs/mismatch")
@@ -48,12 +51,11 @@ PRECISIONS: Mapping[str, Mapping[str, Any]] = {
 """The options of the probe for each precision; ``mismatch_page.TITLES`` has what they are called."""
 
 
-def settings_of(model: str, precision: str) -> dict[str, Any]:
-    """The settings of a cell's probe, as ``kept`` has them."""
+def settings_of(model: str, precision: str) -> Settings:
+    """The settings of a cell's probe."""
     from drpo_verl.probe.settings import Settings
 
-    settings = asdict(Settings(model, **MODELS[model], **PRECISIONS[precision]))
-    return {name: value for name, value in json.loads(json.dumps(settings, default=str)).items() if value is not None}
+    return Settings(model, **MODELS[model], **PRECISIONS[precision])
 
 
 def measure(model: str, precision: str) -> dict[str, Any]:
@@ -61,10 +63,19 @@ def measure(model: str, precision: str) -> dict[str, Any]:
     from rich.console import Console
 
     from drpo_verl.probe.run import run
-    from drpo_verl.probe.settings import Settings
 
-    settings = Settings(model, **MODELS[model], **PRECISIONS[precision])
-    return kept(model, precision, run(settings, RUNS / model / precision, Console()))
+    return kept(model, precision, run(settings_of(model, precision), RUNS / model / precision, Console()))
+
+
+def is_there(cell: str, known: Mapping[str, Any]) -> bool:
+    """Whether a cell has been measured with the settings that it has now."""
+    settings = json.loads(json.dumps(asdict(settings_of(*cell.split("/"))), default=str))
+    return cell in known and known[cell]["settings"] == given(settings)
+
+
+def given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not None, which alone are kept."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def kept(model: str, precision: str, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +93,7 @@ def kept(model: str, precision: str, result: Mapping[str, Any]) -> dict[str, Any
         "suggested_delta": _rounded(result["suggested_delta"]["delta"]["delta"]),
         "mismatch": {name: _rounded(value) for name, value in result["mismatch"].items()},
         "methods": {name: effects(of_method) for name, of_method in result["methods"].items()},
-        "settings": {name: value for name, value in result["settings"].items() if value is not None},
+        "settings": given(result["settings"]),
         "seconds": result["seconds"],
         "versions": {name: result["versions"][name] for name in ("torch", "transformers", "vllm")},
     }
@@ -110,7 +121,7 @@ def main() -> None:
         parser.error(f"no such cell: {', '.join(unknown)}; there are {', '.join(every)}")
 
     known = {f"{each['model']}/{each['precision']}": each for each in _committed()}
-    missing = [cell for cell in every if known.get(cell, {}).get("settings") != settings_of(*cell.split("/"))]
+    missing = [cell for cell in every if not is_there(cell, known)]
     for cell in [] if options.draw else options.cells or missing:
         print(f"{cell} ...", flush=True)
         known[cell] = measure(*cell.split("/"))

@@ -115,21 +115,12 @@ def for_numbers(rollout: str, trainer: str, updates: int, known: Sequence[Eviden
     return min(same, key=lambda each: (round(abs(math.log(each.updates / updates)), 6), -each.updates), default=None)
 
 
-def around_mu(rollout: str, trainer: str, updates: int, known: Sequence[Evidence] | None = None) -> Evidence | None:
-    """What was found about a boundary around mu where the engines compute in different numbers.
+def where_mu_hurts(known: Sequence[Evidence] | None = None) -> Evidence | None:
+    """The setting with the smallest mismatch in which some delta around mu hurts; None without such.
 
     Args:
-        rollout: the numbers of the rollout engine, as ``drpo_verl.configuration.precision.Numbers`` writes them.
-        trainer: those of the trainer.
-        updates: the optimiser steps a rollout.
         known: of the study; None for what ``evidence.json`` has.
-
-    Returns:
-        That with the same numbers, as of ``for_numbers``; else that with the smallest mismatch in which some delta
-        around mu hurts; None without such.
     """
-    if same := for_numbers(rollout, trainer, updates, known):
-        return same
     hurts = [each for each in (all_evidence() if known is None else known) if HURTS in each.found["mu"].values()]
     return min(hurts, key=lambda each: each.mismatch, default=None)
 

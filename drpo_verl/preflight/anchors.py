@@ -8,7 +8,7 @@ from drpo_verl.configuration.numbers import is_number
 from drpo_verl.configuration.precision import rollout_differences, rollout_numbers, trainer_numbers
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.configuration.sections import POLICY_LOSS
-from drpo_verl.evidence import around_mu
+from drpo_verl.evidence import for_numbers, where_mu_hurts
 
 
 @rule
@@ -24,7 +24,8 @@ def anchored_correction(run: RunConfig) -> Findings:
     if not binding:
         return
     message = "corrects tokens towards what the rollout engine computes, its errors included: "
-    measured = around_mu(str(rollout_numbers(run)), str(trainer_numbers(run)), run.updates_per_rollout)
+    numbers = str(rollout_numbers(run)), str(trainer_numbers(run))
+    measured = for_numbers(*numbers, run.updates_per_rollout) or where_mu_hurts()
     sentence = f"Measured with a rollout in {measured.rollout}: {measured.sentence()} " if measured else ""
     recomputed = [] if row.needs_top_k else ["anchor=recomputed"]
     yield run.note(

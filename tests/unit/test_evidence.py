@@ -11,9 +11,9 @@ from drpo_verl.evidence import (
     UNDECIDED,
     Evidence,
     all_evidence,
-    around_mu,
     for_mismatch,
     for_numbers,
+    where_mu_hurts,
 )
 
 INT3 = Evidence(
@@ -63,10 +63,9 @@ def test_a_run_has_what_was_found_with_its_numbers(rollout: str, updates: int, f
     assert for_numbers(rollout, "bf16", updates, KNOWN) is None
 
 
-def test_a_boundary_around_mu_has_what_was_found_with_its_numbers_or_where_the_least_mismatch_hurt() -> None:
-    assert around_mu(INT3.rollout, "fp32", 4, KNOWN) == INT3
-    assert around_mu("bf16", "fp32", 4, KNOWN) == around_mu(INT3.rollout, "fp32", 32, KNOWN) == INT4
-    assert around_mu("bf16", "fp32", 4, [STALE, *SAME_NUMBERS]) is None
+def test_mu_hurts_where_the_mismatch_is_least_of_those_in_which_it_does() -> None:
+    assert where_mu_hurts(KNOWN) == INT4
+    assert where_mu_hurts([STALE, *SAME_NUMBERS]) is None
 
 
 def test_what_is_shipped_can_be_read() -> None:
