@@ -4,7 +4,8 @@ Forward and backward of each loss on one [16, 4096] micro-batch, with every metr
 that verl's actor calls, on one thread and on two. Each of ours runs in turn with verl's counterpart, and CPPO, whose
 scope is a prefix, with the same mask of single tokens. A machine drifts: what counts is the median of the paired
 ratios, and beside it the ratio of the fastest twentieths, which other work on the machine disturbs least.
-"Diagnostics" are the moments, histograms and bins of the mismatch on top.
+"Diagnostics" are the moments, histograms and bins of the mismatch on top. A second table has the least that a prefix
+scope can take: a running sum, and one rank of each response by several operations that find it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -77,7 +79,7 @@ def step(name: str, data: dict[str, Tensor], diagnostics: bool = False) -> Calla
     return run
 
 
-def seconds(run: Callable[[], None]) -> float:
+def seconds(run: Callable[[], object]) -> float:
     """The time of one call."""
     start = time.perf_counter()
     run()
@@ -122,7 +124,31 @@ def main() -> None:
             str(saved_tensors(run)),
             str(saved_tensors(reference)),
         )
-    Console(width=140).print(table)
+    Console(width=140).print(table, of_prefix(data))
+
+
+def of_prefix(data: dict[str, Tensor]) -> Table:
+    """The time of a running sum, of which a prefix has two, and of finding the 90th percentile of each response."""
+    distance = (data["log_prob"].detach().exp() - data["old_log_prob"].exp()).abs() * data["response_mask"]
+    rank = WIDTH // 10 + 1  # counted from the largest
+    operations: dict[str, Callable[[], object]] = {
+        "torch.cumsum": lambda: distance.cumsum(-1),
+        f"torch.topk({rank})": lambda: distance.topk(rank),
+        f"torch.topk({rank}, sorted=False)": lambda: distance.topk(rank, sorted=False),
+        "torch.kthvalue": lambda: distance.kthvalue(WIDTH - rank + 1),
+        "torch.quantile": lambda: distance.quantile(0.9, dim=-1),
+        "numpy.partition": lambda: np.partition(distance.numpy(), WIDTH - rank),
+    }
+    losses = [step("dppo_binary_tv", data, diagnostics) for diagnostics in (False, True)]
+    table = Table(title="of a prefix")
+    for column in ("threads", "operation", "ms", "of dppo_binary_tv", "with diagnostics"):
+        table.add_column(column, justify="right")
+    for threads, (name, operation) in product(THREADS, operations.items()):
+        torch.set_num_threads(threads)
+        rounds = [[seconds(run) for run in (operation, *losses)] for _ in range(WARM_UP + PAIRS)][WARM_UP:]
+        time, *of_losses = map(statistics.median, zip(*rounds, strict=True))
+        table.add_row(str(threads), name, f"{1e3 * time:.2f}", *(f"{time / of_loss:.0%}" for of_loss in of_losses))
+    return table
 
 
 def _fastest(times: Sequence[float]) -> float:

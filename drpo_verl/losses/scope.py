@@ -98,14 +98,16 @@ SEQUENCE_MAX = Scope(_largest, "sequence: largest D")
 def _prefix(step: Step) -> Tensor:
     assert step.budget is not None
     count = step.is_token.cumsum(-1)
-    decline = (1.0 - step.budget.w_min) / (count[:, -1:] - 1.0).clamp(min=1.0)
+    # Position weights come in units of delta, and each product is written into a tensor that is there.
+    first = 1.0 / step.threshold
+    rise = (count[:, -1:] - 1.0).clamp_(min=1.0).reciprocal_().mul_((step.budget.w_min - 1.0) * first)  # <= 0
     before = count.sub_(step.is_token)  # response tokens before each one
-    weighted = (before * -decline).add_(1.0).mul_(step.distance)  # omega D
-    spent = weighted.cumsum(-1)
-    # The weights before each token are an arithmetic series: W = before (1 + decline / 2 - before decline / 2).
-    budget = _budget(step, step.budget)
-    allowed = (before * (-0.5 * budget * decline)).add_(budget * (1.0 + 0.5 * decline)).mul_(before)
-    own, of_prefix = weighted.div_(step.threshold), spent.div_(allowed.add_(step.threshold))
+    omega = (before * rise).add_(first)
+    own = omega * step.distance
+    of_prefix = own.cumsum(-1)
+    # The weights before a token are an arithmetic series: their mean is that of its ends, the first and omega - rise.
+    allowed = omega.add_(first - rise).mul_(before).mul_(0.5 * _budget(step, step.budget)).add_(1.0)
+    of_prefix.div_(allowed)
     return step.signed(torch.maximum(own, of_prefix, out=of_prefix), own)
 
 
