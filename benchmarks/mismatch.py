@@ -29,6 +29,7 @@ RUNS = Path("outputs/mismatch")
 MODELS: Mapping[str, Mapping[str, Any]] = {
     "tiny": {"count": 256, "max_tokens": 6},
     "tiny_moe": {"count": 256, "max_tokens": 6},
+    "tiny_long_tail": {"count": 256, "max_tokens": 6},
     "smollm2": {"prompts": Path("docs/probe_prompts.txt"), "samples": 2, "max_tokens": 24},
 }
 """The prompts of each model: arithmetic for the tiny policies, and open questions."""

@@ -30,7 +30,12 @@ TITLES = {
     "int3": "weights through int3, fp32",
 }
 """What the precisions are called; "against" names the trainer's where it is another one."""
-MODELS = {"tiny": "tiny, dense", "tiny_moe": "tiny, experts", "smollm2": "SmolLM2-135M"}
+MODELS = {
+    "tiny": "tiny, dense",
+    "tiny_moe": "tiny, experts",
+    "tiny_long_tail": "tiny, long tail",
+    "smollm2": "SmolLM2-135M",
+}
 METHODS = {"grpo_clip_higher": "clip 0.2/0.28 on π/μ", "dppo_binary_tv": "mask 0.2 on abs(π − μ)"}
 """The methods whose share of removed tokens is shown, with what they remove by."""
 
@@ -42,7 +47,7 @@ PAGES: Mapping[Path, Callable[[Cell], bool]] = {
 }
 """The pages with a table, and which cells it has."""
 
-_COLOURS = {"tiny": "#7a8ca3", "tiny_moe": "#c9822b", "smollm2": "#1f4e8c"}
+_COLOURS = {"tiny": "#7a8ca3", "tiny_moe": "#c9822b", "tiny_long_tail": "#8e4585", "smollm2": "#1f4e8c"}
 _MARKS = {"grpo_clip_higher": "o", "dppo_binary_tv": "D"}
 
 

@@ -106,7 +106,8 @@ def check(
 _rollout_option = partial(typer.Option, rich_help_panel="Rollout engine")
 _MODEL = typer.Argument(
     metavar="MODEL",
-    help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `tiny_moe`, `smollm2`.",
+    help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `tiny_moe`, `tiny_long_tail` "
+    "or `smollm2`.",
 )
 
 

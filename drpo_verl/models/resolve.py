@@ -12,6 +12,7 @@ from drpo_verl.models.checkpoints import as_hugging_face, find_actor
 PREPARED = {
     "tiny": "drpo_verl.models.tiny_policy:ensure_tiny_policy",
     "tiny_moe": "drpo_verl.models.tiny_policy:ensure_tiny_moe_policy",
+    "tiny_long_tail": "drpo_verl.models.tiny_policy:ensure_tiny_long_tail_policy",
     "smollm2": "drpo_verl.models.smollm2:ensure_smollm2",
 }
 """What builds the models of the CPU experiments, by their short names; imported when a model is asked for."""

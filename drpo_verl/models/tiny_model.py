@@ -1,10 +1,12 @@
-"""The tiny policy's recipe, tokenizer and untrained model: a Qwen3 or a Qwen3-MoE of some million parameters."""
+"""The tiny policies' recipes, tokenizer and untrained model: a Qwen3 or a Qwen3-MoE of some million parameters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import (
     GenerationConfig,
     PreTrainedModel,
@@ -21,7 +23,8 @@ from drpo_verl.rewards.arithmetic import Difficulty
 PAD, EOS, UNKNOWN, USER, ASSISTANT = "<|pad|>", "<|eos|>", "<|unk|>", "<|user|>", "<|assistant|>"
 DECLINED = "?"
 """An answer that declines to try; it is never right."""
-_ALPHABET = "0123456789+-*" + DECLINED
+_DIGITS = "0123456789"
+_ALPHABET = _DIGITS + "+-*" + DECLINED
 
 # One token per turn besides its content: on a CPU every token of a prompt costs. Only these two roles were trained.
 CHAT_TEMPLATE = (
@@ -102,12 +105,41 @@ class TinyMoeRecipe(TinyPolicyRecipe):
     expert_size: int = 160
 
 
-def build_tokenizer(max_positions: int = 128) -> PreTrainedTokenizerFast:
-    """Build the digit-level tokenizer, which has one token per character, five markers and no merges."""
-    vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, USER, ASSISTANT, *_ALPHABET])}
+@dataclass(frozen=True)
+class LongTailRecipe(TinyPolicyRecipe):
+    """The same policy with a long-tailed vocabulary: each digit has many spellings, tokens that are decoded to it.
+
+    In the warm-up each digit of an answer is spelled at random, the k-th spelling with a probability proportional to
+    ``k ** -exponent`` (Zipf's law), and so the policy spells. The reward sees the decoded text, to which the spelling
+    is nothing: as where a language model has many words for one thing, and samples rare ones among them.
+
+    Attributes:
+        target_accuracy: lower, since it is learned in the same time with fewer examples of each spelling.
+        max_seconds: as there.
+        spellings: how many each digit has.
+        exponent: how fast they become rarer.
+    """
+
+    target_accuracy: float = 0.2
+    max_seconds: float = 1800.0
+    spellings: int = 64
+    exponent: float = 1.5
+
+
+def build_tokenizer(max_positions: int = 128, spellings: int = 1) -> PreTrainedTokenizerFast:
+    """Build the digit-level tokenizer, which has one token per character, five markers and no merges.
+
+    Args:
+        max_positions: longest prompt + response in tokens.
+        spellings: how many tokens are decoded to each digit. Text is encoded with the first of them.
+    """
+    others = [f"{digit}~{k}" for digit in _DIGITS for k in range(2, spellings + 1)]
+    vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, USER, ASSISTANT, *_ALPHABET, *others])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     core.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
     core.decoder = decoders.Fuse()  # the default joins tokens with spaces: "4 6"
+    if others:
+        core.decoder = decoders.Sequence([decoders.Replace(Regex(r"~\d+"), ""), core.decoder])
     # Role markers are not "special": decoding keeps them, so a response that contains one is no number to the reward.
     core.add_tokens([AddedToken(USER, normalized=False), AddedToken(ASSISTANT, normalized=False)])
     return PreTrainedTokenizerFast(
@@ -120,6 +152,12 @@ def build_tokenizer(max_positions: int = 128) -> PreTrainedTokenizerFast:
         model_max_length=max_positions,
         padding_side="left",  # what generation in batches needs; training here pads by itself
     )
+
+
+def meanings(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """For each token the first that is decoded to the same text, int64 ``[V]``: itself, but for other spellings."""
+    first: dict[str, int] = {}
+    return torch.tensor([first.setdefault(tokenizer.decode([token]), token) for token in range(len(tokenizer))])
 
 
 def build_model(recipe: TinyPolicyRecipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:

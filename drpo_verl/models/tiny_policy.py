@@ -1,6 +1,6 @@
 """A small real policy: a Qwen3 of ~2 M parameters that has half learned two-digit arithmetic, built in a minute.
 
-With `TinyMoeRecipe` it is a Qwen3-MoE.
+With `TinyMoeRecipe` it is a Qwen3-MoE, with `LongTailRecipe` it has a long-tailed vocabulary.
 
 RL needs a policy that is right sometimes: one that never is gets no reward, one that always is has nothing to gain. So
 a supervised warm-up trains a fresh model on the "train" split and stops when its accuracy at temperature 1 reaches a
@@ -22,7 +22,13 @@ import transformers
 from rich.console import Console
 
 from drpo_verl.models.cache import ensure_folder
-from drpo_verl.models.tiny_model import TinyMoeRecipe, TinyPolicyRecipe, build_model, build_tokenizer
+from drpo_verl.models.tiny_model import (
+    LongTailRecipe,
+    TinyMoeRecipe,
+    TinyPolicyRecipe,
+    build_model,
+    build_tokenizer,
+)
 from drpo_verl.models.warm_up import warm_up
 
 RECIPE_VERSION = 4
@@ -36,7 +42,7 @@ def ensure_tiny_policy(
     cache_dir: Path | str,
     *,
     seed: int = 0,
-    recipe: TinyPolicyRecipe | TinyMoeRecipe | None = None,
+    recipe: TinyPolicyRecipe | None = None,
     threads: int | None = None,
     console: Console | None = None,
 ) -> Path:
@@ -58,7 +64,8 @@ def ensure_tiny_policy(
 
     def build(folder: Path) -> None:
         with _torch_settings(seed=seed, threads=threads or _idle_cores(most=2)):
-            tokenizer = build_tokenizer(recipe.max_positions)
+            spellings = recipe.spellings if isinstance(recipe, LongTailRecipe) else 1
+            tokenizer = build_tokenizer(recipe.max_positions, spellings)
             model = build_model(recipe, tokenizer)
             result = warm_up(model, tokenizer, recipe, seed=seed, console=console)
         transformers.utils.logging.disable_progress_bar()  # it would show that one small file is written
@@ -73,6 +80,11 @@ def ensure_tiny_policy(
 def ensure_tiny_moe_policy(cache_dir: Path | str) -> Path:
     """Return the folder of the policy with a mixture of experts in each block; see ``ensure_tiny_policy``."""
     return ensure_tiny_policy(cache_dir, recipe=TinyMoeRecipe())
+
+
+def ensure_tiny_long_tail_policy(cache_dir: Path | str) -> Path:
+    """Return the folder of the policy with a long-tailed vocabulary; see ``ensure_tiny_policy``."""
+    return ensure_tiny_policy(cache_dir, recipe=LongTailRecipe())
 
 
 def _idle_cores(most: int) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drpo_verl.models.muon import Muon
-from drpo_verl.models.tiny_model import DECLINED, TinyPolicyRecipe
+from drpo_verl.models.tiny_model import DECLINED, LongTailRecipe, TinyPolicyRecipe, meanings
 from drpo_verl.rewards.arithmetic import Problem, Split, make_problems, render_prompt
 
 
@@ -89,19 +89,51 @@ def encode_problems(tokenizer: PreTrainedTokenizerFast, problems: Sequence[Probl
     return ids, labels
 
 
+def spell(ids: Tensor, labels: Tensor, meaning: Tensor, exponent: float, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Spell each token of the responses at random: the k-th of its spellings with odds of ``k ** -exponent``.
+
+    Args:
+        ids: of `encode_problems`, as are the labels, `[N, T]`.
+        labels: -100 except on the responses.
+        meaning: for each token the first of its spellings, `[V]`.
+        exponent: > 0; the larger, the rarer are the others.
+        seed: of the draw.
+
+    Returns:
+        Token ids and labels, new ones.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    ids, labels = ids.clone(), labels.clone()
+    for first in labels[labels >= 0].unique():
+        spellings, places = (meaning == first).nonzero()[:, 0], labels == first
+        odds = torch.arange(1.0, len(spellings) + 1) ** -exponent
+        drawn = torch.multinomial(odds, int(places.sum()), replacement=True, generator=draw)
+        ids[places] = labels[places] = spellings[drawn]
+    return ids, labels
+
+
 @torch.no_grad()
-def measure_accuracy(model: nn.Module, ids: Tensor, labels: Tensor) -> Accuracy:
+def measure_accuracy(model: nn.Module, ids: Tensor, labels: Tensor, meaning: Tensor | None = None) -> Accuracy:
     """Compute the accuracy of a causal language model from the probabilities of the right responses, in one pass.
 
-    One spelling of each answer counts, so it is a lower bound of what the reward gives ("046" is right as well), and
-    tight for a policy that only ever saw that spelling. Token ids and labels, `[N, T]`, are those of `encode_problems`.
+    One way to write each answer counts, so it is a lower bound of what the reward gives ("046" is right as well), and
+    tight for a policy that only ever saw that one.
+
+    Args:
+        model: the policy.
+        ids: of `encode_problems`, as are the labels, `[N, T]`.
+        labels: -100 except on the responses.
+        meaning: for each token the first of those that are decoded to the same text, `[V]`, whose probabilities count
+            together; None where they are all different.
     """
     log_probs = model(ids[:, :-1]).logits.float().log_softmax(-1)  # [N, T-1, V]
     targets = labels[:, 1:]
     counted = targets != -100
-    chosen = log_probs.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    meaning = torch.arange(log_probs.shape[-1]) if meaning is None else meaning
+    right_meaning = meaning[targets.clamp(min=0)].unsqueeze(-1)
+    chosen = log_probs.masked_fill(meaning != right_meaning, -torch.inf).logsumexp(-1)
     right = (chosen * counted).sum(-1).exp()  # [N]
-    greedy = ((log_probs.argmax(-1) == targets) | ~counted).all(-1)
+    greedy = ((meaning[log_probs.argmax(-1)] == right_meaning.squeeze(-1)) | ~counted).all(-1)
     return Accuracy(
         sampled=right.mean().item(),
         greedy=greedy.float().mean().item(),
@@ -127,9 +159,17 @@ def warm_up(
     console = console or Console(stderr=True)
     held_out: dict[Split, int] = {"calibration": recipe.n_calibration, "val": recipe.n_val}
     corpus = make_problems("train", recipe.n_train, seed=seed, difficulty=recipe.difficulty)
-    ids, labels = encode_problems(tokenizer, decline_some(corpus, recipe.declined_share, seed=seed))
+    meaning = meanings(tokenizer)
+
+    def encode(problems: Sequence[Problem]) -> tuple[Tensor, Tensor]:
+        encoded = encode_problems(tokenizer, problems)
+        if isinstance(recipe, LongTailRecipe):
+            return spell(*encoded, meaning, recipe.exponent, seed=seed)
+        return encoded
+
+    ids, labels = encode(decline_some(corpus, recipe.declined_share, seed=seed))
     calibration, val = (
-        encode_problems(tokenizer, make_problems(split, count, seed=seed, difficulty=recipe.difficulty))
+        encode(make_problems(split, count, seed=seed, difficulty=recipe.difficulty))
         for split, count in held_out.items()
     )
     draw = torch.Generator().manual_seed(seed)
@@ -138,7 +178,7 @@ def warm_up(
         torch.optim.lr_scheduler.LinearLR(optimizer, 1 / recipe.lr_ramp_steps, total_iters=recipe.lr_ramp_steps)
         for optimizer in optimizers
     ]
-    steps, accuracy = 0, measure_accuracy(model, *calibration)
+    steps, accuracy = 0, measure_accuracy(model, *calibration, meaning)
     start = time.monotonic()
     with _progress(console, recipe.target_accuracy) as progress:
         task = progress.add_task("warm-up", total=recipe.target_accuracy, accuracy=accuracy.sampled)
@@ -153,7 +193,7 @@ def warm_up(
                 scheduler.step()
             steps += 1
             if steps % recipe.check_every == 0:
-                accuracy = measure_accuracy(model, *calibration)
+                accuracy = measure_accuracy(model, *calibration, meaning)
                 progress.update(task, completed=accuracy.sampled, accuracy=accuracy.sampled)
     result = WarmupResult(
         steps=steps,
@@ -161,7 +201,7 @@ def warm_up(
         parameters=model.num_parameters(),
         reached_target=accuracy.sampled >= recipe.target_accuracy,
         calibration=accuracy,
-        val=measure_accuracy(model, *val),
+        val=measure_accuracy(model, *val, meaning),
     )
     if not result.reached_target and accuracy.sampled < recipe.min_accuracy:
         raise RuntimeError(

@@ -17,7 +17,7 @@ def test_models(tmp_path: Path) -> None:
     assert resolve(str(folder)) == str(folder)
     assert resolve("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
     for name in ("/no/such/folder", "./model", "nothing", "a/b/c"):
-        with pytest.raises(UserError, match=f"MODEL='{name}' does not exist.*tiny, tiny_moe, smollm2"):
+        with pytest.raises(UserError, match=f"MODEL='{name}' does not exist.*tiny, tiny_moe, tiny_long_tail, smollm2"):
             resolve(name)
     with pytest.raises(UserError, match=r"has no config\.json"):
         resolve(str(tmp_path))

@@ -14,9 +14,16 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from drpo_verl.models.muon import Muon
-from drpo_verl.models.tiny_model import TinyMoeRecipe, TinyPolicyRecipe, build_model, build_tokenizer
+from drpo_verl.models.tiny_model import (
+    LongTailRecipe,
+    TinyMoeRecipe,
+    TinyPolicyRecipe,
+    build_model,
+    build_tokenizer,
+    meanings,
+)
 from drpo_verl.models.tiny_policy import WARMUP_FILE, ensure_tiny_policy
-from drpo_verl.models.warm_up import encode_problems, measure_accuracy
+from drpo_verl.models.warm_up import encode_problems, measure_accuracy, spell
 from drpo_verl.rewards.arithmetic import Problem, make_problems
 
 MICRO = TinyPolicyRecipe(
@@ -218,3 +225,55 @@ def test_default_mixture_is_a_model_of_millions_that_vllm_can_run(tokenizer: Pre
         model = build_model(recipe, tokenizer)
     assert 2e6 <= model.num_parameters() <= 6e6
     assert recipe.expert_size % 32 == 0
+
+
+@pytest.fixture(scope="module")
+def spellings() -> PreTrainedTokenizerFast:
+    return build_tokenizer(spellings=4)
+
+
+def test_spellings_are_tokens_that_are_decoded_to_the_digit(
+    tokenizer: PreTrainedTokenizerFast, spellings: PreTrainedTokenizerFast
+) -> None:
+    assert len(spellings) == len(tokenizer) + 30
+    assert spellings("12-34+5").input_ids == tokenizer("12-34+5").input_ids  # text has the first of them
+    ids = spellings.convert_tokens_to_ids(["-", "4~4", "4~2", "0", "<|eos|>", "<|pad|>"])
+    assert None not in ids and spellings.decode(ids, skip_special_tokens=True) == "-440"
+    assert torch.equal(meanings(tokenizer), torch.arange(len(tokenizer)))
+    four = spellings.convert_tokens_to_ids("4")
+    assert [spellings.decode(token) for token in (meanings(spellings) == four).nonzero()[:, 0]] == ["4"] * 4
+
+
+def test_answers_are_spelled_by_zipfs_law_and_prompts_are_not(spellings: PreTrainedTokenizerFast) -> None:
+    plain = encode_problems(spellings, make_problems("train", 4000))
+    ids, labels = spell(*plain, meanings(spellings), 1.5, seed=0)
+    prompt = plain[1] == -100
+    assert torch.equal(ids[prompt], plain[0][prompt]) and bool((labels[prompt] == -100).all())
+    assert torch.equal(ids[~prompt], labels[~prompt])
+    assert spellings.batch_decode(ids) == spellings.batch_decode(plain[0])  # the same answers
+    assert torch.equal(spell(*plain, meanings(spellings), 1.5, seed=0)[0], ids)
+    digits = meanings(spellings)[labels[~prompt]] == spellings.convert_tokens_to_ids("1")
+    drawn = [spellings.convert_ids_to_tokens(int(token)) for token in labels[~prompt][digits]]
+    odds = torch.arange(1.0, 5.0) ** -1.5
+    shares = torch.tensor([drawn.count(token) / len(drawn) for token in ("1", "1~2", "1~3", "1~4")])
+    torch.testing.assert_close(shares, odds / odds.sum(), atol=0.03, rtol=0)
+
+
+def test_accuracy_counts_all_spellings_of_an_answer(spellings: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    model = build_model(MICRO, spellings).eval()
+    ids, labels = encode_problems(spellings, [Problem("1+2", "3")])
+    meaning = meanings(spellings)
+    one, two = (model(ids[:, :length]).logits[0, -1].softmax(-1) for length in (5, 6))
+    right = one[meaning == ids[0, 5]].sum() * two[spellings.eos_token_id]
+    assert measure_accuracy(model, ids, labels, meaning).sampled == pytest.approx(right.item(), rel=1e-4)
+    assert measure_accuracy(model, ids, labels).sampled < 0.5 * right.item()
+
+
+def test_a_long_tailed_vocabulary_is_another_policy_that_spells(tmp_path: Path) -> None:
+    recipe = LongTailRecipe(**{each.name: getattr(MICRO, each.name) for each in fields(MICRO)}, spellings=3)
+    folder = ensure_tiny_policy(tmp_path, recipe=recipe, console=QUIET)
+    assert warmup_of(folder)["reached_target"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.decode(tokenizer.convert_tokens_to_ids(["7~3", "0~2"])) == "70"
+    assert AutoModelForCausalLM.from_pretrained(folder).config.vocab_size == len(tokenizer) == 39
