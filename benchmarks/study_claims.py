@@ -15,7 +15,7 @@ FEWEST = 3
 MARGIN = 0.05
 """Rewards at the end that are less apart than this are called the same."""
 
-VERDICT = re.compile(rf"\b([MDSNP]\d+):\s({SUPPORTED}|{REFUTED}|{UNDECIDED}|not\smeasured)\b")
+VERDICT = re.compile(rf"\b([MDSNPL]\d+):\s({SUPPORTED}|{REFUTED}|{UNDECIDED}|not\smeasured)\b")
 """How a page names a claim with its verdict."""
 
 
@@ -141,6 +141,7 @@ def _alike(setting: Setting, digits: int) -> Callable[[StudyMap], Answer]:
 
 INT3, INT4, FP8_KV, FP32 = (Setting(each, "u4") for each in ("int3", "int4", "fp8_kv", "fp32"))
 STALE, FRESH, ASYNCHRONOUS = Setting("fp8", "u16"), Setting("fp32", "u1"), Setting("int3", ASYNC)
+LONG_TAIL = Setting("int3_long_tail", "u4")
 
 _TIGHT, _DECOUPLED, _LOOSE = "drpo_0.2", "drpo_decoupled_0.2", "drpo_12.5"
 
@@ -205,8 +206,21 @@ CLAIMS = (
           _contrast(_above, _pair(INT3, "cppo", "dppo_binary_tv"))),
     Claim("P9", f"{INT3}: Mask-DRPO ends where DRPO 12.5 does", _contrast(_same, _pair(INT3, "mask_drpo", _LOOSE))),
     Claim("P10", f"{INT3}: DRPO 2.5 ends where DRPO 12.5 does", _contrast(_same, _pair(INT3, "drpo_2.5", _LOOSE))),
+    Claim("L1", f"{LONG_TAIL}: clipping the ratio (GRPO) ends below no trust region",
+          _contrast(_below, _pair(LONG_TAIL, "grpo_clip_higher", BASELINE))),
+    Claim("L2", f"{LONG_TAIL}: clipping the ratio (GRPO) ends below a mask by probability (DPPO-TV 0.2)",
+          _contrast(_below, _pair(LONG_TAIL, "grpo_clip_higher", "dppo_binary_tv"))),
+    Claim("L3", f"{LONG_TAIL}: a mask by probability (DPPO-TV 0.2) ends where no trust region does",
+          _contrast(_same, _pair(LONG_TAIL, "dppo_binary_tv", BASELINE))),
+    Claim("L4", f"{LONG_TAIL}: DRPO 0.2 around μ ends below no trust region",
+          _contrast(_below, _pair(LONG_TAIL, _TIGHT, BASELINE))),
+    Claim("L5", f"{LONG_TAIL}: DRPO 12.5 ends where no trust region does",
+          _contrast(_same, _pair(LONG_TAIL, _LOOSE, BASELINE))),
+    Claim("L6", f"{LONG_TAIL}: DRPO 0.2 from π_old ends above DRPO 0.2 around μ",
+          _contrast(_above, _pair(LONG_TAIL, _DECOUPLED, _TIGHT))),
 )  # fmt: skip
-"""M: a mismatch of the engines. D: what delta = 12.5 does. S: staleness. N: neither. P: what the papers report."""
+"""M: a mismatch of the engines. D: what delta = 12.5 does. S: staleness. N: neither. P: what the papers report. L: a
+long tail of rare tokens."""
 
 
 def claims_table(study: StudyMap) -> str:

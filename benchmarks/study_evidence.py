@@ -24,10 +24,11 @@ def evidence(study: StudyMap) -> str:
 
 
 def _of_setting(study: StudyMap, setting: Setting) -> dict[str, Any] | None:
-    """What was found in a setting; None where too little was run, or the trainer does not wait for its samples."""
+    """What was found in a setting; None where too little was run, the policy is another or no sample is waited for."""
     found: dict[str, dict[str, str]] = {"mu": {}, "pi_old": {}}
     baseline = study.cell(setting, BASELINE)
-    if setting.updates == ASYNC or baseline is None or len(baseline.finished) < FEWEST:
+    # One policy, so that one finding goes with one kind of numbers.
+    if setting.updates == ASYNC or setting.has_long_tail or baseline is None or len(baseline.finished) < FEWEST:
         return None
     runs = len(baseline.finished)
     for method, cell in study.made(setting):

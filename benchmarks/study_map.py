@@ -25,8 +25,9 @@ MISMATCHES = {
     "fp8_kv": "bf16, fp8 KV cache",
     "int4": "int4 weights",
     "int3": "int3 weights",
+    "int3_long_tail": "int3 weights, long tail",
 }
-"""What the rollout computes in, from the nearest to the trainer's fp32 to the furthest."""
+"""What the rollout computes in, from the nearest to the trainer's fp32 to the furthest, and with which policy."""
 UPDATES = {"u1": 1, "u4": 4, "u4_async": 4, "u16": 16}
 """The optimiser steps a rollout."""
 ASYNC = "u4_async"
@@ -41,7 +42,7 @@ class Setting:
     """A rollout's numbers and its number of optimiser steps.
 
     Attributes:
-        mismatch: the plan's name of the numbers.
+        mismatch: the plan's name of the numbers, and of the policy where it is another.
         updates: the plan's name of the number of optimiser steps.
     """
 
@@ -56,6 +57,11 @@ class Setting:
     def __str__(self) -> str:
         """In words."""
         return f"{MISMATCHES[self.mismatch]}, {self.staleness}"
+
+    @property
+    def has_long_tail(self) -> bool:
+        """Whether the policy has a long-tailed vocabulary."""
+        return self.mismatch.endswith("long_tail")
 
     @property
     def staleness(self) -> str:

@@ -41,14 +41,26 @@ def summary(study: StudyMap) -> str:
         f"**{len(runs)} of {planned} planned runs are made**, {failed} of them failed, {collapsed} collapsed: "
         f"{hours:.1f} hours, {mean:.0f} s a run with its start-up.",
     ]
-    rare = [value for run in runs if math.isfinite(value := run.mean(f"{names.MISMATCH}/low_prob_frac"))]
+    rare, in_tail = (_rare(study, long_tail) for long_tail in (False, True))
     if rare:
-        lines.append(f"Of the sampled tokens {100 * sum(rare) / len(rare):.2g} % had μ ≤ 0.01.")
+        lines.append(
+            f"Of the sampled tokens {rare} had μ ≤ 0.01{f', with the long tail {in_tail}' if in_tail else ''}."
+        )
     lines += _widths(study)
     missing = [f"- {setting}: {'; '.join(of)}" for setting in study.settings if (of := _missing(study, setting))]
     if missing:
         return "\n\n".join([*lines, "Not run yet, or not with every seed:", "\n".join(missing)])
     return "\n\n".join([*lines, "The plan is run in full."])
+
+
+def _rare(study: StudyMap, long_tail: bool) -> str:
+    """The share of the tokens that were rarely sampled, of the policies with a long tail or of the others."""
+    runs = [
+        run for setting in study.settings if setting.has_long_tail == long_tail
+        for _, cell in study.made(setting) for run in cell.finished
+    ]  # fmt: skip
+    shares = [value for run in runs if math.isfinite(value := run.mean(f"{names.MISMATCH}/low_prob_frac"))]
+    return f"{100 * sum(shares) / len(shares):.2g} %" if shares else ""
 
 
 def _widths(study: StudyMap) -> list[str]:

@@ -40,6 +40,7 @@ _OF_MISMATCH = {
     "fp8_kv": (SKY, "s"),
     "int4": (ORANGE, "D"),
     "int3": (RED, "^"),
+    "int3_long_tail": (PINK, "p"),
 }
 _OF_METHOD = {
     BASELINE: (BLACK, "-"), "drpo_12.5": (SKY, "--"), "drpo_0.5": (ORANGE, "-."), "drpo_0.2": (RED, "-"),
