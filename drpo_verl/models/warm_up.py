@@ -232,7 +232,7 @@ def _make_optimizers(model: nn.Module, recipe: TinyPolicyRecipe) -> list[torch.o
 
 def _progress(console: Console, target: float) -> Progress:
     if not console.is_terminal:
-        console.print(f"warming up the tiny policy to sampled accuracy {target} (about a minute)", soft_wrap=True)
+        console.print(f"warming up the tiny policy to sampled accuracy {target} (a minute or more)", soft_wrap=True)
     return Progress(
         TextColumn("warming up the tiny policy: sampled accuracy {task.fields[accuracy]:.2f}"),
         BarColumn(),
