@@ -124,11 +124,14 @@ def main() -> None:
             str(saved_tensors(run)),
             str(saved_tensors(reference)),
         )
-    Console(width=140).print(table, of_prefix(data))
+    Console(width=140).print(table, least_of_prefix(data))
 
 
-def of_prefix(data: dict[str, Tensor]) -> Table:
-    """The time of a running sum, of which a prefix has two, and of finding the 90th percentile of each response."""
+def least_of_prefix(data: dict[str, Tensor]) -> Table:
+    """The least that a prefix scope takes: a running sum, of which it has two, and one rank of each padded row.
+
+    A percentile of each response takes more: two ranks, which differ with the responses' lengths.
+    """
     distance = (data["log_prob"].detach().exp() - data["old_log_prob"].exp()).abs() * data["response_mask"]
     rank = WIDTH // 10 + 1  # counted from the largest
     operations: dict[str, Callable[[], object]] = {
@@ -140,8 +143,8 @@ def of_prefix(data: dict[str, Tensor]) -> Table:
         "numpy.partition": lambda: np.partition(distance.numpy(), WIDTH - rank),
     }
     losses = [step("dppo_binary_tv", data, diagnostics) for diagnostics in (False, True)]
-    table = Table(title="of a prefix")
-    for column in ("threads", "operation", "ms", "of dppo_binary_tv", "with diagnostics"):
+    table = Table(title="the least that a prefix scope takes")
+    for column in ("threads", "operation", "ms", "share of dppo_binary_tv", "of the same with diagnostics"):
         table.add_column(column, justify="right")
     for threads, (name, operation) in product(THREADS, operations.items()):
         torch.set_num_threads(threads)

@@ -24,10 +24,10 @@ def evidence(study: StudyMap) -> str:
 
 
 def _of_setting(study: StudyMap, setting: Setting) -> dict[str, Any] | None:
-    """What was found in a setting; None where too little was run, the policy is another or no sample is waited for."""
+    """What was found in a setting; None with too few runs, with another policy, or with asynchronous samplers."""
     found: dict[str, dict[str, str]] = {"mu": {}, "pi_old": {}}
     baseline = study.cell(setting, BASELINE)
-    # One policy, so that one finding goes with one kind of numbers.
+    # Findings are looked up by the engines' numbers and the updates alone, so they have to be of one policy.
     if setting.updates == ASYNC or setting.has_long_tail or baseline is None or len(baseline.finished) < FEWEST:
         return None
     runs = len(baseline.finished)

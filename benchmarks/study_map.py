@@ -27,7 +27,7 @@ MISMATCHES = {
     "int3": "int3 weights",
     "int3_long_tail": "int3 weights, long tail",
 }
-"""What the rollout computes in, from the nearest to the trainer's fp32 to the furthest, and with which policy."""
+"""What the rollout computes in, from the nearest to the trainer's fp32 to the furthest; another policy comes last."""
 UPDATES = {"u1": 1, "u4": 4, "u4_async": 4, "u16": 16}
 """The optimiser steps a rollout."""
 ASYNC = "u4_async"

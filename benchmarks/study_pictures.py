@@ -40,7 +40,6 @@ _OF_MISMATCH = {
     "fp8_kv": (SKY, "s"),
     "int4": (ORANGE, "D"),
     "int3": (RED, "^"),
-    "int3_long_tail": (PINK, "p"),
 }
 _OF_METHOD = {
     BASELINE: (BLACK, "-"), "drpo_12.5": (SKY, "--"), "drpo_0.5": (ORANGE, "-."), "drpo_0.2": (RED, "-"),
@@ -142,7 +141,7 @@ def _families(axes: Axes, methods: Sequence[Method]) -> None:
 def draw_delta(study: StudyMap) -> Figure:
     """The reward at the end over delta: with each mismatch at 4 updates a rollout, and with each staleness."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(14, 5.4), sharey=True, layout="constrained")
-    at_four = [setting for setting in study.settings if setting.updates == "u4"]
+    at_four = [each for each in study.settings if each.updates == "u4" and not each.has_long_tail]  # one policy
     looks = {setting: _OF_MISMATCH[setting.mismatch] for setting in at_four}
     _over_delta(left, study, looks, lambda setting: MISMATCHES[setting.mismatch])
     left.set_title("Mismatch: what the rollout computes in, 4 updates a rollout")

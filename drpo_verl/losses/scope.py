@@ -98,16 +98,15 @@ SEQUENCE_MAX = Scope(_largest, "sequence: largest D")
 def _prefix(step: Step) -> Tensor:
     assert step.budget is not None
     count = step.is_token.cumsum(-1)
-    # Position weights come in units of delta, and each product is written into a tensor that is there.
-    first = 1.0 / step.threshold
-    rise = (count[:, -1:] - 1.0).clamp_(min=1.0).reciprocal_().mul_((step.budget.w_min - 1.0) * first)  # <= 0
+    rise = (count[:, -1:] - 1.0).clamp_(min=1.0).reciprocal_().mul_(step.budget.w_min - 1.0)  # of omega, <= 0
+    # From here on results are written into tensors that are no longer needed: a new one costs as much as a product.
     before = count.sub_(step.is_token)  # response tokens before each one
-    omega = (before * rise).add_(first)
-    own = omega * step.distance
-    of_prefix = own.cumsum(-1)
-    # The weights before a token are an arithmetic series: their mean is that of its ends, the first and omega - rise.
-    allowed = omega.add_(first - rise).mul_(before).mul_(0.5 * _budget(step, step.budget)).add_(1.0)
-    of_prefix.div_(allowed)
+    omega = (before * rise).add_(1.0)
+    weighted = omega * step.distance
+    spent = weighted.cumsum(-1)
+    # The weights before a token are an arithmetic series from 1 to omega - rise, whose mean is that of these two.
+    budget = omega.add_(1.0 - rise).mul_(before).mul_(0.5 * _budget(step, step.budget))
+    own, of_prefix = weighted.div_(step.threshold), spent.div_(budget.add_(step.threshold))
     return step.signed(torch.maximum(own, of_prefix, out=of_prefix), own)
 
 

@@ -107,15 +107,18 @@ class TinyMoeRecipe(TinyPolicyRecipe):
 
 @dataclass(frozen=True)
 class LongTailRecipe(TinyPolicyRecipe):
-    """The same policy with a long-tailed vocabulary: each digit has many spellings, tokens that are decoded to it.
+    """A policy with a long-tailed vocabulary: each digit has many spellings, tokens that are decoded to it.
 
-    In the warm-up each digit of an answer is spelled at random, the k-th spelling with a probability proportional to
-    ``k ** -exponent`` (Zipf's law), and so the policy spells. The reward sees the decoded text, to which the spelling
-    is nothing: as where a language model has many words for one thing, and samples rare ones among them.
+    In the warm-up each digit of an answer is spelled at random, once for each problem, the k-th spelling with a
+    probability proportional to ``k ** -exponent`` (Zipf's law). That is how the policy comes to spell, though of the
+    rarest it sees few or none. The reward sees the decoded text, in which spellings look the same: as where a language
+    model has many words for one thing, and samples rare ones among them.
+
+    Greedy decoding makes it decline more than sampling does: `DECLINED` has one spelling, and a digit's mass is spread.
 
     Attributes:
-        target_accuracy: lower, since it is learned in the same time with fewer examples of each spelling.
-        max_seconds: as there.
+        target_accuracy: lower than the other policies', which takes twice their steps to reach.
+        max_seconds: longer, for that reason; four minutes are enough on two idle cores.
         spellings: how many each digit has.
         exponent: how fast they become rarer.
     """

@@ -1,4 +1,4 @@
-"""A small real policy: a Qwen3 of ~2 M parameters that has half learned two-digit arithmetic, built in a minute.
+"""A small real policy: a Qwen3 of ~2 M parameters that has half learned two-digit arithmetic, built in minutes.
 
 With `TinyMoeRecipe` it is a Qwen3-MoE, with `LongTailRecipe` it has a long-tailed vocabulary.
 

@@ -1,6 +1,6 @@
 """The supervised warm-up of the tiny policy, which stops when it is right as often as its recipe asks.
 
-Accuracy is computed from the probabilities of the right responses, and not estimated from samples.
+Accuracy is computed from the probabilities of the right responses, and not estimated from sampled ones.
 """
 
 from __future__ import annotations
@@ -113,23 +113,23 @@ def spell(ids: Tensor, labels: Tensor, meaning: Tensor, exponent: float, *, seed
 
 
 @torch.no_grad()
-def measure_accuracy(model: nn.Module, ids: Tensor, labels: Tensor, meaning: Tensor | None = None) -> Accuracy:
+def measure_accuracy(model: nn.Module, ids: Tensor, labels: Tensor, meaning: Tensor) -> Accuracy:
     """Compute the accuracy of a causal language model from the probabilities of the right responses, in one pass.
 
-    One way to write each answer counts, so it is a lower bound of what the reward gives ("046" is right as well), and
-    tight for a policy that only ever saw that one.
+    One way to write each number counts, so it is a lower bound of what the reward gives ("046" is right as well), and
+    tight for a policy that only ever saw that one. Where tokens have other spellings it is an estimate: each token of
+    a response may have any spelling, but those before it have the one that they have in ``ids``.
 
     Args:
         model: the policy.
         ids: of `encode_problems`, as are the labels, `[N, T]`.
         labels: -100 except on the responses.
         meaning: for each token the first of those that are decoded to the same text, `[V]`, whose probabilities count
-            together; None where they are all different.
+            together.
     """
     log_probs = model(ids[:, :-1]).logits.float().log_softmax(-1)  # [N, T-1, V]
     targets = labels[:, 1:]
     counted = targets != -100
-    meaning = torch.arange(log_probs.shape[-1]) if meaning is None else meaning
     right_meaning = meaning[targets.clamp(min=0)].unsqueeze(-1)
     chosen = log_probs.masked_fill(meaning != right_meaning, -torch.inf).logsumexp(-1)
     right = (chosen * counted).sum(-1).exp()  # [N]
@@ -206,7 +206,7 @@ def warm_up(
     if not result.reached_target and accuracy.sampled < recipe.min_accuracy:
         raise RuntimeError(
             f"the warm-up reached {accuracy.sampled:.2f} sampled accuracy in {result.seconds:.0f} s ({steps} steps), "
-            f"under {recipe.min_accuracy}: this machine needs a higher TinyPolicyRecipe.max_seconds"
+            f"under {recipe.min_accuracy}: this machine needs a higher {type(recipe).__name__}.max_seconds"
         )
     short = "" if result.reached_target else f", short of the target {recipe.target_accuracy}: out of time"
     console.print(
@@ -232,7 +232,7 @@ def _make_optimizers(model: nn.Module, recipe: TinyPolicyRecipe) -> list[torch.o
 
 def _progress(console: Console, target: float) -> Progress:
     if not console.is_terminal:
-        console.print(f"warming up the tiny policy to sampled accuracy {target} (a minute or more)", soft_wrap=True)
+        console.print(f"warming up the tiny policy to sampled accuracy {target}, some minutes, once", soft_wrap=True)
     return Progress(
         TextColumn("warming up the tiny policy: sampled accuracy {task.fields[accuracy]:.2f}"),
         BarColumn(),

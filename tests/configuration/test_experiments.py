@@ -17,6 +17,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM
 from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla
@@ -27,6 +28,7 @@ from drpo_verl.configuration import search_path
 from drpo_verl.configuration.compose import CompositionError, compose_run
 from drpo_verl.configuration.precision import EMULATED, EMULATED_FORMATS
 from drpo_verl.configuration.run_config import RunConfig
+from drpo_verl.models.tiny_model import LongTailRecipe
 from drpo_verl.preflight import check_run
 from drpo_verl.preflight.command import summarise
 
@@ -542,3 +544,10 @@ def test_the_slim_copy_makes_no_difference(slim: None) -> None:
         patch.setattr(search_path, "verl_config_dir", lambda: VERL)
         full = _compose(*choice)
     assert ours == _without_the_rest(full)
+
+
+def test_another_tiny_policy_is_one_override() -> None:
+    config = _compose("cpu_tiny", "model=tiny_long_tail")
+    validate_or_raise(config)
+    assert isinstance(instantiate(config.prepare.policy.recipe), LongTailRecipe)
+    assert config.actor_rollout_ref.rollout.max_model_len == 32  # as model=tiny has it

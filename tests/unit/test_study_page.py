@@ -46,6 +46,7 @@ def _study(plan: Plan, ends: Mapping[tuple[str, str, str], Sequence[float]]) -> 
 
 def _run(seed: int, end: float) -> MadeRun:
     metrics = {
+        f"{names.MISMATCH}/low_prob_frac": np.full(50, 0.005 if end < 0.55 else 0.08),
         names.REWARD: np.linspace(0.3, end, 50), "inference_mismatch/abs_prob_diff_mean": np.full(50, 0.06),
         names.OUTSIDE: np.full(50, 0.012),
     }  # fmt: skip
@@ -85,6 +86,11 @@ def test_a_plan_of_which_nothing_is_run_yet_has_a_page_and_pictures(plan: Plan, 
     assert {claim.answer(study).verdict for claim in CLAIMS} == {NOT_MEASURED}
     assert json.loads(evidence(study)) == [] and len(cells_table(study).splitlines()) == 2
     draw(study, tmp_path)
+
+
+def test_rare_tokens_are_counted_with_the_long_tail_and_without_it(plan: Plan) -> None:
+    runs = {("int3", "u4", "surrogate"): [0.5, 0.5], ("int3_long_tail", "u4", "surrogate"): [0.6]}
+    assert "Of the sampled tokens 0.5 % had μ ≤ 0.01, with the long tail 8 %." in summary(_study(plan, runs))
 
 
 def test_a_plan_that_is_partly_run_says_what_is_missing(plan: Plan, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_accuracy_is_the_probability_of_the_right_response(tokenizer: PreTrained
     for token in tokenizer("3<|eos|>").input_ids:
         right *= model(prompt).logits[0, -1].softmax(-1)[token].item()
         prompt = torch.cat([prompt, torch.tensor([[token]])], dim=1)
-    accuracy = measure_accuracy(model, ids, labels)
+    accuracy = measure_accuracy(model, ids, labels, meanings(tokenizer))
     assert accuracy.sampled == pytest.approx(right, rel=1e-4)
     assert accuracy.pass_at_8 == pytest.approx(1 - (1 - right) ** 8, rel=1e-2)  # fp32: 1 - (nearly 1)
     assert accuracy.greedy == 0.0
@@ -109,8 +109,9 @@ def test_padding_does_not_change_accuracy(tokenizer: PreTrainedTokenizerFast) ->
     torch.manual_seed(0)
     model = build_model(MICRO, tokenizer).eval()
     short, long = Problem("1+2", "3"), Problem("10-99", "-89")
-    alone = [measure_accuracy(model, *encode_problems(tokenizer, [p])).sampled for p in (short, long)]
-    together = measure_accuracy(model, *encode_problems(tokenizer, [short, long])).sampled
+    meaning = meanings(tokenizer)
+    alone = [measure_accuracy(model, *encode_problems(tokenizer, [p]), meaning).sampled for p in (short, long)]
+    together = measure_accuracy(model, *encode_problems(tokenizer, [short, long]), meaning).sampled
     assert together == pytest.approx(sum(alone) / 2, rel=1e-4)
 
 
@@ -238,7 +239,8 @@ def test_spellings_are_tokens_that_are_decoded_to_the_digit(
     assert len(spellings) == len(tokenizer) + 30
     assert spellings("12-34+5").input_ids == tokenizer("12-34+5").input_ids  # text has the first of them
     ids = spellings.convert_tokens_to_ids(["-", "4~4", "4~2", "0", "<|eos|>", "<|pad|>"])
-    assert None not in ids and spellings.decode(ids, skip_special_tokens=True) == "-440"
+    assert spellings.unk_token_id not in ids
+    assert spellings.decode(ids, skip_special_tokens=True) == "-440"
     assert torch.equal(meanings(tokenizer), torch.arange(len(tokenizer)))
     four = spellings.convert_tokens_to_ids("4")
     assert [spellings.decode(token) for token in (meanings(spellings) == four).nonzero()[:, 0]] == ["4"] * 4
@@ -267,13 +269,23 @@ def test_accuracy_counts_all_spellings_of_an_answer(spellings: PreTrainedTokeniz
     one, two = (model(ids[:, :length]).logits[0, -1].softmax(-1) for length in (5, 6))
     right = one[meaning == ids[0, 5]].sum() * two[spellings.eos_token_id]
     assert measure_accuracy(model, ids, labels, meaning).sampled == pytest.approx(right.item(), rel=1e-4)
-    assert measure_accuracy(model, ids, labels).sampled < 0.5 * right.item()
+    assert measure_accuracy(model, ids, labels, torch.arange(len(spellings))).sampled < 0.5 * right.item()
 
 
 def test_a_long_tailed_vocabulary_is_another_policy_that_spells(tmp_path: Path) -> None:
-    recipe = LongTailRecipe(**{each.name: getattr(MICRO, each.name) for each in fields(MICRO)}, spellings=3)
+    # The further down the list the more frequent, here: plain digits are 1 of 36.
+    recipe = LongTailRecipe(
+        **{each.name: getattr(MICRO, each.name) for each in fields(MICRO)}, spellings=3, exponent=-3.0
+    )
     folder = ensure_tiny_policy(tmp_path, recipe=recipe, console=QUIET)
     assert warmup_of(folder)["reached_target"]
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     assert tokenizer.decode(tokenizer.convert_tokens_to_ids(["7~3", "0~2"])) == "70"
-    assert AutoModelForCausalLM.from_pretrained(folder).config.vocab_size == len(tokenizer) == 39
+    assert model.config.vocab_size == len(tokenizer) == 39
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "12+34"}], add_generation_prompt=True, return_tensors="pt", return_dict=False
+    )
+    first = model(chat).logits[0, -1].softmax(-1)
+    digits = [[tokenizer.convert_tokens_to_ids(f"{digit}{k}") for digit in range(10)] for k in ("", "~2", "~3")]
+    plain, second, third = (first[ids].sum().item() for ids in digits)
+    assert third > 1.5 * second > 1.5 * plain  # untrained they are alike
