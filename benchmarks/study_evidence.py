@@ -8,17 +8,17 @@ from typing import Any
 
 from benchmarks.study_claims import FEWEST, MARGIN
 from benchmarks.study_map import AROUND_MU, ASYNC, BASELINE, FROM_PI_OLD, Method, Setting, StudyMap
+from benchmarks.study_style import method_label
 from drpo_verl.configuration.compose import compose_run
 from drpo_verl.configuration.precision import rollout_numbers, trainer_numbers
 from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.evidence import HELPS, HURTS, SAME, UNDECIDED
-from drpo_verl.study.cells import Cell
 
 _ANCHORS = {AROUND_MU: "mu", FROM_PI_OLD: "pi_old"}
 
 
 def evidence(study: StudyMap) -> str:
-    """The content of ``drpo_verl/evidence.json``: the settings in which DRPO can be compared with no trust region."""
+    """The content of ``drpo_verl/evidence.json``: the settings in which DRPO was compared with no trust region."""
     settings = [_of_setting(study, setting) for setting in study.settings]
     return json.dumps([each for each in settings if each is not None], indent=2) + "\n"
 
@@ -26,25 +26,31 @@ def evidence(study: StudyMap) -> str:
 def _of_setting(study: StudyMap, setting: Setting) -> dict[str, Any] | None:
     """What was found in a setting; None with too few runs, with another policy, or with asynchronous samplers."""
     found: dict[str, dict[str, str]] = {"mu": {}, "pi_old": {}}
+    others: dict[str, str] = {}
     baseline = study.cell(setting, BASELINE)
     # Findings are looked up by the engines' numbers and the updates alone, so they have to be of one policy.
     if setting.updates == ASYNC or setting.has_long_tail or baseline is None or len(baseline.finished) < FEWEST:
         return None
     runs = len(baseline.finished)
     for method, cell in study.made(setting):
-        if method.delta is not None and method.family in _ANCHORS and (kind := _kind(study, setting, method, cell)):
+        if method.name == BASELINE or not (kind := _kind(study, setting, method)):
+            continue
+        if method.delta is None:
+            others[method_label(method)] = kind
+        else:
             found[_ANCHORS[method.family]][f"{method.delta:g}"] = kind
-            runs += len(cell.finished)
+        runs += len(cell.finished)
     if not any(found.values()):
         return None
     rollout, trainer = _numbers(study, setting)
     return {
         "rollout": rollout, "trainer": trainer, "updates": setting.steps,
         "mismatch": float(f"{study.engine_mismatch(setting):.3g}"), "runs": runs, "found": _sorted(found),
+        "others": others,
     }  # fmt: skip
 
 
-def _kind(study: StudyMap, setting: Setting, method: Method, cell: Cell) -> str | None:
+def _kind(study: StudyMap, setting: Setting, method: Method) -> str | None:
     """What a method does against no trust region; None with too few seeds to say."""
     difference = study.difference(setting, method.name)
     if difference is None or difference.interval is None or len(difference.values) < FEWEST:

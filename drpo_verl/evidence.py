@@ -1,4 +1,4 @@
-"""What the study in docs/study.md supports: which delta and which anchor DRPO had with which mismatch and staleness.
+"""What the study in docs/study.md supports: which delta, anchor and method with which mismatch and staleness.
 
 ``evidence.json`` beside this module is made of the study's results by ``make study-page``.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -22,12 +22,13 @@ _NEAR = 2.0
 _NO_MISMATCH = 1e-4
 """Mean abs(pi - mu) up to which the engines compute the same."""
 HELPS, HURTS, SAME, UNDECIDED = "helps", "hurts", "same", "undecided"
+_WORDS = {HURTS: "hurts", HELPS: "helps", SAME: "ends about the same", UNDECIDED: "is undecided"}
 _ANCHORS = {"mu": "around μ", "pi_old": "from π_old (anchor=recomputed)"}
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the study has found in one setting, about DRPO against no trust region at the same seeds.
+    """What the study has found in one setting, about methods against no trust region at the same seeds.
 
     Attributes:
         rollout: the numbers of the rollout engine, as ``drpo_verl.configuration.precision.Numbers`` writes them.
@@ -37,6 +38,7 @@ class Evidence:
         runs: the number of runs that it rests on.
         found: for each anchor, ``mu`` and ``pi_old``, and each delta: whether it ``helps``, ``hurts``, ends about the
             ``same`` (by an interval within 0.05 of reward), or is ``undecided`` by so few seeds.
+        others: the same for other methods than DRPO with a fixed delta, as the study calls them.
     """
 
     rollout: str
@@ -45,23 +47,25 @@ class Evidence:
     mismatch: float
     runs: int
     found: Mapping[str, Mapping[float, str]]
+    others: Mapping[str, str] = field(default_factory=dict)
 
     def sentence(self) -> str:
         """What was found, in one line."""
         anchors = [f"{_ANCHORS[anchor]} {_deltas(of_delta)}" for anchor, of_delta in self.found.items() if of_delta]
+        others = "; ".join(f"{method}: {_WORDS[kind]}" for method, kind in self.others.items())
         updates = f"{self.updates} update{'s' if self.updates > 1 else ''} a rollout"
         mismatch = f"{self.mismatch:.2g}" if self.mismatch > _NO_MISMATCH else "0"
         return (
             f"With {updates} and a mean abs(π − μ) of {mismatch}, against no trust region: DRPO {'; '.join(anchors)}. "
+            f"{f'Other methods: {others}. ' if others else ''}"
             f"Supported by {self.runs} runs of {POLICY} ({PAGE})."
         )
 
 
 def _deltas(of_delta: Mapping[float, str]) -> str:
     """As "hurts at δ 0.1, 0.2, ends about the same at δ 1, 12.5"; the smallest delta first."""
-    words = {HURTS: "hurts", HELPS: "helps", SAME: "ends about the same", UNDECIDED: "is undecided"}
-    at = {kind: [f"{delta:g}" for delta in sorted(of_delta) if of_delta[delta] == kind] for kind in words}
-    return ", ".join(f"{word} at δ {', '.join(at[kind])}" for kind, word in words.items() if at[kind])
+    at = {kind: [f"{delta:g}" for delta in sorted(of_delta) if of_delta[delta] == kind] for kind in _WORDS}
+    return ", ".join(f"{words} at δ {', '.join(at[kind])}" for kind, words in _WORDS.items() if at[kind])
 
 
 @cache

@@ -19,6 +19,7 @@ from drpo_verl.evidence import (
 INT3 = Evidence(
     "fp32, weights in int3 and back", "fp32", 4, 0.06, 35,
     {"mu": {0.2: HURTS, 0.5: HURTS, 1.0: UNDECIDED, 12.5: SAME}, "pi_old": {0.2: HELPS}},
+    {"DPPO-TV 0.2": SAME, "GRPO 0.2/0.28": HURTS, "PG-TIS, C = 1": HURTS},
 )  # fmt: skip
 INT4 = Evidence("fp32, weights in int4 and back", "fp32", 4, 0.025, 21, {"mu": {0.1: HURTS}, "pi_old": {}})
 STALE = Evidence("fp32, weights in fp8 and back", "fp32", 16, 0.004, 21, {"mu": {0.1: SAME}, "pi_old": {}})
@@ -30,10 +31,12 @@ def test_the_sentence_has_each_anchor_and_what_it_rests_on() -> None:
     assert INT3.sentence() == (
         "With 4 updates a rollout and a mean abs(π − μ) of 0.06, against no trust region: DRPO around μ hurts at δ "
         "0.2, 0.5, ends about the same at δ 12.5, is undecided at δ 1; from π_old (anchor=recomputed) helps at δ 0.2. "
+        "Other methods: DPPO-TV 0.2: ends about the same; GRPO 0.2/0.28: hurts; PG-TIS, C = 1: hurts. "
         "Supported by 35 runs of a policy of two million parameters (docs/study.md)."
     )
     assert (
         "π_old" not in INT4.sentence()
+        and "Other" not in INT4.sentence()
         and "1 update a rollout and a mean abs(π − μ) of 0," in SAME_NUMBERS[0].sentence()
     )
 

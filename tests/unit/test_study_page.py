@@ -158,8 +158,10 @@ def test_the_evidence_names_the_numbers_the_runs_and_what_each_delta_did(plan: P
         ("int3", "u4", "surrogate"): [0.5, 0.51, 0.53], ("int3", "u4", "drpo_0.2"): [0.1, 0.12, 0.14],
         ("int3", "u4", "drpo_12.5"): [0.5, 0.52, 0.53], ("int3", "u4", "drpo_1"): [0.2, 0.52, 0.53],
         ("int3", "u4", "drpo_decoupled_0.2"): [0.6, 0.61, 0.64], ("int3", "u4", "drpo_0.5"): [0.6, 0.61],
+        ("int3", "u4", "grpo_clip_higher"): [0.2, 0.22, 0.24], ("int3", "u4", "mask_drpo"): [0.5, 0.52, 0.53],
     })  # fmt: skip
     assert json.loads(evidence(study)) == [{
-        "rollout": "fp32, weights in int3 and back", "trainer": "fp32", "updates": 4, "mismatch": 0.06, "runs": 15,
+        "rollout": "fp32, weights in int3 and back", "trainer": "fp32", "updates": 4, "mismatch": 0.06, "runs": 21,
         "found": {"mu": {"0.2": "hurts", "1": "undecided", "12.5": "same"}, "pi_old": {"0.2": "helps"}},
+        "others": {"DRPO around μ, Mask-DRPO 12.5": "same", "GRPO 0.2/0.28": "hurts"},
     }]  # fmt: skip
