@@ -12,7 +12,7 @@ import verl.workers.engine.fsdp.transformer_impl  # imported once, before there 
 import verl.workers.engine_workers  # noqa: F401
 from actor_rank import MINI_BATCHES, ROWS, fixed_batch, rows_of_rank
 from omegaconf import DictConfig
-from verl.utils import tensordict_utils
+from verl.utils import fsdp_utils, tensordict_utils
 
 from benchmarks.actor import batch, configuration
 from benchmarks.actor import worker as actor
@@ -33,16 +33,18 @@ def train(config: DictConfig) -> dict[str, Any]:
     with torch.no_grad(), torch.autocast("cpu", worker.actor.engine._autocast_dtype):
         logits = module(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     rows = fixed_batch(worker.actor.model_config.hf_config.vocab_size, top_k=None)
-    before = _weights(module)
+    before, kept = _weights(module), fsdp_utils.fsdp2_sharded_save_to_cpu(module)
     data = batch([rows[i] for i in rows_of_rank(rank, world)], samples_per_update=ROWS // MINI_BATCHES)
     metrics = tensordict_utils.get(worker.actor.train_mini_batch(data), "metrics")
     moved = any(not torch.equal(old, new) for old, new in zip(before, _weights(module), strict=True))
+    fsdp_utils.fsdp2_sharded_load_from_cpu(module, *kept)
     return {
         **{
             name: value for name, value in metrics.items() if name in ("grad_norm", "loss_scale", "skipped_update_frac")
         },
         "logits": str(logits.dtype),
         "moved": moved,
+        "brought_back": all(torch.equal(old, new) for old, new in zip(before, _weights(module), strict=True)),
     }
 
 

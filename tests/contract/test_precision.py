@@ -1,4 +1,4 @@
-"""verl's FSDP2 engine in fp16, whose loss is scaled, and with its LM head in fp32."""
+"""verl's FSDP2 engine in fp16, whose loss is scaled, with its LM head in fp32, and with weights that are kept."""
 
 from __future__ import annotations
 
@@ -50,3 +50,8 @@ def test_the_head_is_in_fp32_where_it_is_asked_for(ranks: list[dict[str, Any]]) 
     dtypes = {case: ranks[0][case]["logits"] for case in CASES}
     wanted = {"fp32": "float32", "fp16": "float16", "fp16_head": "float32", "bf16_head": "float32"}
     assert dtypes == {case: f"torch.{wanted.get(case, 'float16')}" for case in CASES}
+
+
+def test_weights_that_are_kept_for_pi_old_do_not_follow_the_updates(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert all(rank[case]["brought_back"] for case in CASES)

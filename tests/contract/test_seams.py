@@ -148,6 +148,7 @@ DIFFERENT: list[tuple[str, dict[str, Any], str]] = [
     ("verl.workers.engine.fsdp.transformer_impl", {"EngineRegistry": None}, "'NoneType'"),
     ("verl.workers.engine.fsdp.transformer_impl", {"FSDPEngine": _OtherEngine}, "FSDPEngine._build_module"),
     ("verl.workers.engine.fsdp.transformer_impl", {"FSDPEngine": _EngineWithoutScaler}, "a ShardedGradScaler"),
+    ("verl.utils.fsdp_utils", {"fsdp2_sharded_save_to_cpu": lambda module: None}, "missing model"),
     ("verl.utils.distributed", {_GROUP: lambda timeout: None}, "missing timeout_second, backend"),
     ("verl.utils.distributed", {"create_tcp_store": lambda host: None}, "missing listen_socket"),
     (_BUFFER, {"ReplayBuffer": _OtherReplayBuffer}, "missing poll_interval"),
