@@ -31,12 +31,9 @@ from drpo_verl.configuration.run_config import RunConfig
 from drpo_verl.models.tiny_model import LongTailRecipe
 from drpo_verl.preflight import check_run
 from drpo_verl.preflight.command import summarise
-from drpo_verl.study.execute import overrides_of
-from drpo_verl.study.plan import read_plan
 
 CONFIGS = search_path.config_dir()
 VERL = search_path.verl_config_dir()
-STUDIES = Path(__file__).parents[2] / "studies"
 
 
 def _names(group: str) -> list[str]:
@@ -554,11 +551,3 @@ def test_another_tiny_policy_is_one_override() -> None:
     validate_or_raise(config)
     assert isinstance(instantiate(config.prepare.policy.recipe), LongTailRecipe)
     assert config.actor_rollout_ref.rollout.max_model_len == 32  # as model=tiny has it
-
-
-@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_run_of_a_study_passes_the_check(path: Path, tmp_path: Path) -> None:
-    plan = read_plan(path)
-    for run in {run.overrides: run for run in plan.runs}.values():
-        findings = check_run(RunConfig(compose_run(list(overrides_of(plan, run, tmp_path)))))
-        assert not [each for each in findings if each.level == "error"], run.name
