@@ -56,6 +56,18 @@ def _head(module: ModuleType) -> None:
     apply_to_engine(module.FSDPEngine)
 
 
+@when_imported(
+    "verl.utils.fsdp_utils",
+    "Where parameters lie on the host, a pi_old that separate_async recomputes is pi, and every distance from it is 0.",
+)
+def _kept_weights(module: ModuleType) -> None:
+    name = "fsdp2_sharded_save_to_cpu"
+    expect_parameters(getattr(module, name), f"verl.utils.fsdp_utils.{name}", "model")
+    from drpo_verl.adapters.kept_weights import copying
+
+    vars(module)[name] = copying(getattr(module, name))
+
+
 @when_imported("verl.workers.rollout.replica", "Top-K methods get no Top-K log-probabilities.")
 def _replica(module: ModuleType) -> None:
     registry = module.RolloutReplicaRegistry

@@ -47,24 +47,6 @@ def _gradient_scaler(module: ModuleType) -> None:
     module.FSDPEngine._build_fsdp_module = build_fsdp_module
 
 
-@when_imported(
-    "verl.utils.fsdp_utils", "With separate_async, a recomputed pi_old is pi, and a distance from it is always 0."
-)
-def _kept_weights(module: ModuleType) -> None:
-    # The weights that are kept as pi_old's go through Tensor.cpu(), which copies from a GPU, and on a CPU returns the
-    # parameter itself, which every update changes.
-    name = "fsdp2_sharded_save_to_cpu"
-    original = getattr(module, name)
-    expect_parameters(original, f"verl.utils.fsdp_utils.{name}", "model")
-
-    @wraps(original)
-    def save(model: Any) -> Any:
-        shards, spec = original(model)
-        return {parameter: (shard.clone(), of) for parameter, (shard, of) in shards.items()}, spec
-
-    vars(module)[name] = save
-
-
 @when_imported("verl.utils.distributed", "torch.distributed can not be initialised.")
 def _process_group(module: ModuleType) -> None:
     # verl asks for the backend "cpu:gloo,<device>:<backend>"; torch refuses the device "cpu" twice. And torch's own
