@@ -138,7 +138,8 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
         for name, label in METHODS.items()
     ]
     clip = Patch(color="0.92", label="within that clip")
-    figure.legend(handles=[*colours, *marks, clip], loc="outside upper center", ncols=6, frameon=False, fontsize=9)
+    handles = [*colours, *marks, clip]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
