@@ -118,7 +118,7 @@ class LongTailRecipe(TinyPolicyRecipe):
 
     Attributes:
         target_accuracy: lower than the other policies', which takes twice their steps to reach.
-        max_seconds: longer, for that reason; four minutes are enough on two idle cores.
+        max_seconds: longer, for that reason; two minutes are enough on two idle cores.
         spellings: how many each digit has.
         exponent: how fast they become rarer.
     """

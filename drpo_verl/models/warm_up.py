@@ -96,7 +96,7 @@ def spell(ids: Tensor, labels: Tensor, meaning: Tensor, exponent: float, *, seed
         ids: of `encode_problems`, as are the labels, `[N, T]`.
         labels: -100 except on the responses.
         meaning: for each token the first of its spellings, `[V]`.
-        exponent: > 0; the larger, the rarer are the others.
+        exponent: the larger, the rarer are the others; below 0 they are more frequent.
         seed: of the draw.
 
     Returns:
@@ -232,7 +232,7 @@ def _make_optimizers(model: nn.Module, recipe: TinyPolicyRecipe) -> list[torch.o
 
 def _progress(console: Console, target: float) -> Progress:
     if not console.is_terminal:
-        console.print(f"warming up the tiny policy to sampled accuracy {target}, some minutes, once", soft_wrap=True)
+        console.print(f"warming up the tiny policy to sampled accuracy {target}, a minute or two, once", soft_wrap=True)
     return Progress(
         TextColumn("warming up the tiny policy: sampled accuracy {task.fields[accuracy]:.2f}"),
         BarColumn(),
