@@ -99,6 +99,10 @@ def _convert(gguf: Path, folder: Path) -> None:
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.config.update({**ids, "architectures": [type(model).__name__]})
     model.generation_config = GenerationConfig(**ids)
+    # The weights are dequantised, but the model remembers its GGUF, and transformers 5.17 would refuse to save it.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
     transformers.utils.logging.disable_progress_bar()  # it would show that one small file is written
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
