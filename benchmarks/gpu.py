@@ -28,6 +28,7 @@ import torch
 from omegaconf import open_dict
 from rich.console import Console
 from rich.table import Table
+from verl.utils.device import get_device_name
 
 from benchmarks.actor import SMALL, batch, be_the_only_rank, configuration, random_model, sample, worker
 from benchmarks.policy_loss import COUNTERPARTS, step
@@ -182,17 +183,21 @@ def main() -> None:
     arguments = parser.parse_args()
     if DEVICE == "cuda" and not torch.cuda.is_available():
         sys.exit(f"error: torch.cuda.is_available() is false with torch {torch.__version__}: no GPU to measure on.")
-    sizes = [(16, 4096), (32, 8192), (64, 16384)] if DEVICE == "cuda" else [(4, 64)]
-    result = {
-        "machine": _machine(),
-        "losses": losses(sizes, 31 if DEVICE == "cuda" else 3),
-        "updates": updates(9 if DEVICE == "cuda" else 1),
-    }
+    if get_device_name() != DEVICE:
+        sys.exit(f"error: verl computes on {get_device_name()!r}, not {DEVICE!r}: unset VERL_PLATFORM.")
+    result: dict[str, Any] = {"machine": _machine()}
     print(json.dumps(result["machine"]))
-    _show("forward + backward of a loss, against verl's", result["losses"])
-    _show("two updates of Qwen3-0.6B, against verl's dppo_tv", result["updates"])
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+    def keep(name: str, title: str, figures: dict[str, dict[str, float]]) -> None:
+        """Show and write a part as soon as it is measured: what comes after it may fail."""
+        result[name] = figures
+        _show(title, figures)
+        if arguments.out:
+            arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+    sizes = [(16, 4096), (32, 8192), (64, 16384)] if DEVICE == "cuda" else [(4, 64)]
+    keep("losses", "forward + backward of a loss, against verl's", losses(sizes, 31 if DEVICE == "cuda" else 3))
+    keep("updates", "two updates of Qwen3-0.6B, against verl's dppo_tv", updates(9 if DEVICE == "cuda" else 1))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import runpy
+
 import pytest
 from torch import Tensor
 
@@ -28,3 +31,11 @@ def test_the_benchmark_of_a_gpu_times_the_same_losses(monkeypatch: pytest.Monkey
     monkeypatch.setattr(gpu, "DEVICE", "cpu")
     figures = gpu.losses([(2, 64)], count=1)
     assert len(figures) == 2 * len(COUNTERPARTS) and all(each["ratio"] > 0 for each in figures.values())
+
+
+def test_no_benchmark_that_is_imported_chooses_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Chosen so, the updates of `make bench-gpu` were once timed on the CPU of the GPU's machine.
+    monkeypatch.delenv("VERL_PLATFORM")
+    for module in (policy_loss, gpu):
+        runpy.run_path(str(module.__file__), run_name="imported")
+    assert "VERL_PLATFORM" not in os.environ
