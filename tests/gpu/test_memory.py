@@ -12,9 +12,10 @@ import pytest
 
 
 def test_an_update_takes_what_the_check_says(tmp_path: Path, device: str) -> None:
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     process = subprocess.run(
         [sys.executable, Path(__file__).with_name("memory_step.py"), device, tmp_path],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert process.returncode == 0, f"{process.stdout[-2000:]}{process.stderr[-4000:]}"
