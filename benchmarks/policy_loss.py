@@ -135,6 +135,10 @@ def least_of_prefix(data: dict[str, Tensor]) -> Table:
     """
     distance = (data["log_prob"].detach().exp() - data["old_log_prob"].exp()).abs() * data["response_mask"]
     rank = WIDTH // 10 + 1  # counted from the largest
+
+    def tokens() -> list[np.ndarray]:
+        return [row[kept] for row, kept in zip(distance.numpy(), data["response_mask"].numpy(), strict=True)]
+
     operations: dict[str, Callable[[], object]] = {
         "torch.cumsum": lambda: distance.cumsum(-1),
         f"torch.topk({rank})": lambda: distance.topk(rank),
@@ -142,6 +146,7 @@ def least_of_prefix(data: dict[str, Tensor]) -> Table:
         "torch.kthvalue": lambda: distance.kthvalue(WIDTH - rank + 1),
         "torch.quantile": lambda: distance.quantile(0.9, dim=-1),
         "numpy.partition": lambda: np.partition(distance.numpy(), WIDTH - rank),
+        "numpy.partition of the tokens": lambda: [np.partition(row, int(0.9 * row.size)) for row in tokens()],
     }
     losses = [step("dppo_binary_tv", data, diagnostics) for diagnostics in (False, True)]
     table = Table(title="the least that a prefix scope takes")
