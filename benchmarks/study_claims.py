@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ FEWEST = 3
 """With fewer seeds than these nothing is concluded."""
 MARGIN = 0.05
 """Rewards at the end that are less apart than this are called the same."""
+LEVEL = 0.05
+"""Of the sign test of claims about most runs."""
 
 VERDICT = re.compile(rf"\b([MDSNPL]\d+):\s({SUPPORTED}|{REFUTED}|{UNDECIDED}|not\smeasured)\b")
 """How a page names a claim with its verdict."""
@@ -96,28 +99,51 @@ def _contrast(judge: Callable[[Difference, float, float], str], terms: Terms) ->
 
 
 def _collapses(setting: Setting, method: str) -> Callable[[StudyMap], Answer]:
-    """Whether more than half of the finished runs of a cell collapse."""
+    """Whether most runs of a cell collapse, by the sign test: how likely so many, or so few, are if half of all do."""
 
     def answer(study: StudyMap) -> Answer:
         cell = study.cell(setting, method)
         if cell is None or not cell.finished:
             return Answer(NOT_MEASURED, "", 0)
         seeds = len(cell.finished)
-        verdict = SUPPORTED if cell.collapsed > seeds / 2 else REFUTED
+        so_many, so_few = _tail(cell.collapsed, seeds), _tail(seeds - cell.collapsed, seeds)
+        verdict = SUPPORTED if so_many <= LEVEL else REFUTED if so_few <= LEVEL else UNDECIDED
         return Answer(verdict if seeds >= FEWEST else NOT_MEASURED, f"{cell.collapsed} of {seeds} runs", seeds)
 
     return answer
 
 
-def _falls(setting: Setting, method: str) -> Callable[[StudyMap], Answer]:
-    """Whether a cell's reward at the end is below that of as many steps at the beginning, seed by seed."""
+def _tail(least: int, runs: int) -> float:
+    """The probability that at least so many of these runs do what half of all do."""
+    return sum(math.comb(runs, count) for count in range(least, runs + 1)) / 2**runs
+
+
+def _against_start(
+    setting: Setting, method: str, judge: Callable[[Difference, float, float], str]
+) -> Callable[[StudyMap], Answer]:
+    """A cell's reward at the end less that of as many steps at the beginning, seed by seed."""
 
     def answer(study: StudyMap) -> Answer:
         cell = study.cell(setting, method)
         runs = cell.finished if cell is not None else ()
         starts = {run.seed: run.mean(names.REWARD, slice(study.plan.collapse.steps)) for run in runs}
         ends = cell.ends if cell is not None else {}
-        return _judged(difference_of([ends[seed] - starts[seed] for seed in ends]), _below)
+        return _judged(difference_of([ends[seed] - starts[seed] for seed in ends]), judge)
+
+    return answer
+
+
+def _each_below(setting: Setting, methods: Sequence[str]) -> Callable[[StudyMap], Answer]:
+    """Whether each of several methods ends below no trust region at each seed."""
+
+    def answer(study: StudyMap) -> Answer:
+        pairs = [each for method in methods if (each := study.difference(setting, method)) is not None]
+        values = [value for each in pairs for value in each.values]
+        if len(pairs) < len(methods):
+            return Answer(NOT_MEASURED, "", 0)
+        below, seeds = sum(value < 0 for value in values), min(len(each.values) for each in pairs)
+        verdict = SUPPORTED if below == len(values) else REFUTED
+        return Answer(verdict if seeds >= FEWEST else NOT_MEASURED, f"{below} of {len(values)} differences", seeds)
 
     return answer
 
@@ -166,11 +192,28 @@ CLAIMS = (
           _contrast(_above, _pair(INT3, _DECOUPLED, BASELINE))),
     Claim("M10", f"{FP32}: DRPO 0.2 around μ ends where no trust region does",
           _contrast(_same, _pair(FP32, _TIGHT, BASELINE))),
-    Claim("M11", f"{INT3}: it is the correction: Mask-DRPO 0.2 without a region, which strengthens no token, ends "
-          "below no trust region",
+    Claim("M11", f"{INT3}: Mask-DRPO 0.2 without a region, which strengthens no token, ends below no trust region",
           _contrast(_below, _pair(INT3, "mask_drpo_0.2_all", BASELINE))),
     Claim("M12", f"{INT3}: DRPO 0.5 around μ ends below no trust region",
           _contrast(_below, _pair(INT3, "drpo_0.5", BASELINE))),
+    Claim("M13", f"{INT3}: DRPO 0.2 around μ ends below a mask at the same δ (DPPO-TV 0.2)",
+          _contrast(_below, _pair(INT3, _TIGHT, "dppo_binary_tv"))),
+    *(
+        Claim(name, f"{setting}: DRPO 0.2 around μ ends below DRPO 0.2 from π_old",
+              _contrast(_below, _pair(setting, _TIGHT, _DECOUPLED)))
+        for name, setting in (("M14", FP8_KV), ("M15", INT4), ("M16", ASYNCHRONOUS))
+    ),
+    Claim("M18", f"{INT4}: DRPO 0.1 around μ ends below no trust region",
+          _contrast(_below, _pair(INT4, "drpo_0.1", BASELINE))),
+    Claim("M19", f"{FP8_KV}: DRPO 0.05 around μ ends below no trust region",
+          _contrast(_below, _pair(FP8_KV, "drpo_0.05", BASELINE))),
+    Claim("M20", f"The mismatch does it: what DRPO 0.05 around μ loses against no trust region is more with {FP8_KV} "
+          f"than with {FP32}",
+          _contrast(_below, [*_pair(FP8_KV, "drpo_0.05", BASELINE),
+                             *((-weight, *rest) for weight, *rest in _pair(FP32, "drpo_0.05", BASELINE))])),
+    Claim("M17", f"{INT3}: each method with a boundary around μ that binds ends below no trust region at each seed",
+          _each_below(INT3, (_TIGHT, "drpo_0.5", "drpo_adaptive", "mask_drpo_0.2_all", "dppo_binary_tv", "cppo", "ipo",
+                             "grpo_clip_higher"))),
     *(
         Claim(f"D{place}", f"{setting}: DRPO 12.5 ends where no trust region does",
               _contrast(_same, _pair(setting, _LOOSE, BASELINE)))
@@ -200,10 +243,24 @@ CLAIMS = (
           _contrast(_above, _pair(INT3, _LOOSE, "dppo_binary_tv"))),
     Claim("P5", f"{INT3}: no trust region collapses in most runs", _collapses(INT3, BASELINE)),
     Claim("P6", f"{STALE}: no trust region collapses in most runs", _collapses(STALE, BASELINE)),
-    Claim("P11", f"{STALE}: no trust region ends below its own first ten steps", _falls(STALE, BASELINE)),
+    Claim("P11", f"{STALE}: no trust region ends below its own first ten steps",
+          _against_start(STALE, BASELINE, _below)),
+    *(
+        Claim(f"S{place}", f"{STALE}: {label} ends above its own first ten steps",
+              _against_start(STALE, method, _above))
+        for place, (method, label) in enumerate(
+            {"grpo_clip_higher": "GRPO 0.2/0.28", "dppo_binary_tv": "DPPO-TV 0.2"}.items(), 8)
+    ),
     Claim("P7", f"{INT3}: a distance from π_old (DRPO 0.2) collapses in most runs", _collapses(INT3, _DECOUPLED)),
     Claim("P8", f"{INT3}: CPPO ends above DPPO-TV 0.2",
           _contrast(_above, _pair(INT3, "cppo", "dppo_binary_tv"))),
+    *(
+        Claim(name, f"{INT3}: {label} ends below no trust region", _contrast(_below, _pair(INT3, method, BASELINE)))
+        for name, method, label in (("P12", "cppo", "CPPO"), ("P13", "ipo", "IPO"),
+                                    ("P14", "grpo_clip_higher", "clipping the ratio (GRPO)"))
+    ),
+    Claim("P15", f"{INT3}: clipping the ratio (GRPO) ends below a mask by probability (DPPO-TV 0.2)",
+          _contrast(_below, _pair(INT3, "grpo_clip_higher", "dppo_binary_tv"))),
     Claim("P9", f"{INT3}: Mask-DRPO ends where DRPO 12.5 does", _contrast(_same, _pair(INT3, "mask_drpo", _LOOSE))),
     Claim("P10", f"{INT3}: DRPO 2.5 ends where DRPO 12.5 does", _contrast(_same, _pair(INT3, "drpo_2.5", _LOOSE))),
     Claim("L1", f"{LONG_TAIL}: clipping the ratio (GRPO) ends below no trust region",
@@ -248,4 +305,9 @@ def with_verdicts(study: StudyMap, page: str) -> tuple[str, list[str]]:
     right = {claim.name: claim.answer(study).verdict for claim in CLAIMS}
     given = [(name, said.replace("\n", " ")) for name, said in VERDICT.findall(page)]
     changed = [f"{name}: {said}, now {right[name]}" for name, said in given if said != right[name]]
-    return VERDICT.sub(lambda match: f"{match[1]}: {right[match[1]]}", page), changed
+
+    def corrected(match: re.Match[str]) -> str:
+        name_and_space = match[0][: match.start(2) - match.start()]  # a line may end between them
+        return name_and_space + right[match[1]]
+
+    return VERDICT.sub(corrected, page), changed

@@ -10,11 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
+from statistics import median, variance
 
-from benchmarks.study_claims import between, claims_table, number, with_verdicts
+from benchmarks.study_claims import (
+    ASYNCHRONOUS,
+    FP8_KV,
+    FP32,
+    FRESH,
+    INT3,
+    INT4,
+    LONG_TAIL,
+    STALE,
+    between,
+    claims_table,
+    number,
+    with_verdicts,
+)
 from benchmarks.study_evidence import evidence
-from benchmarks.study_map import BASELINE, RESULTS, Setting, StudyMap, difference_of
+from benchmarks.study_map import AROUND_MU, BASELINE, RESULTS, Setting, StudyMap, difference_of
 from benchmarks.study_pictures import draw
 from benchmarks.study_style import method_label
 from docs.marked import replaced
@@ -23,6 +36,8 @@ from drpo_verl.study.cells import Cell
 
 PAGE, EVIDENCE = Path("docs/study.md"), Path("drpo_verl/evidence.json")
 
+_REMOVED = f"{names.TRUST_REGION}/gradient_removed_frac"
+_RARE = f"{names.MISMATCH}/low_prob_frac"
 _END = "<!-- The end of what `make study-page` makes. -->"
 
 
@@ -59,7 +74,7 @@ def _rare(study: StudyMap, long_tail: bool) -> str:
         run for setting in study.settings if setting.has_long_tail == long_tail
         for _, cell in study.made(setting) for run in cell.finished
     ]  # fmt: skip
-    shares = [value for run in runs if math.isfinite(value := run.mean(f"{names.MISMATCH}/low_prob_frac"))]
+    shares = [value for run in runs if math.isfinite(value := run.mean(_RARE))]
     return f"{100 * sum(shares) / len(shares):.2g} %" if shares else ""
 
 
@@ -73,9 +88,30 @@ def _widths(study: StudyMap) -> list[str]:
                 halves.setdefault(len(difference.values), []).append(difference.interval[1] - difference.mean)
     parts = [f"±{median(of_count):.2f} with {count} seeds" for count, of_count in sorted(halves.items())]
     return (
-        [f"The intervals of the differences to no trust region are, at the median, {', '.join(parts)}."]
+        [f"The intervals of the differences to no trust region are, at the median, {', '.join(parts)}. "
+         f"{_deviations(study)}"]
         if parts
         else []
+    )  # fmt: skip
+
+
+def _deviations(study: StudyMap) -> str:
+    """What taking differences seed by seed narrows: standard deviations over the seeds, pooled over all cells."""
+    paired, unpaired, freedom = 0.0, 0.0, 0
+    for setting in study.settings:
+        baseline = study.cell(setting, BASELINE)
+        for method, cell in study.made(setting):
+            difference = None if method.name == BASELINE else study.difference(setting, method.name)
+            if baseline is None or difference is None or len(difference.values) < 2:
+                continue
+            seeds = sorted(set(cell.ends) & set(baseline.ends))
+            of_both = [variance([each.ends[seed] for seed in seeds]) for each in (cell, baseline)]
+            paired += (len(seeds) - 1) * variance(difference.values)
+            unpaired += (len(seeds) - 1) * sum(of_both)
+            freedom += len(seeds) - 1
+    return (
+        f"Over the seeds such a difference has a standard deviation of {math.sqrt(paired / freedom):.3f}, pooled over "
+        f"all cells; without pairs it would be {math.sqrt(unpaired / freedom):.3f}."
     )
 
 
@@ -94,8 +130,8 @@ def cells_table(study: StudyMap) -> str:
     """Every cell that has been run as a line of a table in Markdown."""
     lines = [
         "| rollout | method | reward at the end | seeds | collapsed | failed | less no trust region, by seed "
-        "| the same by bootstrap | outside | corrected |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| the same by bootstrap | outside | corrected | gradient removed |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for setting in study.settings:
         for name, method in study.methods.items():
@@ -108,7 +144,7 @@ def cells_table(study: StudyMap) -> str:
                 str(cell.collapsed), str(cell.failed),
                 f"{number(difference.mean)} {between(difference.interval)}" if difference else "",
                 between(difference.resampled) if difference else "",
-                _share(cell, names.OUTSIDE), _share(cell, names.CORRECTED),
+                _share(cell, names.OUTSIDE), _share(cell, names.CORRECTED), _share(cell, _REMOVED),
             ]  # fmt: skip
             lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines)
@@ -122,17 +158,73 @@ def _end_of(cell: Cell) -> str:
     return f"{ends.mean:.3f}{half}"
 
 
-def _share(cell: Cell, metric: str) -> str:
-    values = [value for run in cell.finished if math.isfinite(value := run.mean(metric))]
-    if not values:
+def _mean(cell: Cell, metric: str, steps: slice = slice(None)) -> float:
+    """Over the finished runs; NaN where none has the metric."""
+    values = [value for run in cell.finished if math.isfinite(value := run.mean(metric, steps))]
+    return sum(values) / len(values) if values else math.nan
+
+
+def _share(cell: Cell, metric: str, steps: slice = slice(None)) -> str:
+    share = _mean(cell, metric, steps)
+    if math.isnan(share):
         return ""
-    share = sum(values) / len(values)
     return f"{100 * share:.2g} %" if share else "0"
+
+
+def costs_table(study: StudyMap) -> str:
+    """What mismatch and staleness cost where no trust region is in the way, as a table in Markdown."""
+    lines = ["| without a trust region | less | difference of the rewards at the end | seeds |", "|---|---|---|---|"]
+    for worse, better in ((INT3, FP32), (FP32, FRESH), (ASYNCHRONOUS, INT3), (STALE, FP32)):
+        difference = study.contrast([(1.0, worse, BASELINE), (-1.0, better, BASELINE)])
+        figure = f"{number(difference.mean)} {between(difference.interval)}" if difference else ""
+        lines.append(f"| {worse} | {better} | {figure} | {len(difference.values) if difference else 0} |")
+    return "\n".join(lines)
+
+
+def deltas_table(study: StudyMap) -> str:
+    """DRPO around mu by how far its delta is from what the engines differ by, as a table in Markdown."""
+    lines = [
+        "| rollout | mean abs(π − μ) before an update | δ | δ over that mean | less no trust region, by seed "
+        "| collapsed |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = []
+    for setting in (FP8_KV, INT4, INT3):
+        mismatch = study.engine_mismatch(setting)
+        for method, cell in study.made(setting):
+            difference = study.difference(setting, method.name)
+            if method.delta is not None and method.family == AROUND_MU and difference is not None:
+                rows.append((method.delta / mismatch, setting, mismatch, method.delta, difference, cell))
+    for ratio, setting, mismatch, delta, difference, cell in sorted(rows, key=lambda row: row[0]):
+        times = f"{ratio:.0f}" if ratio > 10 else f"{ratio:.1f}"
+        lines.append(
+            f"| {setting} | {mismatch:.3f} | {delta:g} | {times} | {number(difference.mean)} "
+            f"{between(difference.interval)} | {cell.collapsed} of {len(cell.finished)} |"
+        )
+    return "\n".join(lines)
+
+
+def tail_table(study: StudyMap) -> str:
+    """What each method's policy samples at the end in the setting with a long tail, as a table in Markdown."""
+    lines = [
+        "| method | mean of −log μ in the last 10 steps, nats | tokens with μ ≤ 0.01 there "
+        "| outside with A > 0, of all tokens | with A < 0 |",
+        "|---|---|---|---|---|",
+    ]
+    last = slice(-study.plan.collapse.steps, None)
+    for method, cell in study.made(LONG_TAIL):
+        outside = [_share(cell, f"{names.OUTSIDE}_{sign}_advantage") for sign in ("positive", "negative")]
+        surprise = f"{-_mean(cell, names.BEHAVIOUR_LOG_PROB, last):.2f}"
+        lines.append(f"| {' | '.join([method_label(method), surprise, _share(cell, _RARE, last), *outside])} |")
+    return "\n".join(lines)
 
 
 def parts(study: StudyMap) -> Mapping[str, str]:
     """What is made of the results, by the name that its place in the page has."""
-    return {"Runs": summary(study), "Claims": claims_table(study), "Cells": cells_table(study)}
+    return {
+        "Runs": summary(study), "Costs": costs_table(study), "Deltas": deltas_table(study), "Tail": tail_table(study),
+        "Claims": claims_table(study), "Cells": cells_table(study),
+    }  # fmt: skip
 
 
 def with_results(page: str, study: StudyMap) -> tuple[str, list[str]]:

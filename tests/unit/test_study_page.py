@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.study_claims import CLAIMS, NOT_MEASURED, REFUTED, SUPPORTED, UNDECIDED, VERDICT, with_verdicts
 from benchmarks.study_evidence import evidence
 from benchmarks.study_map import PLAN, RESULTS, Setting, StudyMap
-from benchmarks.study_page import EVIDENCE, PAGE, cells_table, summary, with_results
+from benchmarks.study_page import EVIDENCE, PAGE, cells_table, deltas_table, summary, with_results
 from benchmarks.study_pictures import PICTURES, draw
 from drpo_verl.metrics import names
 from drpo_verl.study.cells import Cell, MadeRun
@@ -101,7 +101,7 @@ def test_a_plan_that_is_partly_run_says_what_is_missing(plan: Plan, tmp_path: Pa
     row = next(line for line in cells_table(study).splitlines() if "δ = 0.2" in line)
     assert row == (
         "| int3 weights, 4 updates | DRPO around μ, δ = 0.2 | 0.150 ± 0.635 | 2 of 3 | 1 | 0 | −0.360 [−0.868, +0.148] "
-        "| [−0.400, −0.320] | 1.2 % |  |"
+        "| [−0.400, −0.320] | 1.2 % |  |  |"
     )
     draw(study, tmp_path)
 
@@ -122,8 +122,46 @@ def test_a_claim_is_answered_by_the_interval_of_the_differences(plan: Plan, tigh
     answer = next(claim for claim in CLAIMS if claim.name == "M1").answer(study)
     assert (answer.verdict, answer.seeds) == (verdict, len(tight))
     assert with_verdicts(study, "It hurts (M1: not\nmeasured).")[0] == f"It hurts (M1: {verdict})."
+    assert with_verdicts(study, "It hurts (M1:\nundecided).")[0] == f"It hurts (M1:\n{verdict})."
     changed = [] if verdict == SUPPORTED else [f"M1: {SUPPORTED}, now {verdict}"]
     assert with_verdicts(study, f"It hurts (M1: {SUPPORTED}).") == (f"It hurts (M1: {verdict}).", changed)
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [
+        ([0.1] * 5, SUPPORTED),
+        ([0.5] * 5, REFUTED),
+        ([0.1] * 3 + [0.5] * 2, UNDECIDED),
+        ([0.5] * 3, UNDECIDED),  # one chance in eight
+        ([0.1] * 2, NOT_MEASURED),
+    ],
+)
+def test_that_most_runs_collapse_is_answered_by_the_sign_test(plan: Plan, ends: list[float], verdict: str) -> None:
+    study = _study(plan, {("int3", "u4", "surrogate"): ends})
+    assert next(claim for claim in CLAIMS if claim.name == "P5").answer(study).verdict == verdict
+
+
+def test_all_methods_that_bind_count_where_all_are_said_to_do_harm(plan: Plan) -> None:
+    claim = next(claim for claim in CLAIMS if claim.name == "M17")
+    binding = ("drpo_0.2", "drpo_0.5", "drpo_adaptive", "mask_drpo_0.2_all", "dppo_binary_tv", "cppo", "ipo")
+    cells = {("int3", "u4", name): [0.3, 0.31, 0.32] for name in binding}
+    cells["int3", "u4", "surrogate"] = [0.5] * 3
+    assert claim.answer(_study(plan, cells)).verdict == NOT_MEASURED  # GRPO is not there
+    for last, verdict in ((0.49, SUPPORTED), (0.51, REFUTED)):
+        answer = claim.answer(_study(plan, {**cells, ("int3", "u4", "grpo_clip_higher"): [0.1, 0.2, last]}))
+        assert (answer.verdict, answer.figure) == (verdict, f"{24 if last < 0.5 else 23} of 24 differences")
+
+
+def test_a_delta_is_listed_by_what_it_is_of_the_mismatch(plan: Plan) -> None:
+    study = _study(plan, {
+        ("int3", "u4", "surrogate"): [0.5] * 3, ("int3", "u4", "drpo_12.5"): [0.5] * 3,
+        ("int3", "u4", "drpo_0.2"): [0.1] * 3, ("int3", "u4", "drpo_decoupled_0.2"): [0.6] * 3,
+    })  # fmt: skip
+    assert deltas_table(study).splitlines()[2:] == [
+        "| int3 weights, 4 updates | 0.060 | 0.2 | 3.3 | −0.400 [−0.400, −0.400] | 3 of 3 |",
+        "| int3 weights, 4 updates | 0.060 | 12.5 | 208 | 0 [0, 0] | 0 of 3 |",
+    ]
 
 
 def test_a_fall_is_one_from_the_first_steps_of_the_same_run(plan: Plan) -> None:
