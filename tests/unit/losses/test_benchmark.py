@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import sys
 
 import pytest
 from torch import Tensor
@@ -36,6 +37,7 @@ def test_the_benchmark_of_a_gpu_times_the_same_losses(monkeypatch: pytest.Monkey
 def test_no_benchmark_that_is_imported_chooses_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     # Chosen so, the updates of `make bench-gpu` were once timed on the CPU of the GPU's machine.
     monkeypatch.delenv("VERL_PLATFORM")
+    monkeypatch.setattr(sys, "argv", ["benchmarks.gpu"])
     for module in (policy_loss, gpu):
         runpy.run_path(str(module.__file__), run_name="imported")
     assert "VERL_PLATFORM" not in os.environ
