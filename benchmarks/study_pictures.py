@@ -199,6 +199,46 @@ def _over_delta(
     axes.legend(handles=handles, fontsize=9, frameon=False, loc="lower right")
 
 
+def draw_binding(study: StudyMap) -> Figure:
+    """The difference to no trust region over delta, in units of the mismatch before an update; 4 updates a rollout."""
+    figure, axes = plt.subplots(figsize=(9.5, 5.2), layout="constrained")
+    handles = []
+    for setting in (each for each in study.settings if each.updates == "u4" and not each.has_long_tail):
+        mismatch = study.engine_mismatch(setting)
+        if not mismatch >= LEAST:  # nothing that delta could be beside; or not run
+            continue
+        colour, marker = _OF_MISMATCH[setting.mismatch]
+        for family, line, fill in ((AROUND_MU, "-", colour), (FROM_PI_OLD, "--", "white")):
+            points = sorted(
+                (method.delta / mismatch, difference) for method, _ in study.made(setting)
+                if method.family == family and method.delta is not None
+                and (difference := study.difference(setting, method.name)) is not None
+            )  # fmt: skip
+            axes.plot([x for x, _ in points], [each.mean for _, each in points], line, color=colour, marker=marker,
+                      mfc=fill, ms=8, lw=1.8, zorder=3)  # fmt: skip
+            for x, each in points:
+                if each.interval:
+                    axes.plot([x, x], each.interval, color=colour, lw=1.1, alpha=0.6, zorder=2)
+        label = f"{MISMATCHES[setting.mismatch]} ({_mismatch(study, setting)})"
+        handles.append(Line2D([], [], color=colour, marker=marker, ms=7, label=label))
+    handles += [
+        Line2D([], [], color="0.4", ls="-", marker="o", label="distance from μ"),
+        Line2D([], [], color="0.4", ls="--", marker="o", mfc="white", label=pi_old("distance from π_old")),
+        Line2D([], [], color="0.4", lw=1.1, label="95 % t interval over seeds"),
+    ]
+    axes.axhline(0, color="black", lw=1)
+    axes.set_xscale("log")
+    axes.set_xticks([1, 3, 10, 30, 100, 300, 1000], ["1", "3", "10", "30", "100", "300", "1000"])
+    axes.minorticks_off()
+    axes.set_xlim(1, 2000)
+    axes.set_ylim(-0.5, 0.3)
+    axes.set_xlabel("δ of DRPO over the mean abs(π − μ) before an update")
+    axes.set_ylabel("reward at the end, less no trust region's")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(handles=handles, fontsize=9, frameon=False, loc="lower right")
+    return figure
+
+
 def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Means over ``WINDOW`` steps, of the last axis."""
     return np.lib.stride_tricks.sliding_window_view(values, WINDOW, axis=-1).mean(-1)
@@ -248,7 +288,7 @@ def _panels(study: StudyMap, x_label: str, y_label: str) -> tuple[Figure, dict[S
     for axes in list(grid.flat)[len(settings) :]:
         axes.set_visible(False)
     for setting, axes in panels.items():
-        axes.set_title(f"{setting} ({_mismatch(study, setting)})", fontsize=10.5)
+        axes.set_title(f"{setting}\n{_mismatch(study, setting)}", fontsize=10.5)
         axes.grid(alpha=0.3)
     figure.supxlabel(x_label, fontsize=10.5)
     figure.supylabel(y_label, fontsize=10.5)
@@ -257,6 +297,7 @@ def _panels(study: StudyMap, x_label: str, y_label: str) -> tuple[Figure, dict[S
 
 PICTURES: Mapping[str, Callable[[StudyMap], Figure]] = {
     "map.png": draw_map,
+    "binding.png": draw_binding,
     "delta.png": draw_delta,
     "curves.png": draw_curves,
     "acting.png": draw_acting,
