@@ -21,6 +21,8 @@ _NEAR = 2.0
 """A mismatch or a number of updates that is further from all of the study's by this factor was not measured."""
 _NO_MISMATCH = 1e-4
 """Mean abs(pi - mu) up to which the engines compute the same."""
+_UPDATES = 4
+"""Optimiser steps a rollout of the settings that differ in nothing but the mismatch."""
 HELPS, HURTS, SAME, UNDECIDED = "helps", "hurts", "same", "undecided"
 _WORDS = {HURTS: "hurts", HELPS: "helps", SAME: "ends about the same", UNDECIDED: "is undecided"}
 _ANCHORS = {"mu": "around μ", "pi_old": "from π_old (anchor=recomputed)"}
@@ -127,6 +129,31 @@ def where_mu_hurts(known: Sequence[Evidence] | None = None) -> Evidence | None:
     """
     hurts = [each for each in (all_evidence() if known is None else known) if HURTS in each.found["mu"].values()]
     return min(hurts, key=lambda each: each.mismatch, default=None)
+
+
+def too_tight(mismatch: float, known: Sequence[Evidence] | None = None) -> str | None:
+    """Up to which delta DRPO around mu has hurt, in units of the mismatch, and what that is with another mismatch.
+
+    Args:
+        mismatch: mean abs(pi - mu) before any update.
+        known: of the study; None for what ``evidence.json`` has.
+
+    Returns:
+        A sentence; None where the mismatch is not within a factor of two of those with which DRPO has hurt.
+    """
+    hurt = [
+        (delta / each.mismatch, each.mismatch) for each in (all_evidence() if known is None else known)
+        for delta, kind in each.found["mu"].items()
+        if kind == HURTS and each.mismatch > _NO_MISMATCH and each.updates == _UPDATES
+    ]  # fmt: skip
+    settings = {each for _, each in hurt}
+    if not settings or not min(settings) / _NEAR <= mismatch <= max(settings) * _NEAR:
+        return None
+    times = max(hurt)[0]
+    return (
+        f"DRPO around μ has hurt at δ up to {times:.2g} times the mean abs(π − μ), in {len(settings)} "
+        f"setting{'s' if len(settings) > 1 else ''} of that study; here that is δ {times * mismatch:.2g}."
+    )
 
 
 def _distance(first: float, second: float) -> float:

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from drpo_verl.evidence import PAGE, POLICY, for_mismatch
+from drpo_verl.evidence import PAGE, POLICY, for_mismatch, too_tight
 from drpo_verl.probe.settings import describe_rollout
 
 _FEW_TOKENS = 10
@@ -107,7 +107,9 @@ def _measured(mismatch: float) -> list[str]:
     found = for_mismatch(mismatch)
     if not found:
         return [f"No training with about this mismatch was measured: the study in {PAGE} has trained {POLICY} only."]
-    return ["What training did with about this mismatch:", *(each.sentence() for each in found)]
+    tight = too_tight(mismatch)
+    sentences = [each.sentence() for each in found] + ([tight] if tight else [])
+    return ["What training did with about this mismatch:", *sentences]
 
 
 def _bin(name: str) -> str:

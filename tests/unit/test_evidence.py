@@ -13,6 +13,7 @@ from drpo_verl.evidence import (
     all_evidence,
     for_mismatch,
     for_numbers,
+    too_tight,
     where_mu_hurts,
 )
 
@@ -69,6 +70,17 @@ def test_a_run_has_what_was_found_with_its_numbers(rollout: str, updates: int, f
 def test_mu_hurts_where_the_mismatch_is_least_of_those_in_which_it_does() -> None:
     assert where_mu_hurts(KNOWN) == INT4
     assert where_mu_hurts([STALE, *SAME_NUMBERS]) is None
+
+
+def test_a_delta_is_too_tight_by_what_it_is_of_the_mismatch() -> None:
+    assert too_tight(0.03, KNOWN) == (
+        "DRPO around μ has hurt at δ up to 8.3 times the mean abs(π − μ), in 2 settings of that study; "
+        "here that is δ 0.25."
+    )
+    stale = Evidence("fp32", "fp32", 16, 0.03, 9, {"mu": {1.0: HURTS}, "pi_old": {}})
+    assert too_tight(0.03, [*KNOWN, stale]) == too_tight(0.03, KNOWN)  # it may be staleness that hurts there
+    assert too_tight(0.012, KNOWN) is None and too_tight(0.13, KNOWN) is None  # nothing is known so far from both
+    assert "in 1 setting of" in str(too_tight(0.025, [INT4, STALE])) and too_tight(0.025, [STALE]) is None
 
 
 def test_what_is_shipped_can_be_read() -> None:
