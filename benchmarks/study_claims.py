@@ -169,6 +169,7 @@ INT3, INT4, FP8_KV, FP32 = (Setting(each, "u4") for each in ("int3", "int4", "fp
 STALE, FRESH, ASYNCHRONOUS = Setting("fp8", "u16"), Setting("fp32", "u1"), Setting("int3", ASYNC)
 LONG_TAIL = Setting("int3_long_tail", "u4")
 
+_WITH_DECOUPLED = (FP32, FP8_KV, INT4, INT3, LONG_TAIL, ASYNCHRONOUS, STALE)
 _TIGHT, _DECOUPLED, _LOOSE = "drpo_0.2", "drpo_decoupled_0.2", "drpo_12.5"
 
 CLAIMS = (
@@ -211,6 +212,9 @@ CLAIMS = (
           f"than with {FP32}",
           _contrast(_below, [*_pair(FP8_KV, "drpo_0.05", BASELINE),
                              *((-weight, *rest) for weight, *rest in _pair(FP32, "drpo_0.05", BASELINE))])),
+    Claim("M21", "On average over all settings in which it was run, DRPO 0.2 from π_old ends above no trust region",
+          _contrast(_above, [(weight / len(_WITH_DECOUPLED), *rest) for setting in _WITH_DECOUPLED
+                             for weight, *rest in _pair(setting, _DECOUPLED, BASELINE)])),
     Claim("M17", f"{INT3}: each method with a boundary around μ that binds ends below no trust region at each seed",
           _each_below(INT3, (_TIGHT, "drpo_0.5", "drpo_adaptive", "mask_drpo_0.2_all", "dppo_binary_tv", "cppo", "ipo",
                              "grpo_clip_higher"))),
