@@ -63,14 +63,18 @@ def between(interval: tuple[float, float] | None) -> str:
     return f"[{number(interval[0])}, {number(interval[1])}]" if interval else ""
 
 
+def with_interval(difference: Difference | None) -> str:
+    """A difference of rewards with its interval; nothing without one."""
+    return f"{number(difference.mean)} {between(difference.interval)}" if difference else ""
+
+
 def _judged(difference: Difference | None, judge: Callable[[Difference, float, float], str]) -> Answer:
     if difference is None:
         return Answer(NOT_MEASURED, "", 0)
     seeds = len(difference.values)
     if seeds < FEWEST or difference.interval is None:
         return Answer(NOT_MEASURED, f"{number(difference.mean)} so far", seeds)
-    figure = f"{number(difference.mean)} {between(difference.interval)}"
-    return Answer(judge(difference, *difference.interval), figure, seeds)
+    return Answer(judge(difference, *difference.interval), with_interval(difference), seeds)
 
 
 def _below(_: Difference, low: float, high: float) -> str:

@@ -8,7 +8,7 @@ probe`` and ``drpo-verl check`` know what the study supports.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median, variance
 
@@ -23,11 +23,11 @@ from benchmarks.study_claims import (
     STALE,
     between,
     claims_table,
-    number,
+    with_interval,
     with_verdicts,
 )
 from benchmarks.study_evidence import evidence
-from benchmarks.study_map import AROUND_MU, BASELINE, RESULTS, Setting, StudyMap, difference_of
+from benchmarks.study_map import AROUND_MU, BASELINE, RESULTS, Difference, Setting, StudyMap, difference_of
 from benchmarks.study_pictures import draw
 from benchmarks.study_style import method_label
 from docs.marked import replaced
@@ -78,14 +78,22 @@ def _rare(study: StudyMap, long_tail: bool) -> str:
     return f"{100 * sum(shares) / len(shares):.2g} %" if shares else ""
 
 
+def _compared(study: StudyMap) -> Iterator[tuple[Cell, Cell, Difference]]:
+    """Every cell that has seeds in common with no trust region in its setting, that one, and their difference."""
+    for setting in study.settings:
+        baseline = study.cell(setting, BASELINE)
+        for method, cell in study.made(setting):
+            difference = None if method.name == BASELINE else study.difference(setting, method.name)
+            if baseline is not None and difference is not None:
+                yield cell, baseline, difference
+
+
 def _widths(study: StudyMap) -> list[str]:
     """How large a difference has to be to be seen: half of the intervals by the number of seeds, at the median."""
     halves: dict[int, list[float]] = {}
-    for setting in study.settings:
-        for method, _ in study.made(setting):
-            difference = None if method.name == BASELINE else study.difference(setting, method.name)
-            if difference is not None and difference.interval is not None:
-                halves.setdefault(len(difference.values), []).append(difference.interval[1] - difference.mean)
+    for _, _, difference in _compared(study):
+        if difference.interval is not None:
+            halves.setdefault(len(difference.values), []).append(difference.interval[1] - difference.mean)
     parts = [f"±{median(of_count):.2f} with {count} seeds" for count, of_count in sorted(halves.items())]
     return (
         [f"The intervals of the differences to no trust region are, at the median, {', '.join(parts)}. "
@@ -98,17 +106,14 @@ def _widths(study: StudyMap) -> list[str]:
 def _deviations(study: StudyMap) -> str:
     """What taking differences seed by seed narrows: standard deviations over the seeds, pooled over all cells."""
     paired, unpaired, freedom = 0.0, 0.0, 0
-    for setting in study.settings:
-        baseline = study.cell(setting, BASELINE)
-        for method, cell in study.made(setting):
-            difference = None if method.name == BASELINE else study.difference(setting, method.name)
-            if baseline is None or difference is None or len(difference.values) < 2:
-                continue
-            seeds = sorted(set(cell.ends) & set(baseline.ends))
-            of_both = [variance([each.ends[seed] for seed in seeds]) for each in (cell, baseline)]
-            paired += (len(seeds) - 1) * variance(difference.values)
-            unpaired += (len(seeds) - 1) * sum(of_both)
-            freedom += len(seeds) - 1
+    for cell, baseline, difference in _compared(study):
+        seeds = sorted(set(cell.ends) & set(baseline.ends))
+        if len(seeds) < 2:
+            continue
+        of_both = [variance([each.ends[seed] for seed in seeds]) for each in (cell, baseline)]
+        paired += (len(seeds) - 1) * variance(difference.values)
+        unpaired += (len(seeds) - 1) * sum(of_both)
+        freedom += len(seeds) - 1
     return (
         f"Over the seeds such a difference has a standard deviation of {math.sqrt(paired / freedom):.3f}, pooled over "
         f"all cells; without pairs it would be {math.sqrt(unpaired / freedom):.3f}."
@@ -142,8 +147,7 @@ def cells_table(study: StudyMap) -> str:
             columns = [
                 str(setting), method_label(method), _end_of(cell), f"{len(cell.runs)} of {len(cell.planned)}",
                 str(cell.collapsed), str(cell.failed),
-                f"{number(difference.mean)} {between(difference.interval)}" if difference else "",
-                between(difference.resampled) if difference else "",
+                with_interval(difference), between(difference.resampled) if difference else "",
                 _share(cell, names.OUTSIDE), _share(cell, names.CORRECTED), _share(cell, _REMOVED),
             ]  # fmt: skip
             lines.append(f"| {' | '.join(columns)} |")
@@ -176,8 +180,8 @@ def costs_table(study: StudyMap) -> str:
     lines = ["| without a trust region | less | difference of the rewards at the end | seeds |", "|---|---|---|---|"]
     for worse, better in ((INT3, FP32), (FP32, FRESH), (ASYNCHRONOUS, INT3), (STALE, FP32)):
         difference = study.contrast([(1.0, worse, BASELINE), (-1.0, better, BASELINE)])
-        figure = f"{number(difference.mean)} {between(difference.interval)}" if difference else ""
-        lines.append(f"| {worse} | {better} | {figure} | {len(difference.values) if difference else 0} |")
+        seeds = len(difference.values) if difference else 0
+        lines.append(f"| {worse} | {better} | {with_interval(difference)} | {seeds} |")
     return "\n".join(lines)
 
 
@@ -198,8 +202,8 @@ def deltas_table(study: StudyMap) -> str:
     for ratio, setting, mismatch, delta, difference, cell in sorted(rows, key=lambda row: row[0]):
         times = f"{ratio:.0f}" if ratio > 10 else f"{ratio:.1f}"
         lines.append(
-            f"| {setting} | {mismatch:.3f} | {delta:g} | {times} | {number(difference.mean)} "
-            f"{between(difference.interval)} | {cell.collapsed} of {len(cell.finished)} |"
+            f"| {setting} | {mismatch:.3f} | {delta:g} | {times} | {with_interval(difference)} "
+            f"| {cell.collapsed} of {len(cell.finished)} |"
         )
     return "\n".join(lines)
 

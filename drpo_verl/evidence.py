@@ -132,7 +132,7 @@ def where_mu_hurts(known: Sequence[Evidence] | None = None) -> Evidence | None:
 
 
 def too_tight(mismatch: float, known: Sequence[Evidence] | None = None) -> str | None:
-    """Up to which delta DRPO around mu has hurt, in units of the mismatch, and what that is with another mismatch.
+    """At which delta DRPO around mu has hurt, in units of the mismatch, and what that is with another mismatch.
 
     Args:
         mismatch: mean abs(pi - mu) before any update.
@@ -149,10 +149,11 @@ def too_tight(mismatch: float, known: Sequence[Evidence] | None = None) -> str |
     settings = {each for _, each in hurt}
     if not settings or not min(settings) / _NEAR <= mismatch <= max(settings) * _NEAR:
         return None
-    times = max(hurt)[0]
+    least, most = min(hurt)[0], max(hurt)[0]
     return (
-        f"DRPO around μ has hurt at δ up to {times:.2g} times the mean abs(π − μ), in {len(settings)} "
-        f"setting{'s' if len(settings) > 1 else ''} of that study; here that is δ {times * mismatch:.2g}."
+        f"DRPO around μ has hurt at δ of {least:.2g} to {most:.2g} times the mean abs(π − μ), in {len(settings)} "
+        f"setting{'s' if len(settings) > 1 else ''} of that study; here that is δ {least * mismatch:.2g} to "
+        f"{most * mismatch:.2g}."
     )
 
 

@@ -74,8 +74,8 @@ def test_mu_hurts_where_the_mismatch_is_least_of_those_in_which_it_does() -> Non
 
 def test_a_delta_is_too_tight_by_what_it_is_of_the_mismatch() -> None:
     assert too_tight(0.03, KNOWN) == (
-        "DRPO around μ has hurt at δ up to 8.3 times the mean abs(π − μ), in 2 settings of that study; "
-        "here that is δ 0.25."
+        "DRPO around μ has hurt at δ of 3.3 to 8.3 times the mean abs(π − μ), in 2 settings of that study; "
+        "here that is δ 0.1 to 0.25."
     )
     stale = Evidence("fp32", "fp32", 16, 0.03, 9, {"mu": {1.0: HURTS}, "pi_old": {}})
     assert too_tight(0.03, [*KNOWN, stale]) == too_tight(0.03, KNOWN)  # it may be staleness that hurts there
