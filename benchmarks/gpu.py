@@ -97,7 +97,7 @@ def losses(sizes: list[tuple[int, int]], count: int) -> dict[str, dict[str, floa
         for ours, counterpart in COUNTERPARTS.items():
             for diagnostics in (False, True):
                 name = f"{ours}{' + diagnostics' * diagnostics} [{rows}, {width}]"
-                figures[name] = pairs(step(ours, data, diagnostics), step(counterpart, data), count)
+                figures[name] = pairs(step(ours, data, diagnostics), step(counterpart, data, diagnostics), count)
     return figures
 
 
