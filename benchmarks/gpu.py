@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,17 +69,28 @@ def peak_gib(run: Callable[[], Any]) -> float:
     return torch.cuda.max_memory_allocated() / 1024**3
 
 
-def pairs(run: Callable[[], Any], reference: Callable[[], Any], count: int) -> dict[str, float]:
-    """Medians of both and of their paired ratios, in turn, after a warm-up; and the peak memory of each."""
-    for _ in range(3 if DEVICE == "cuda" else 1):
+def pairs(run: Callable[[], Any], reference: Callable[[], Any], count: int, limit: float = 60.0) -> dict[str, float]:
+    """Medians of both and of their paired ratios, in turn, after a warm-up; and the peak memory of each.
+
+    Args:
+        run: what is measured.
+        reference: what it is compared with.
+        count: how many pairs.
+        limit: seconds after which there are as many pairs as there are; one at least.
+    """
+    for _ in range(2 if DEVICE == "cuda" else 0):
         run(), reference()
-    times = [(milliseconds(run), milliseconds(reference)) for _ in range(count)]
+    peak, peak_of_reference = peak_gib(run), peak_gib(reference)
+    end, times = time.monotonic() + limit, list[tuple[float, float]]()
+    while not times or (len(times) < count and time.monotonic() < end):
+        times.append((milliseconds(run), milliseconds(reference)))
     return {
+        "pairs": len(times),
         "ms": statistics.median(a for a, _ in times),
         "reference_ms": statistics.median(b for _, b in times),
         "ratio": statistics.median(a / b for a, b in times),
-        "gib": peak_gib(run),
-        "reference_gib": peak_gib(reference),
+        "gib": peak,
+        "reference_gib": peak_of_reference,
     }
 
 
@@ -101,8 +112,8 @@ def losses(sizes: list[tuple[int, int]], count: int) -> dict[str, dict[str, floa
     return figures
 
 
-def updates(count: int) -> dict[str, dict[str, float]]:
-    """Two updates of the actor with our losses against the same with verl's own ``dppo_tv``."""
+def updates(count: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """Two updates of the actor with our losses against the same with verl's own ``dppo_tv``, one loss after another."""
     from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.utils.losses import ppo_loss
 
@@ -113,7 +124,6 @@ def updates(count: int) -> dict[str, dict[str, float]]:
         actor = "actor_rollout_ref.actor"
         overrides += [f"{actor}.use_torch_compile=false", f"{actor}.fsdp_config.use_torch_compile=false"]
     config = configuration(*overrides, experiment="gpu_qwen3_0_6b")
-    figures = {}
     with tempfile.TemporaryDirectory() as folder:
         with open_dict(config):
             if DEVICE == "cpu":
@@ -152,10 +162,9 @@ def updates(count: int) -> dict[str, dict[str, float]]:
         )
         tokens_per_update = len(rows) * (prompt + response)
         for name, choice in VARIANTS.items():
-            figures[name] = pairs(updating(*choice), verl_own, count)
-            figures[name]["tokens_per_second"] = 1e3 * tokens_per_update / figures[name]["ms"]
+            figures = pairs(updating(*choice), verl_own, count)
+            yield name, {**figures, "tokens_per_second": 1e3 * tokens_per_update / figures["ms"]}
         torch.distributed.destroy_process_group()
-    return figures
 
 
 def _machine() -> dict[str, str]:
@@ -188,16 +197,22 @@ def main() -> None:
     result: dict[str, Any] = {"machine": _machine()}
     print(json.dumps(result["machine"]))
 
-    def keep(name: str, title: str, figures: dict[str, dict[str, float]]) -> None:
-        """Show and write a part as soon as it is measured: what comes after it may fail."""
+    def keep(name: str, figures: dict[str, dict[str, float]]) -> None:
+        """Write a part as soon as it is measured: what comes after it may fail."""
         result[name] = figures
-        _show(title, figures)
         if arguments.out:
             arguments.out.write_text(json.dumps(result, indent=2) + "\n")
 
     sizes = [(16, 4096), (32, 8192), (64, 16384)] if DEVICE == "cuda" else [(4, 64)]
-    keep("losses", "forward + backward of a loss, against verl's", losses(sizes, 31 if DEVICE == "cuda" else 3))
-    keep("updates", "two updates of Qwen3-0.6B, against verl's dppo_tv", updates(9 if DEVICE == "cuda" else 1))
+    of_losses = losses(sizes, 31 if DEVICE == "cuda" else 3)
+    keep("losses", of_losses)
+    _show("forward + backward of a loss, against verl's", of_losses)
+    of_updates: dict[str, dict[str, float]] = {}
+    for name, figures in updates(9 if DEVICE == "cuda" else 1):
+        of_updates[name] = figures
+        keep("updates", of_updates)
+        print(f"two updates with {name}: {figures['ratio']:.2f} of the time of verl's dppo_tv", flush=True)
+    _show("two updates of Qwen3-0.6B, against verl's dppo_tv", of_updates)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ _MODEL = typer.Argument(
     help="A Hugging Face folder or name, a run or checkpoint of verl, or `tiny`, `tiny_moe`, `tiny_long_tail` "
     "or `smollm2`.",
 )
+_MEMORY = "Share of each card's memory that vLLM may take; without it, vLLM's own default, nearly all."
 
 
 @app.command()
@@ -133,6 +134,7 @@ def probe(
     tensor_parallel_size: Annotated[
         int, _rollout_option(help="Cards that vLLM splits the model over.")
     ] = Probe.tensor_parallel_size,
+    gpu_memory_utilization: Annotated[float | None, _rollout_option(help=_MEMORY)] = Probe.gpu_memory_utilization,
     temperature: Annotated[
         float, _rollout_option(help="Sampling temperature; both engines divide the logits by it.")
     ] = Probe.temperature,
@@ -171,8 +173,9 @@ def probe(
         settings = Probe(
             model=model, prompts=prompts, count=count, samples=samples, max_tokens=max_tokens, dtype=dtype,
             kv_cache_dtype=kv_cache_dtype, quantization=quantization, weights=weights,
-            tensor_parallel_size=tensor_parallel_size, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed,
-            train_dtype=train_dtype, head_dtype=head_dtype, share=share,
+            tensor_parallel_size=tensor_parallel_size, gpu_memory_utilization=gpu_memory_utilization,
+            temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, train_dtype=train_dtype,
+            head_dtype=head_dtype, share=share,
         )  # fmt: skip
         run(settings, out, Console())
     typer.echo(f"\n{out / RESULT_FILE}\n{out / PICTURE_FILE}")
@@ -191,6 +194,7 @@ def evaluate(
     tensor_parallel_size: Annotated[
         int, typer.Option(help="Cards that vLLM splits the model over.")
     ] = Evaluation.tensor_parallel_size,
+    gpu_memory_utilization: Annotated[float | None, typer.Option(help=_MEMORY)] = Evaluation.gpu_memory_utilization,
     dtype: Annotated[str, typer.Option(help="vLLM's precision.")] = Evaluation.dtype,
     seed: Annotated[int, typer.Option(help="Seed of the sampling and of the intervals.")] = Evaluation.seed,
     out: Annotated[Path, typer.Option(help="Folder for eval.json, eval.txt and samples.jsonl.")] = Path("outputs/eval"),
@@ -206,7 +210,8 @@ def evaluate(
     with exit_on_error(UserError):
         settings = Evaluation(
             model=model, data=data, k=k, temperature=temperature, top_p=top_p, max_tokens=max_tokens,
-            tensor_parallel_size=tensor_parallel_size, dtype=dtype, seed=seed,
+            tensor_parallel_size=tensor_parallel_size, gpu_memory_utilization=gpu_memory_utilization, dtype=dtype,
+            seed=seed,
         )  # fmt: skip
         run(settings, out, Console())
     typer.echo(f"\n{out / RESULT_FILE}\n{out / SAMPLES_FILE}")

@@ -23,6 +23,7 @@ def start(
     device: str,
     max_tokens: int,
     tensor_parallel_size: int,
+    gpu_memory_utilization: float | None,
     **settings: Any,
 ) -> LLM:
     """Start vLLM with room for the longest prompt and its response.
@@ -33,6 +34,7 @@ def start(
         device: a torch device type, see ``drpo_verl.engine.device.device_type``.
         max_tokens: length of the longest response; it is shorter where the model has no room for it.
         tensor_parallel_size: number of devices over which vLLM splits the model.
+        gpu_memory_utilization: share of each card's memory that vLLM may take; None for vLLM's own default.
         **settings: further arguments of ``vllm.LLM``.
 
     Raises:
@@ -48,6 +50,7 @@ def start(
         # As in the CPU experiments: compiling takes longer than what it saves.
         enforce_eager=on_cpu,
         **({"distributed_executor_backend": "uni"} if on_cpu and tensor_parallel_size == 1 else {}),
+        **({} if gpu_memory_utilization is None else {"gpu_memory_utilization": gpu_memory_utilization}),
         **settings,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from typing import IO, Any
 
 from drpo_verl.errors import UserError
 
+_ELSEWHERE = "See root cause above"
+"""What vLLM says of an error of its engine's process, whose text is in the log alone."""
 _POLL_SECONDS = 0.2
 _REPORTED = 1
 """Exit code of a process that has said why it failed; also Python's own, of one that had no chance to."""
@@ -71,7 +74,15 @@ def run(
         )
         if process.returncode == _REPORTED and os.fstat(returned.fileno()).st_size:
             reason = _read(returned)
+            if _ELSEWHERE in reason and (cause := _engine_error(log)):
+                reason = f"vLLM's engine did not start: {cause}"
     raise UserError(f"{task}: {reason} The log is in {log}.")
+
+
+def _engine_error(log: Path) -> str | None:
+    """The last error that a process of vLLM's engine has written to a log; None when there is none."""
+    errors = re.findall(r"^\(EngineCore[^)]*\) (\w+(?:Error|Exception): .+)$", log.read_text(errors="replace"), re.M)
+    return errors[-1] if errors else None
 
 
 def _read(file: IO[bytes]) -> Any:

@@ -25,7 +25,8 @@ def sample(job: dict[str, Any]) -> list[list[dict[str, Any]]]:
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     prompts = [encode(tokenizer, messages) for messages in job["prompts"]]
     sampling = {name: job[name] for name in ("temperature", "top_p", "max_tokens")}
-    engine = {name: job[name] for name in ("device", "max_tokens", "tensor_parallel_size", "dtype", "seed")}
+    of_engine = ("device", "max_tokens", "tensor_parallel_size", "gpu_memory_utilization", "dtype", "seed")
+    engine = {name: job[name] for name in of_engine}
     llm = start(job["model"], prompts, **engine)
     answers = llm.generate(
         [TokensPrompt(prompt_token_ids=ids) for ids in prompts],

@@ -23,6 +23,7 @@ class Settings:
         top_p: sampling top-p.
         max_tokens: length of the longest response.
         tensor_parallel_size: number of cards over which vLLM splits the model.
+        gpu_memory_utilization: share of each card's memory that vLLM may take; None for vLLM's own default.
         dtype: precision of vLLM.
         seed: seed of the sampling and of the intervals.
 
@@ -37,6 +38,7 @@ class Settings:
     top_p: float = 1.0
     max_tokens: int = 8192
     tensor_parallel_size: int = 1
+    gpu_memory_utilization: float | None = None
     dtype: str = "bfloat16"
     seed: int = 0
 
@@ -45,6 +47,9 @@ class Settings:
         require = partial(require_option, self)
         for name in ("k", "max_tokens", "tensor_parallel_size"):
             require(name, getattr(self, name) >= 1, "must be at least 1.")
+        memory = self.gpu_memory_utilization
+        message = "is a share of each card's memory: it must be above 0 and at most 1."
+        require("gpu_memory_utilization", memory is None or 0 < memory <= 1, message)
         require("temperature", self.temperature >= 0, "must be at least 0.")
         require("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1.")
         samples_differ = self.temperature > 0 or self.k == 1

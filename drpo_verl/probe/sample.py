@@ -32,6 +32,7 @@ def sample(job: Job) -> Samples:
         device=job.device,
         max_tokens=settings.max_tokens,
         tensor_parallel_size=settings.tensor_parallel_size,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
         dtype=settings.dtype,
         kv_cache_dtype=settings.kv_cache_dtype,
         quantization=vllm_quantization(settings),

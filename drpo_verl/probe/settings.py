@@ -29,6 +29,7 @@ class Settings:
         quantization: vLLM's quantisation, e.g. "fp8"; None for none.
         weights: format that vLLM's weights go through and come back from, one of ``EMULATED_FORMATS``; None for none.
         tensor_parallel_size: number of cards over which the rollout engine splits the model.
+        gpu_memory_utilization: share of each card's memory that vLLM may take; None for vLLM's own default.
         temperature: sampling temperature, by which both engines divide the logits; above 0.
         top_p: sampling top-p; below 1, mu is the truncated distribution and pi is not.
         top_k: sampling top-k; -1 truncates nothing, any other value truncates mu and not pi.
@@ -51,6 +52,7 @@ class Settings:
     quantization: str | None = None
     weights: str | None = None
     tensor_parallel_size: int = 1
+    gpu_memory_utilization: float | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
@@ -64,6 +66,9 @@ class Settings:
         require = partial(require_option, self)
         for name in ("count", "samples", "max_tokens", "tensor_parallel_size"):
             require(name, getattr(self, name) >= 1, "must be at least 1.")
+        memory = self.gpu_memory_utilization
+        message = "is a share of each card's memory: it must be above 0 and at most 1."
+        require("gpu_memory_utilization", memory is None or 0 < memory <= 1, message)
         for name in ("dtype", "train_dtype"):
             require(name, getattr(self, name) in PRECISIONS, f"is not one of {', '.join(PRECISIONS)}.")
         formats = ", ".join(EMULATED_FORMATS)
