@@ -171,7 +171,7 @@ def _alike(setting: Setting, digits: int) -> Callable[[StudyMap], Answer]:
 
 INT3, INT4, FP8_KV, FP32 = (Setting(each, "u4") for each in ("int3", "int4", "fp8_kv", "fp32"))
 STALE, FRESH, ASYNCHRONOUS = Setting("fp8", "u16"), Setting("fp32", "u1"), Setting("int3", ASYNC)
-LONG_TAIL = Setting("int3_long_tail", "u4")
+STALE_ALONE, LONG_TAIL = Setting("fp32", "u16"), Setting("int3_long_tail", "u4")
 
 _WITH_DECOUPLED = (FP32, FP8_KV, INT4, INT3, LONG_TAIL, ASYNCHRONOUS, STALE)
 _TIGHT, _DECOUPLED, _LOOSE = "drpo_0.2", "drpo_decoupled_0.2", "drpo_12.5"
@@ -259,6 +259,14 @@ CLAIMS = (
         for place, (method, label) in enumerate(
             {"grpo_clip_higher": "GRPO 0.2/0.28", "dppo_binary_tv": "DPPO-TV 0.2"}.items(), 8)
     ),
+    *(
+        Claim(f"S{place}", f"{STALE_ALONE}: {label} ends above no trust region",
+              _contrast(_above, _pair(STALE_ALONE, method, BASELINE)))
+        for place, (method, label) in enumerate(
+            {"dppo_binary_tv": "DPPO-TV 0.2", "grpo_clip_higher": "GRPO 0.2/0.28"}.items(), 10)
+    ),
+    Claim("S12", f"{STALE_ALONE}: no trust region ends below its own first ten steps",
+          _against_start(STALE_ALONE, BASELINE, _below)),
     Claim("P7", f"{INT3}: a distance from π_old (DRPO 0.2) collapses in most runs", _collapses(INT3, _DECOUPLED)),
     Claim("P8", f"{INT3}: CPPO ends above DPPO-TV 0.2",
           _contrast(_above, _pair(INT3, "cppo", "dppo_binary_tv"))),

@@ -21,6 +21,7 @@ from benchmarks.study_claims import (
     INT4,
     LONG_TAIL,
     STALE,
+    STALE_ALONE,
     between,
     claims_table,
     with_interval,
@@ -178,10 +179,11 @@ def _share(cell: Cell, metric: str, steps: slice = slice(None)) -> str:
 def costs_table(study: StudyMap) -> str:
     """What mismatch and staleness cost where no trust region is in the way, as a table in Markdown."""
     lines = ["| without a trust region | less | difference of the rewards at the end | seeds |", "|---|---|---|---|"]
-    for worse, better in ((INT3, FP32), (FP32, FRESH), (ASYNCHRONOUS, INT3), (STALE, FP32)):
+    settings = ((INT3, FP32), (FP32, FRESH), (STALE_ALONE, FP32), (STALE, STALE_ALONE), (ASYNCHRONOUS, INT3))
+    for worse, better in settings:
         difference = study.contrast([(1.0, worse, BASELINE), (-1.0, better, BASELINE)])
-        seeds = len(difference.values) if difference else 0
-        lines.append(f"| {worse} | {better} | {with_interval(difference)} | {seeds} |")
+        if difference is not None:
+            lines.append(f"| {worse} | {better} | {with_interval(difference)} | {len(difference.values)} |")
     return "\n".join(lines)
 
 
