@@ -219,6 +219,8 @@ CLAIMS = (
     Claim("M21", "On average over all settings in which it was run, DRPO 0.2 from π_old ends above no trust region",
           _contrast(_above, [(weight / len(_WITH_DECOUPLED), *rest) for setting in _WITH_DECOUPLED
                              for weight, *rest in _pair(setting, _DECOUPLED, BASELINE)])),
+    Claim("M22", f"{INT3}: around μ, δ = 0.1 ends below δ = 0.2",
+          _contrast(_below, _pair(INT3, "drpo_0.1", _TIGHT))),
     Claim("M17", f"{INT3}: each method with a boundary around μ that binds ends below no trust region at each seed",
           _each_below(INT3, (_TIGHT, "drpo_0.5", "drpo_adaptive", "mask_drpo_0.2_all", "dppo_binary_tv", "cppo", "ipo",
                              "grpo_clip_higher"))),

@@ -146,7 +146,8 @@ def draw_delta(study: StudyMap) -> Figure:
     _over_delta(left, study, looks, lambda setting: MISMATCHES[setting.mismatch])
     left.set_title("Mismatch: what the rollout computes in, 4 updates a rollout")
     stale = [setting for setting in study.settings if setting.mismatch in ("fp32", "fp8") or setting.updates == ASYNC]
-    colours = dict(zip(stale, ((SKY, "o"), (BLACK, "s"), (RED, "^"), (GREEN, "D")), strict=True))
+    looks_of_stale = ((SKY, "o"), (BLACK, "s"), (RED, "^"), (BLUE, "v"), (GREEN, "D"))
+    colours = dict(zip(stale, looks_of_stale, strict=True))
     _over_delta(right, study, colours, str)
     right.set_title("Staleness: updates a rollout")
     left.set_ylabel(_REWARD)
