@@ -76,7 +76,7 @@ def pairs(run: Callable[[], Any], reference: Callable[[], Any], count: int, limi
         run: what is measured.
         reference: what it is compared with.
         count: how many pairs.
-        limit: seconds after which there are as many pairs as there are; one at least.
+        limit: seconds after which no further pair is started; one is always measured.
     """
     for _ in range(2 if DEVICE == "cuda" else 0):
         run(), reference()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 
 from drpo_verl import cpu
 from drpo_verl.configuration.search_path import config_dir
+from drpo_verl.errors import require_option
 
 _CPU_RUN = "hardware/cpu.yaml"
 _NEEDED = ("VERL_PLATFORM", "OMP_", "TORCH_", "VLLM_", "TOKENIZERS_")
@@ -22,6 +24,22 @@ def device_type() -> str:
     usable = torch.accelerator.is_available() and not cpu.is_selected()
     accelerator = torch.accelerator.current_accelerator() if usable else None
     return "cpu" if accelerator is None else accelerator.type
+
+
+def require_memory_share(settings: Any, device: str) -> None:
+    """Refuse an option ``gpu_memory_utilization`` that has no meaning.
+
+    Args:
+        settings: the options of a command; None for the option is vLLM's own default.
+        device: a torch device type, see ``device_type``.
+
+    Raises:
+        UserError: with the option, its value and the remedy.
+    """
+    share, require = settings.gpu_memory_utilization, partial(require_option, settings, "gpu_memory_utilization")
+    message = "is for cards, and the device here is cpu: VLLM_CPU_KVCACHE_SPACE sets the GiB of vLLM's cache there."
+    require(share is None or device != "cpu", message)
+    require(share is None or 0 < share <= 1, "is a share of each card's memory: it must be above 0 and at most 1.")
 
 
 def engine_environment(device: str, model: str) -> dict[str, str]:

@@ -80,8 +80,10 @@ def run(
 
 
 def _engine_error(log: Path) -> str | None:
-    """The last error that a process of vLLM's engine has written to a log; None when there is none."""
-    errors = re.findall(r"^\(EngineCore[^)]*\) (\w+(?:Error|Exception): .+)$", log.read_text(errors="replace"), re.M)
+    """The last error that vLLM's engine or one of its workers has written to a log; None when there is none."""
+    # Not the engine's own word for it that one of its workers has failed.
+    error = r"^\((?:EngineCore|Worker)[^)]*\) (?!Exception: WorkerProc)([\w.]*(?:Error|Exception): .+)$"
+    errors = re.findall(error, log.read_text(errors="replace"), re.MULTILINE)
     return errors[-1] if errors else None
 
 

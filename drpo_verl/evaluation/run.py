@@ -16,7 +16,7 @@ from rich.progress import Progress
 from drpo_verl.data.source import sha256
 from drpo_verl.data.write import progress_bar
 from drpo_verl.engine import process
-from drpo_verl.engine.device import device_type, engine_environment
+from drpo_verl.engine.device import device_type, engine_environment, require_memory_share
 from drpo_verl.errors import UserError
 from drpo_verl.evaluation import report
 from drpo_verl.evaluation.estimators import Estimate, mean_over_problems, pass_at_k
@@ -60,6 +60,7 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
     Raises:
         UserError: something is missing or fails; the message has the remedy.
     """
+    require_memory_share(settings, device_type())
     problems = read(settings.data)
     try:  # before anything is sampled
         import drpo_verl.rewards.reward  # noqa: F401

@@ -47,9 +47,6 @@ class Settings:
         require = partial(require_option, self)
         for name in ("k", "max_tokens", "tensor_parallel_size"):
             require(name, getattr(self, name) >= 1, "must be at least 1.")
-        memory = self.gpu_memory_utilization
-        message = "is a share of each card's memory: it must be above 0 and at most 1."
-        require("gpu_memory_utilization", memory is None or 0 < memory <= 1, message)
         require("temperature", self.temperature >= 0, "must be at least 0.")
         require("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1.")
         samples_differ = self.temperature > 0 or self.k == 1

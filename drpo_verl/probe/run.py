@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from drpo_verl.engine import process
-from drpo_verl.engine.device import device_type, engine_environment
+from drpo_verl.engine.device import device_type, engine_environment, require_memory_share
 from drpo_verl.errors import UserError
 from drpo_verl.models.resolve import resolve
 from drpo_verl.probe import mismatch, prompts
@@ -44,10 +44,11 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
     """
     from drpo_verl.probe import picture, report
 
+    device = device_type()
+    require_memory_share(settings, device)
     from_file = prompts.read(settings)  # before the model, which may take minutes to be built
     model = resolve(settings.model)
     messages = from_file or prompts.arithmetic(settings, model)
-    device = device_type()
     if settings.weights and device != "cpu":
         message = f"--weights={settings.weights!r} is an emulation for CPUs, and the device here is {device}: "
         raise UserError(message + "take --quantization, or VERL_PLATFORM=cpu.")

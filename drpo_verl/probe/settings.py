@@ -66,9 +66,6 @@ class Settings:
         require = partial(require_option, self)
         for name in ("count", "samples", "max_tokens", "tensor_parallel_size"):
             require(name, getattr(self, name) >= 1, "must be at least 1.")
-        memory = self.gpu_memory_utilization
-        message = "is a share of each card's memory: it must be above 0 and at most 1."
-        require("gpu_memory_utilization", memory is None or 0 < memory <= 1, message)
         for name in ("dtype", "train_dtype"):
             require(name, getattr(self, name) in PRECISIONS, f"is not one of {', '.join(PRECISIONS)}.")
         formats = ", ".join(EMULATED_FORMATS)

@@ -31,20 +31,33 @@ def test_the_answer_comes_back(tmp_path: Path) -> None:
     assert answer == "slept"
 
 
-def test_an_error_of_vllms_engine_is_named_where_vllm_says_only_that_there_is_one(tmp_path: Path) -> None:
-    # As they were in the log of a probe on an H200 that other work had filled.
-    output = """(EngineCore pid=44) ERROR 11-27 11:59:38 [core.py:1231] EngineCore failed to start.
-(EngineCore pid=44) Traceback (most recent call last):
-(EngineCore pid=44)     raise ValueError(
-(EngineCore pid=44) ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`."""
-    reported = "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
-    arguments = (tmp_path / "started", 0.0, (output, reported))
+REPORTED = "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        # Shortened from the log of a probe on an H200 whose memory other probes had taken.
+        ("(EngineCore pid=4404) ERROR 11-27 11:59:38 [core.py:1231] ValueError: what is logged.\n"
+         "(EngineCore pid=4404) Traceback (most recent call last):\n"
+         "(EngineCore pid=4404)     raise ValueError(\n"
+         "(EngineCore pid=4404) ValueError: No available memory for the cache blocks.\n",
+         "vLLM's engine did not start: ValueError: No available memory for the cache blocks."),
+        ("(EngineCore pid=4404) torch.OutOfMemoryError: CUDA out of memory.\n",
+         "vLLM's engine did not start: torch.OutOfMemoryError: CUDA out of memory."),
+        ("(Worker_TP0 pid=7) ValueError: of a worker.\n"
+         "(EngineCore pid=6) Exception: WorkerProc initialization failed in a background process.\n",
+         "vLLM's engine did not start: ValueError: of a worker."),
+        ("nothing of use\n", f"RuntimeError: {REPORTED}"),
+    ],
+)  # fmt: skip
+def test_an_error_of_vllms_engine_is_named_where_vllm_says_only_that_there_is_one(
+    output: str, message: str, tmp_path: Path
+) -> None:
+    arguments = (tmp_path / "started", 0.0, (output, REPORTED))
     with pytest.raises(UserError) as raised:
         run("sleeper", *arguments, task="MODEL", log=tmp_path / "log", variables={"PYTHONPATH": PATH})
-    assert str(raised.value) == (
-        "MODEL: vLLM's engine did not start: ValueError: No available memory for the cache blocks. "
-        f"Try increasing `gpu_memory_utilization`. The log is in {tmp_path / 'log'}."
-    )
+    assert str(raised.value) == f"MODEL: {message} The log is in {tmp_path / 'log'}."
 
 
 def test_it_ends_with_the_process_that_waits_for_it_and_leaves_nothing(tmp_path: Path) -> None:

@@ -34,6 +34,14 @@ def test_the_benchmark_of_a_gpu_times_the_same_losses(monkeypatch: pytest.Monkey
     assert len(figures) == 2 * len(COUNTERPARTS) and all(each["ratio"] > 0 for each in figures.values())
 
 
+@pytest.mark.parametrize(("limit", "pairs"), [(0.0, 1), (60.0, 3)])
+def test_a_row_of_the_benchmark_of_a_gpu_ends_in_time(
+    limit: float, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    assert gpu.pairs(lambda: None, lambda: None, count=3, limit=limit)["pairs"] == pairs
+
+
 def test_no_benchmark_that_is_imported_chooses_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     # Chosen so, the updates of `make bench-gpu` were once timed on the CPU of the GPU's machine.
     monkeypatch.delenv("VERL_PLATFORM")

@@ -118,7 +118,6 @@ def test_what_vllm_answers_is_taken_apart() -> None:
         ({"head_dtype": "float16"}, "--head-dtype='float16' can only be float32"),
         ({"count": 0}, "--count=0 must be at least 1"),
         ({"max_tokens": 0}, "--max-tokens=0 must be at least 1"),
-        ({"gpu_memory_utilization": 90}, "--gpu-memory-utilization=90 is a share of each card's memory"),
         ({"temperature": 0.0}, r"--temperature=0\.0 must be above 0"),
         ({"top_p": 1.5}, r"--top-p=1\.5 must be above 0 and at most 1"),
         ({"top_k": 0}, "--top-k=0 must be at least 1, or -1"),
