@@ -221,9 +221,11 @@ CLAIMS = (
                              for weight, *rest in _pair(setting, _DECOUPLED, BASELINE)])),
     Claim("M22", f"{INT3}: around μ, δ = 0.1 ends below δ = 0.2",
           _contrast(_below, _pair(INT3, "drpo_0.1", _TIGHT))),
+    Claim("M23", f"{INT3}: DRPO 0.2 around μ ends below GRPO 0.2/0.28, which takes away as much gradient",
+          _contrast(_below, _pair(INT3, _TIGHT, "grpo_clip_higher"))),
     Claim("M17", f"{INT3}: each method with a boundary around μ that binds ends below no trust region at each seed",
-          _each_below(INT3, (_TIGHT, "drpo_0.5", "drpo_adaptive", "mask_drpo_0.2_all", "dppo_binary_tv", "cppo", "ipo",
-                             "grpo_clip_higher"))),
+          _each_below(INT3, ("drpo_0.1", _TIGHT, "drpo_0.5", "drpo_adaptive", "mask_drpo_0.2_all", "dppo_binary_tv",
+                             "cppo", "ipo", "grpo_clip_higher"))),
     *(
         Claim(f"D{place}", f"{setting}: DRPO 12.5 ends where no trust region does",
               _contrast(_same, _pair(setting, _LOOSE, BASELINE)))

@@ -17,9 +17,9 @@ from drpo_verl.metrics import names
 Mark = tuple[str, str, str, str]
 """A metric, and how its dots look: shape, colour, label."""
 
-_TICKS = (LEAST, 1e-3, 1e-2, 0.1, 1.0)
-_SHARES = ("0", "0.1 %", "1 %", "10 %", "100 %")
-_DISTANCES = ("≤ 10⁻⁴", "10⁻³", "10⁻²", "0.1", "1")
+_TICKS = (LEAST, 1e-2, 1.0)
+_SHARES = ("≤ 0.01 %", "1 %", "100 %")
+_DISTANCES = ("≤ 10⁻⁴", "10⁻²", "1")
 
 
 def draw_acting(study: StudyMap) -> Figure:
@@ -50,7 +50,7 @@ def _dots(
     settings = [setting for setting in study.settings if study.made(setting)]
     made = {method.name for setting in settings for method, _ in study.made(setting)}
     methods = [method for method in study.methods.values() if method.name in made]
-    size = (max(9.0, 3.2 + 2.4 * len(settings)), 1.5 + len(rows) * (0.8 + 0.27 * len(methods)))
+    size = (max(9.0, 3.2 + 1.75 * len(settings)), 1.5 + len(rows) * (0.8 + 0.27 * len(methods)))
     figure, grid = plt.subplots(
         len(rows), max(1, len(settings)), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )

@@ -18,7 +18,7 @@ _ANCHORS = {AROUND_MU: "mu", FROM_PI_OLD: "pi_old"}
 
 
 def evidence(study: StudyMap) -> str:
-    """The content of ``drpo_verl/evidence.json``: the settings in which DRPO was compared with no trust region."""
+    """The content of ``drpo_verl/evidence.json``: the settings in which a method was compared with no trust region."""
     settings = [_of_setting(study, setting) for setting in study.settings]
     return json.dumps([each for each in settings if each is not None], indent=2) + "\n"
 
@@ -40,7 +40,7 @@ def _of_setting(study: StudyMap, setting: Setting) -> dict[str, Any] | None:
         else:
             found[_ANCHORS[method.family]][f"{method.delta:g}"] = kind
         runs += len(cell.finished)
-    if not any(found.values()):
+    if not others and not any(found.values()):
         return None
     rollout, trainer = _numbers(study, setting)
     return {

@@ -135,7 +135,7 @@ def _missing(study: StudyMap, setting: Setting) -> list[str]:
 def cells_table(study: StudyMap) -> str:
     """Every cell that has been run as a line of a table in Markdown."""
     lines = [
-        "| rollout | method | reward at the end | seeds | collapsed | failed | less no trust region, by seed "
+        "| rollout | method | reward at the end | seeds | collapsed | failed | difference to no trust region "
         "| the same by bootstrap | outside | corrected | gradient removed |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -178,8 +178,11 @@ def _share(cell: Cell, metric: str, steps: slice = slice(None)) -> str:
 
 def costs_table(study: StudyMap) -> str:
     """What mismatch and staleness cost where no trust region is in the way, as a table in Markdown."""
-    lines = ["| without a trust region | less | difference of the rewards at the end | seeds |", "|---|---|---|---|"]
-    settings = ((INT3, FP32), (FP32, FRESH), (STALE_ALONE, FP32), (STALE, STALE_ALONE), (ASYNCHRONOUS, INT3))
+    lines = ["| without a trust region | minus | difference of the rewards at the end | seeds |", "|---|---|---|---|"]
+    settings = (
+        (FP8_KV, FP32), (INT4, FP32), (INT3, FP32),
+        (FP32, FRESH), (STALE_ALONE, FP32), (STALE, STALE_ALONE), (ASYNCHRONOUS, INT3),
+    )  # fmt: skip
     for worse, better in settings:
         difference = study.contrast([(1.0, worse, BASELINE), (-1.0, better, BASELINE)])
         if difference is not None:
@@ -190,7 +193,7 @@ def costs_table(study: StudyMap) -> str:
 def deltas_table(study: StudyMap) -> str:
     """DRPO around mu by how far its delta is from what the engines differ by, as a table in Markdown."""
     lines = [
-        "| rollout | mean abs(π − μ) before an update | δ | δ over that mean | less no trust region, by seed "
+        "| rollout | mean abs(π − μ) before an update | δ | δ over that mean | difference to no trust region "
         "| collapsed |",
         "|---|---|---|---|---|---|",
     ]

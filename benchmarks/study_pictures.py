@@ -145,9 +145,10 @@ def draw_delta(study: StudyMap) -> Figure:
     looks = {setting: _OF_MISMATCH[setting.mismatch] for setting in at_four}
     _over_delta(left, study, looks, lambda setting: MISMATCHES[setting.mismatch])
     left.set_title("Mismatch: what the rollout computes in, 4 updates a rollout")
-    stale = [setting for setting in study.settings if setting.mismatch in ("fp32", "fp8") or setting.updates == ASYNC]
-    looks_of_stale = ((SKY, "o"), (BLACK, "s"), (RED, "^"), (BLUE, "v"), (GREEN, "D"))
-    colours = dict(zip(stale, looks_of_stale, strict=True))
+    with_delta = {study.setting_of(cell) for cell in study.cells if study.methods[cell.choices["method"]].delta}
+    stale = [setting for setting in study.settings if setting in with_delta
+             and (setting.mismatch in ("fp32", "fp8") or setting.updates == ASYNC)]  # fmt: skip
+    colours = dict(zip(stale, ((SKY, "o"), (BLACK, "s"), (RED, "^"), (GREEN, "D")), strict=True))
     _over_delta(right, study, colours, str)
     right.set_title("Staleness: updates a rollout")
     left.set_ylabel(_REWARD)
@@ -209,9 +210,10 @@ def draw_binding(study: StudyMap) -> Figure:
         if not mismatch >= LEAST:  # nothing that delta could be beside; or not run
             continue
         colour, marker = _OF_MISMATCH[setting.mismatch]
-        for family, line, fill in ((AROUND_MU, "-", colour), (FROM_PI_OLD, "--", "white")):
+        # A little beside each other, so that the intervals can be told apart.
+        for family, line, fill, shift in ((AROUND_MU, "-", colour, 1.0), (FROM_PI_OLD, "--", "white", 1.05)):
             points = sorted(
-                (method.delta / mismatch, difference) for method, _ in study.made(setting)
+                (shift * method.delta / mismatch, difference) for method, _ in study.made(setting)
                 if method.family == family and method.delta is not None
                 and (difference := study.difference(setting, method.name)) is not None
             )  # fmt: skip
@@ -231,10 +233,10 @@ def draw_binding(study: StudyMap) -> Figure:
     axes.set_xscale("log")
     axes.set_xticks([1, 3, 10, 30, 100, 300, 1000], ["1", "3", "10", "30", "100", "300", "1000"])
     axes.minorticks_off()
-    axes.set_xlim(1, 2000)
-    axes.set_ylim(-0.5, 0.3)
+    axes.set_xlim(0.7, 2000)
+    axes.set_ylim(-0.65, 0.3)
     axes.set_xlabel("δ of DRPO over the mean abs(π − μ) before an update")
-    axes.set_ylabel("reward at the end, less no trust region's")
+    axes.set_ylabel("reward at the end minus that of no trust region")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(handles=handles, fontsize=9, frameon=False, loc="lower right")
     return figure

@@ -57,8 +57,9 @@ class Evidence:
         others = "; ".join(f"{method}: {_WORDS[kind]}" for method, kind in self.others.items())
         updates = f"{self.updates} update{'s' if self.updates > 1 else ''} a rollout"
         mismatch = f"{self.mismatch:.2g}" if self.mismatch > _NO_MISMATCH else "0"
+        drpo = f"DRPO {'; '.join(anchors)}. " if anchors else ""
         return (
-            f"With {updates} and a mean abs(π − μ) of {mismatch}, against no trust region: DRPO {'; '.join(anchors)}. "
+            f"With {updates} and a mean abs(π − μ) of {mismatch}, against no trust region: {drpo}"
             f"{f'Other methods: {others}. ' if others else ''}"
             f"Supported by {self.runs} runs of {POLICY} ({PAGE})."
         )
@@ -141,20 +142,25 @@ def too_tight(mismatch: float, known: Sequence[Evidence] | None = None) -> str |
     Returns:
         A sentence; None where the mismatch is not within a factor of two of those with which DRPO has hurt.
     """
-    hurt = [
-        (delta / each.mismatch, each.mismatch) for each in (all_evidence() if known is None else known)
-        for delta, kind in each.found["mu"].items()
-        if kind == HURTS and each.mismatch > _NO_MISMATCH and each.updates == _UPDATES
-    ]  # fmt: skip
-    settings = {each for _, each in hurt}
-    if not settings or not min(settings) / _NEAR <= mismatch <= max(settings) * _NEAR:
+    multiples = {
+        each.mismatch: [delta / each.mismatch for delta, kind in each.found["mu"].items() if kind == HURTS]
+        for each in (all_evidence() if known is None else known)
+        if each.mismatch > _NO_MISMATCH and each.updates == _UPDATES
+    }
+    hurt = {found: times for found, times in sorted(multiples.items()) if times}
+    if not hurt or not min(hurt) / _NEAR <= mismatch <= max(hurt) * _NEAR:
         return None
-    least, most = min(hurt)[0], max(hurt)[0]
+    least, most = min(map(min, hurt.values())), max(map(max, hurt.values()))
+    where = "; ".join(f"{_range(min(times), max(times))} where it was {found:.2g}" for found, times in hurt.items())
     return (
-        f"DRPO around μ has hurt at δ of {least:.2g} to {most:.2g} times the mean abs(π − μ), in {len(settings)} "
-        f"setting{'s' if len(settings) > 1 else ''} of that study; here that is δ {least * mismatch:.2g} to "
-        f"{most * mismatch:.2g}."
+        f"DRPO around μ has hurt at these multiples of the mean abs(π − μ): {where}. "
+        f"{_range(least, most)} times are δ {_range(least * mismatch, most * mismatch)} here."
     )
+
+
+def _range(least: float, most: float) -> str:
+    """As "1.8 to 9", or one number where the two are the same."""
+    return " to ".join(dict.fromkeys(f"{each:.2g}" for each in (least, most)))
 
 
 def _distance(first: float, second: float) -> float:

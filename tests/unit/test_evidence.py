@@ -74,13 +74,13 @@ def test_mu_hurts_where_the_mismatch_is_least_of_those_in_which_it_does() -> Non
 
 def test_a_delta_is_too_tight_by_what_it_is_of_the_mismatch() -> None:
     assert too_tight(0.03, KNOWN) == (
-        "DRPO around μ has hurt at δ of 3.3 to 8.3 times the mean abs(π − μ), in 2 settings of that study; "
-        "here that is δ 0.1 to 0.25."
+        "DRPO around μ has hurt at these multiples of the mean abs(π − μ): 4 where it was 0.025; 3.3 to 8.3 where it "
+        "was 0.06. 3.3 to 8.3 times are δ 0.1 to 0.25 here."
     )
     stale = Evidence("fp32", "fp32", 16, 0.03, 9, {"mu": {1.0: HURTS}, "pi_old": {}})
     assert too_tight(0.03, [*KNOWN, stale]) == too_tight(0.03, KNOWN)  # it may be staleness that hurts there
     assert too_tight(0.012, KNOWN) is None and too_tight(0.13, KNOWN) is None  # nothing is known so far from both
-    assert "in 1 setting of" in str(too_tight(0.025, [INT4, STALE])) and too_tight(0.025, [STALE]) is None
+    assert "4 times are δ 0.1 here" in str(too_tight(0.025, [INT4, STALE])) and too_tight(0.025, [STALE]) is None
 
 
 def test_what_is_shipped_can_be_read() -> None:
