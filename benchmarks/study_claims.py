@@ -223,6 +223,8 @@ CLAIMS = (
           _contrast(_below, _pair(INT3, "drpo_0.1", _TIGHT))),
     Claim("M23", f"{INT3}: DRPO 0.2 around μ ends below GRPO 0.2/0.28, which takes away as much gradient",
           _contrast(_below, _pair(INT3, _TIGHT, "grpo_clip_higher"))),
+    Claim("M24", f"{INT3}: DRPO 0.05 from π_old ends above DRPO 0.1 around μ",
+          _contrast(_above, _pair(INT3, "drpo_decoupled_0.05", "drpo_0.1"))),
     Claim("M17", f"{INT3}: each method with a boundary around μ that binds ends below no trust region at each seed",
           _each_below(INT3, ("drpo_0.1", _TIGHT, "drpo_0.5", "drpo_adaptive", "mask_drpo_0.2_all", "dppo_binary_tv",
                              "cppo", "ipo", "grpo_clip_higher"))),
