@@ -305,7 +305,8 @@ long tail of rare tokens."""
 def claims_table(study: StudyMap) -> str:
     """All claims with what the results say, as a table in Markdown."""
     lines = ["| | claim | verdict | difference of the rewards at the end | seeds |", "|---|---|---|---|---|"]
-    for claim in CLAIMS:
+    kinds = list(dict.fromkeys(claim.name[0] for claim in CLAIMS))
+    for claim in sorted(CLAIMS, key=lambda claim: (kinds.index(claim.name[0]), int(claim.name[1:]))):
         answer = claim.answer(study)
         lines.append(f"| {claim.name} | {claim.text} | {answer.verdict} | {answer.figure} | {answer.seeds or ''} |")
     return "\n".join(lines)

@@ -19,7 +19,7 @@ POLICY = "a policy of two million parameters"
 
 _NEAR = 2.0
 """A mismatch or a number of updates that is further from all of the study's by this factor was not measured."""
-_NO_MISMATCH = 1e-4
+NO_MISMATCH = 1e-4
 """Mean abs(pi - mu) up to which the engines compute the same."""
 _UPDATES = 4
 """Optimiser steps a rollout of the settings that differ in nothing but the mismatch."""
@@ -56,7 +56,7 @@ class Evidence:
         anchors = [f"{_ANCHORS[anchor]} {_deltas(of_delta)}" for anchor, of_delta in self.found.items() if of_delta]
         others = "; ".join(f"{method}: {_WORDS[kind]}" for method, kind in self.others.items())
         updates = f"{self.updates} update{'s' if self.updates > 1 else ''} a rollout"
-        mismatch = f"{self.mismatch:.2g}" if self.mismatch > _NO_MISMATCH else "0"
+        mismatch = f"{self.mismatch:.2g}" if self.mismatch > NO_MISMATCH else "0"
         drpo = f"DRPO {'; '.join(anchors)}. " if anchors else ""
         return (
             f"With {updates} and a mean abs(π − μ) of {mismatch}, against no trust region: {drpo}"
@@ -145,7 +145,7 @@ def too_tight(mismatch: float, known: Sequence[Evidence] | None = None) -> str |
     multiples = {
         each.mismatch: [delta / each.mismatch for delta, kind in each.found["mu"].items() if kind == HURTS]
         for each in (all_evidence() if known is None else known)
-        if each.mismatch > _NO_MISMATCH and each.updates == _UPDATES
+        if each.mismatch > NO_MISMATCH and each.updates == _UPDATES
     }
     hurt = {found: times for found, times in sorted(multiples.items()) if times}
     if not hurt or not min(hurt) / _NEAR <= mismatch <= max(hurt) * _NEAR:
@@ -165,4 +165,4 @@ def _range(least: float, most: float) -> str:
 
 def _distance(first: float, second: float) -> float:
     """How many e-foldings two mismatches are apart; those that are as good as none are the same."""
-    return abs(math.log(max(first, _NO_MISMATCH) / max(second, _NO_MISMATCH)))
+    return abs(math.log(max(first, NO_MISMATCH) / max(second, NO_MISMATCH)))
