@@ -23,7 +23,7 @@ def start(
     device: str,
     max_tokens: int,
     tensor_parallel_size: int,
-    gpu_memory_utilization: float | None,
+    gpu_memory_utilization: float | None = None,
     **settings: Any,
 ) -> LLM:
     """Start vLLM with room for the longest prompt and its response.
