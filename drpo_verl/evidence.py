@@ -19,7 +19,7 @@ POLICY = "a policy of two million parameters"
 
 _NEAR = 2.0
 """A mismatch or a number of updates that is further from all of the study's by this factor was not measured."""
-NO_MISMATCH = 1e-4
+_NO_MISMATCH = 1e-4
 """Mean abs(pi - mu) up to which the engines compute the same."""
 _UPDATES = 4
 """Optimiser steps a rollout of the settings that differ in nothing but the mismatch."""
@@ -56,13 +56,16 @@ class Evidence:
         anchors = [f"{_ANCHORS[anchor]} {_deltas(of_delta)}" for anchor, of_delta in self.found.items() if of_delta]
         others = "; ".join(f"{method}: {_WORDS[kind]}" for method, kind in self.others.items())
         updates = f"{self.updates} update{'s' if self.updates > 1 else ''} a rollout"
-        mismatch = f"{self.mismatch:.2g}" if self.mismatch > NO_MISMATCH else "0"
         drpo = f"DRPO {'; '.join(anchors)}. " if anchors else ""
         return (
-            f"With {updates} and a mean abs(π − μ) of {mismatch}, against no trust region: {drpo}"
+            f"With {updates} and a mean abs(π − μ) of {_mean(self.mismatch)}, against no trust region: {drpo}"
             f"{f'Other methods: {others}. ' if others else ''}"
             f"Supported by {self.runs} runs of {POLICY} ({PAGE})."
         )
+
+
+def _mean(mismatch: float) -> str:
+    return f"{mismatch:.2g}" if mismatch > _NO_MISMATCH else "0"
 
 
 def _deltas(of_delta: Mapping[float, str]) -> str:
@@ -122,6 +125,12 @@ def for_numbers(rollout: str, trainer: str, updates: int, known: Sequence[Eviden
     return min(same, key=lambda each: (round(abs(math.log(each.updates / updates)), 6), -each.updates), default=None)
 
 
+def studied_mismatches() -> str:
+    """Which mismatches the study has, in words without a full stop."""
+    means = dict.fromkeys(_mean(mismatch) for mismatch in sorted(each.mismatch for each in all_evidence()))
+    return f"the study in {PAGE}, of {POLICY}, has means of abs(π − μ) of {', '.join(means)}"
+
+
 def where_mu_hurts(known: Sequence[Evidence] | None = None) -> Evidence | None:
     """The setting with the smallest mismatch in which some delta around mu hurts; None without such.
 
@@ -145,7 +154,7 @@ def too_tight(mismatch: float, known: Sequence[Evidence] | None = None) -> str |
     multiples = {
         each.mismatch: [delta / each.mismatch for delta, kind in each.found["mu"].items() if kind == HURTS]
         for each in (all_evidence() if known is None else known)
-        if each.mismatch > NO_MISMATCH and each.updates == _UPDATES
+        if each.mismatch > _NO_MISMATCH and each.updates == _UPDATES
     }
     hurt = {found: times for found, times in sorted(multiples.items()) if times}
     if not hurt or not min(hurt) / _NEAR <= mismatch <= max(hurt) * _NEAR:
@@ -165,4 +174,4 @@ def _range(least: float, most: float) -> str:
 
 def _distance(first: float, second: float) -> float:
     """How many e-foldings two mismatches are apart; those that are as good as none are the same."""
-    return abs(math.log(max(first, NO_MISMATCH) / max(second, NO_MISMATCH)))
+    return abs(math.log(max(first, _NO_MISMATCH) / max(second, _NO_MISMATCH)))

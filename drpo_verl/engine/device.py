@@ -26,20 +26,21 @@ def device_type() -> str:
     return "cpu" if accelerator is None else accelerator.type
 
 
-def require_memory_share(settings: Any, device: str) -> None:
+def require_memory_share(settings: Any) -> None:
     """Refuse an option ``gpu_memory_utilization`` that has no meaning.
 
     Args:
         settings: the options of a command; None for the option is vLLM's own default.
-        device: a torch device type, see ``device_type``.
 
     Raises:
         UserError: with the option, its value and the remedy.
     """
-    share, require = settings.gpu_memory_utilization, partial(require_option, settings, "gpu_memory_utilization")
+    if (share := settings.gpu_memory_utilization) is None:
+        return
+    require = partial(require_option, settings, "gpu_memory_utilization")
+    require(0 < share <= 1, "is a share of each card's memory: it must be above 0 and at most 1.")
     message = "is for cards, and the device here is cpu: VLLM_CPU_KVCACHE_SPACE sets the GiB of vLLM's cache there."
-    require(share is None or device != "cpu", message)
-    require(share is None or 0 < share <= 1, "is a share of each card's memory: it must be above 0 and at most 1.")
+    require(device_type() != "cpu", message)
 
 
 def engine_environment(device: str, model: str) -> dict[str, str]:

@@ -60,7 +60,7 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
     Raises:
         UserError: something is missing or fails; the message has the remedy.
     """
-    require_memory_share(settings, device_type())
+    require_memory_share(settings)
     problems = read(settings.data)
     try:  # before anything is sampled
         import drpo_verl.rewards.reward  # noqa: F401

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from drpo_verl.evidence import NO_MISMATCH, PAGE, POLICY, all_evidence, for_mismatch, too_tight
+from drpo_verl.evidence import for_mismatch, studied_mismatches, too_tight
 from drpo_verl.probe.settings import describe_rollout
 
 _FEW_TOKENS = 10
@@ -106,11 +106,8 @@ def _measured(mismatch: float) -> list[str]:
     """What training did where the engines were about as far apart."""
     found = for_mismatch(mismatch)
     if not found:
-        known = sorted({each.mismatch for each in all_evidence()})
-        means = dict.fromkeys(f"{each:.2g}" if each > NO_MISMATCH else "0" for each in known)
         return [
-            f"No training with about this mismatch was measured: the study in {PAGE}, of {POLICY}, has means of "
-            f"abs(π − μ) of {', '.join(means)}, and this is {mismatch:.2g}."
+            f"No training with about this mismatch was measured: {studied_mismatches()}, and this is {mismatch:.2g}."
         ]
     tight = too_tight(mismatch)
     sentences = [each.sentence() for each in found] + ([tight] if tight else [])

@@ -44,11 +44,11 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
     """
     from drpo_verl.probe import picture, report
 
-    device = device_type()
-    require_memory_share(settings, device)
+    require_memory_share(settings)
     from_file = prompts.read(settings)  # before the model, which may take minutes to be built
     model = resolve(settings.model)
     messages = from_file or prompts.arithmetic(settings, model)
+    device = device_type()
     if settings.weights and device != "cpu":
         message = f"--weights={settings.weights!r} is an emulation for CPUs, and the device here is {device}: "
         raise UserError(message + "take --quantization, or VERL_PLATFORM=cpu.")

@@ -70,8 +70,7 @@ def test_vllm_gets_its_share_of_a_card(share: float | None, monkeypatch: pytest.
 def test_a_share_of_memory_that_means_nothing(
     device: str, share: float, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for module in (probe, evaluation):
-        monkeypatch.setattr(module, "device_type", lambda: device)
+    monkeypatch.setattr("drpo_verl.engine.device.device_type", lambda: device)
     with pytest.raises(UserError, match=message):
         probe.run(Probe("tiny", gpu_memory_utilization=share), tmp_path, Console())
     with pytest.raises(UserError, match=message):
